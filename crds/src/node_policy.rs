@@ -1,0 +1,106 @@
+//! NodePolicy: what the agent of one node needs to know beside the policy of workloads.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::{PortSpec, Revision};
+
+/// Computed: what one node's agent must know; named like the node. The agent reports in the status.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[kube(
+    group = "ringfence.dev",
+    version = "v1alpha1",
+    kind = "NodePolicy",
+    plural = "nodepolicies",
+    status = "NodePolicyStatus",
+    derive = "PartialEq",
+    shortname = "rfnp",
+    category = "ringfence",
+    doc = "NodePolicy is computed by the controller: what one node's agent must know. The agent reports in its status.",
+    printcolumn(name = "Acknowledged", type_ = "integer", json_path = ".status.acknowledged.number"),
+    printcolumn(name = "Pods", type_ = "integer", json_path = ".status.podsEnforced"),
+    printcolumn(name = "Agent", type_ = "string", json_path = ".status.agentVersion"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePolicySpec {
+    /// Revision of this object's last change.
+    #[serde(default)]
+    pub revision: Revision,
+    /// UID of the cluster.
+    #[serde(default)]
+    pub cluster_uid: String,
+    /// Id of the Pod network that this node's Pods are on.
+    #[serde(default)]
+    pub pod_network: String,
+    /// Traffic towards certain Pods that no policy touches: DNS at its provider, the apiserver's calls of webhooks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inbound_essentials: Vec<InboundEssential>,
+    /// Addresses of resolvers that Pods may be pointed at, beside those in each Pod's resolv.conf: the cluster's DNS
+    /// Service.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_servers: Vec<String>,
+}
+
+/// Traffic towards Pods that no policy touches.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct InboundEssential {
+    /// Why, for explanations: `dns` or `webhook`.
+    pub reason: String,
+    /// Namespace of the Pods.
+    pub namespace: String,
+    /// Kubernetes labels of the Pods. Empty selects nothing.
+    #[serde(default)]
+    pub selector: BTreeMap<String, String>,
+    /// Ports on the Pods, by number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortSpec>,
+    /// Ports on the Pods, by name of a container port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_names: Vec<String>,
+    /// From these prefixes only; from anywhere when `anySource` is set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<String>,
+    /// From anywhere.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub any_source: bool,
+}
+
+/// What the node's agent reports.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePolicyStatus {
+    /// The generation that the conditions speak of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`: what is published is in force; `Stalled`, `Degraded` and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// Newest policy revision that is in force here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<Revision>,
+    /// machine-id as the agent reads it.
+    #[serde(default, rename = "machineID", skip_serializing_if = "Option::is_none")]
+    pub machine_id: Option<String>,
+    /// Version of the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_version: Option<String>,
+    /// iptables back end in Pods: `nft` or `legacy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// Addresses that the node itself uses, among them those of its bridges.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub node_addresses: Vec<String>,
+    /// Pods whose network namespaces hold rules of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods_enforced: Option<i32>,
+    /// What is not as asked, a line each (at most 20).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}

@@ -1,0 +1,156 @@
+//! WorkloadPolicy: the compiled rules of one RuleSet and scope.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use ringfence_model::{Action, Constraint, Dimension, Direction, InvalidLabel, LabelValue, Selector};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::{PortSpec, Revision};
+
+/// Computed: the rules of one RuleSet in one scope, with the workloads they apply to; shared by all nodes. The object
+/// named `marker` has no rules: it closes a publication (see [`crate::names::MARKER`]).
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[kube(
+    group = "ringfence.dev",
+    version = "v1alpha1",
+    kind = "WorkloadPolicy",
+    plural = "workloadpolicies",
+    derive = "PartialEq",
+    shortname = "wpol",
+    category = "ringfence",
+    doc = "WorkloadPolicy is computed by the controller: the rules of one RuleSet in one scope.",
+    printcolumn(name = "RuleSet", type_ = "string", json_path = ".spec.ruleSet"),
+    printcolumn(name = "Scope", type_ = "string", json_path = ".spec.scope"),
+    printcolumn(name = "Revision", type_ = "integer", json_path = ".spec.revision.number"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadPolicySpec {
+    /// Revision of this object's last change; of the marker, the newest revision published.
+    #[serde(default)]
+    pub revision: Revision,
+    /// The commit that the RuleSet came from, when it came from git.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// Name of the RuleSet; empty for the marker.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rule_set: String,
+    /// The scope as one line.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub scope: String,
+    /// The rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<CompiledRule>,
+}
+
+/// One direction of one rule.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CompiledRule {
+    /// Name of the rule.
+    pub name: String,
+    /// Inbound: applies at the providers, peers are the consumers. Outbound: the other way round.
+    pub direction: Direction,
+    /// What it does.
+    pub action: Action,
+    /// Reject instead of drop.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reject: bool,
+    /// The workloads it is programmed at: an OR. Empty means none.
+    pub subjects: Vec<Subject>,
+    /// The other end: an OR. Empty means nobody.
+    pub peers: Vec<Peer>,
+    /// Every protocol and port.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_services: bool,
+    /// The provider's ports. Empty without `allServices` and `virtualServicePorts` means none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<PortSpec>,
+    /// Each virtual service's own ports.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub virtual_service_ports: bool,
+}
+
+/// Workloads that a rule is programmed at. Exactly one field is set.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Subject {
+    /// Workloads by label (Pods, nodes).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<LabelSelector>,
+    /// The Pods behind a virtual service: `namespace/name`; the AddressGroup of its class says which they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_service: Option<String>,
+    /// A node by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
+    /// All nodes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub container_hosts: bool,
+}
+
+/// The other end of a rule. Exactly one field is set.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// A PeerGroup by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_group: Option<String>,
+    /// A virtual service, by the class of its AddressGroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_service: Option<String>,
+    /// Prefixes of an IP list, exclusions already taken out. Present and empty means none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Vec<String>>,
+}
+
+/// A conjunction over dimensions. Empty selects every managed workload.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct LabelSelector {
+    /// The workload has one of these values in the dimension.
+    #[serde(default, rename = "in", skip_serializing_if = "BTreeMap::is_empty")]
+    pub is_in: BTreeMap<String, Vec<String>>,
+    /// The workload has another value than these in the dimension.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub not_in: BTreeMap<String, Vec<String>>,
+}
+
+impl From<&Selector> for LabelSelector {
+    fn from(selector: &Selector) -> Self {
+        let mut out = Self::default();
+        for (dimension, constraint) in selector.constraints() {
+            let (map, values) = match constraint {
+                Constraint::In(values) => (&mut out.is_in, values),
+                Constraint::NotIn(values) => (&mut out.not_in, values),
+            };
+            map.insert(dimension.to_string(), values.iter().map(LabelValue::to_string).collect());
+        }
+        out
+    }
+}
+
+impl TryFrom<&LabelSelector> for Selector {
+    type Error = InvalidLabel;
+
+    fn try_from(spec: &LabelSelector) -> Result<Self, InvalidLabel> {
+        let parse = |map: &BTreeMap<String, Vec<String>>, make: fn(_) -> Constraint| {
+            map.iter()
+                .map(|(dimension, values)| {
+                    let values = values.iter().map(|v| v.parse()).collect::<Result<_, _>>()?;
+                    Ok((dimension.parse::<Dimension>()?, make(values)))
+                })
+                .collect::<Result<Vec<_>, InvalidLabel>>()
+        };
+        let mut selector = Self::everything();
+        for (dimension, constraint) in parse(&spec.is_in, Constraint::In)?
+            .into_iter()
+            .chain(parse(&spec.not_in, Constraint::NotIn)?)
+        {
+            selector = selector.and(dimension, constraint);
+        }
+        Ok(selector)
+    }
+}
