@@ -1,1 +1,7 @@
-//! x
+//! Tests on real parts: a real Kubernetes cluster, real kernels' network namespaces, real connections, a real git
+//! server. Programs: `demo` (walks the story of the README) and `e2e` (the real-cluster tests).
+
+pub mod probe;
+pub mod repo;
+pub mod testbed;
+pub mod wait;

@@ -1,0 +1,285 @@
+//! Real connections, opened from inside a network namespace.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// How long a connection may stay without any answer before it counts as dropped. On one machine an answer takes well
+/// under a millisecond; a second covers a busy one and is still before the kernel's first repeat of a SYN is judged.
+pub const PATIENCE: Duration = Duration::from_millis(900);
+
+/// What became of one connection attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Seen {
+    /// Connected, and the listener answered a request.
+    Open,
+    /// A reset or an ICMP error came back.
+    Refused,
+    /// Nothing came back: a packet was dropped on the way.
+    Dropped,
+    /// Connected, and then the listener did not answer.
+    TimedOut,
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Refused => "refused",
+            Self::Dropped => "dropped",
+            Self::TimedOut => "timed out",
+        })
+    }
+}
+
+/// Runs `work` on a thread of its own inside a network namespace.
+///
+/// # Errors
+/// When the namespace cannot be entered, or `work` fails.
+pub fn inside<T: Send + 'static>(
+    netns: &Path,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let path = netns.to_owned();
+    let worker = thread::spawn(move || {
+        let namespace = std::fs::File::open(&path)?;
+        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
+        work()
+    });
+    worker
+        .join()
+        .map_err(|_| io::Error::other("the thread in the network namespace panicked"))?
+}
+
+/// Opens a TCP connection and asks a question (HTTP) over it.
+///
+/// # Errors
+/// When the attempt could not be made at all: no namespace, no route.
+pub fn tcp(netns: &Path, target: SocketAddr) -> io::Result<Seen> {
+    inside(netns, move || tcp_here(target, PATIENCE))
+}
+
+fn tcp_here(target: SocketAddr, patience: Duration) -> io::Result<Seen> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
+    match socket.connect_timeout(&SockAddr::from(target), patience) {
+        Ok(()) => {}
+        Err(error) => return classify(&error).ok_or(error),
+    }
+    let mut stream = std::net::TcpStream::from(socket);
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(b"GET /hostname HTTP/1.0\r\n\r\n")?;
+    let mut answer = [0_u8; 16];
+    match stream.read(&mut answer) {
+        Ok(count) if count > 0 => Ok(Seen::Open),
+        Ok(_) => Ok(Seen::TimedOut),
+        Err(error) if is_timeout(&error) => Ok(Seen::TimedOut),
+        Err(error) => classify(&error).ok_or(error),
+    }
+}
+
+/// Sends a datagram that an agnhost `netexec` answers. UDP cannot tell a lost answer from a dropped question.
+///
+/// # Errors
+/// As [`tcp`].
+pub fn udp(netns: &Path, target: SocketAddr) -> io::Result<Seen> {
+    inside(netns, move || {
+        let socket = UdpSocket::bind(if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+        socket.connect(target)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.send(b"hostname")?;
+        match socket.recv(&mut [0_u8; 64]) {
+            Ok(_) => Ok(Seen::Open),
+            Err(error) if is_timeout(&error) => Ok(Seen::Dropped),
+            Err(error) => classify(&error).ok_or(error),
+        }
+    })
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+}
+
+fn classify(error: &io::Error) -> Option<Seen> {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Some(Seen::Refused),
+        _ if is_timeout(error) => Some(Seen::Dropped),
+        // A drop in the sender's own OUTPUT chain is told to the sender.
+        io::ErrorKind::PermissionDenied => Some(Seen::Dropped),
+        _ => None,
+    }
+}
+
+/// One connection attempt under way.
+struct Attempt {
+    socket: Socket,
+    started: Instant,
+}
+
+/// Tries a connection every `period` until one attempt succeeds (`until_open`) or one stays without an answer, and
+/// returns when that attempt was started; nothing if `limit` passes first. Attempts overlap, so that a dropped one
+/// costs no resolution.
+///
+/// # Errors
+/// When attempts cannot be made.
+pub fn watch_flip(
+    netns: &Path,
+    target: SocketAddr,
+    until_open: bool,
+    period: Duration,
+    limit: Duration,
+) -> io::Result<Option<Instant>> {
+    inside(netns, move || {
+        let begin = Instant::now();
+        let mut pending: Vec<Attempt> = Vec::new();
+        while begin.elapsed() < limit + PATIENCE {
+            let started = Instant::now();
+            if started.duration_since(begin) < limit {
+                pending.push(Attempt { socket: start(target)?, started });
+            }
+            if let Some(found) = sweep(&mut pending, until_open)? {
+                return Ok(Some(found));
+            }
+            if pending.is_empty() && begin.elapsed() >= limit {
+                break;
+            }
+            thread::sleep(period.saturating_sub(started.elapsed()));
+        }
+        Ok(None)
+    })
+}
+
+fn start(target: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    match socket.connect(&SockAddr::from(target)) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(nix::libc::EINPROGRESS) => {}
+        Err(error) if classify(&error).is_some() => {}
+        Err(error) => return Err(error),
+    }
+    Ok(socket)
+}
+
+/// Looks at every attempt once; the start of the first (oldest) one that shows the awaited state.
+fn sweep(pending: &mut Vec<Attempt>, until_open: bool) -> io::Result<Option<Instant>> {
+    let mut keep = Vec::with_capacity(pending.len());
+    let mut found: Option<Instant> = None;
+    for attempt in pending.drain(..) {
+        let connected = attempt.socket.peer_addr().is_ok();
+        let failed = attempt.socket.take_error()?.is_some();
+        // Long enough that a slow answer is not taken for none, short enough to see a later success as another attempt.
+        let silent = attempt.started.elapsed() > Duration::from_millis(400);
+        let hit = if until_open { connected } else { failed || (silent && !connected) };
+        if hit {
+            found = Some(found.map_or(attempt.started, |earlier| earlier.min(attempt.started)));
+        } else if !connected && !failed && !silent {
+            keep.push(attempt);
+        }
+    }
+    *pending = keep;
+    Ok(found)
+}
+
+/// A TCP connection that is kept open, to see whether policy ends it.
+pub struct LongFlow {
+    stream: std::net::TcpStream,
+}
+
+impl LongFlow {
+    /// Opens a connection from inside a namespace and leaves it idle.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(netns: &Path, target: SocketAddr) -> io::Result<Self> {
+        let stream = inside(netns, move || {
+            let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
+            socket.connect_timeout(&SockAddr::from(target), PATIENCE)?;
+            Ok(std::net::TcpStream::from(socket))
+        })?;
+        Ok(Self { stream })
+    }
+
+    /// Whether the other end still answers a request over it. Uses the connection up when it does: the listener
+    /// closes it after the answer.
+    pub fn answers(mut self) -> bool {
+        let asked = self
+            .stream
+            .set_read_timeout(Some(PATIENCE))
+            .and_then(|()| self.stream.write_all(b"GET /hostname HTTP/1.0\r\n\r\n"));
+        asked.is_ok() && matches!(self.stream.read(&mut [0_u8; 16]), Ok(count) if count > 0)
+    }
+}
+
+/// A namespace and an address to try from it.
+#[derive(Debug, Clone)]
+pub struct Try {
+    /// Network namespace of the client.
+    pub netns: PathBuf,
+    /// Where to.
+    pub target: SocketAddr,
+    /// UDP instead of TCP.
+    pub udp: bool,
+}
+
+/// Makes all attempts at the same time.
+pub fn all(tries: &[Try]) -> Vec<io::Result<Seen>> {
+    let workers: Vec<_> = tries
+        .iter()
+        .cloned()
+        .map(|attempt| {
+            thread::spawn(move || {
+                if attempt.udp { udp(&attempt.netns, attempt.target) } else { tcp(&attempt.netns, attempt.target) }
+            })
+        })
+        .collect();
+    workers
+        .into_iter()
+        .map(|worker| {
+            worker
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the probing thread panicked")))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn own() -> PathBuf {
+        PathBuf::from("/proc/self/ns/net")
+    }
+
+    #[test]
+    fn a_live_listener_is_open_and_a_closed_port_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let open = listener.local_addr().expect("bound");
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            stream.read(&mut [0_u8; 64]).expect("a question");
+            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").expect("an answer");
+        });
+        assert_eq!(tcp_here(open, PATIENCE).expect("tried"), Seen::Open);
+        let closed = {
+            let gone = TcpListener::bind("127.0.0.1:0").expect("loopback");
+            gone.local_addr().expect("bound")
+        };
+        assert_eq!(tcp_here(closed, PATIENCE).expect("tried"), Seen::Refused);
+        assert!(own().exists());
+    }
+
+    #[test]
+    fn a_silent_listener_is_told_apart_from_a_drop() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let address = listener.local_addr().expect("bound");
+        assert_eq!(tcp_here(address, Duration::from_millis(50)).expect("tried"), Seen::TimedOut);
+    }
+}

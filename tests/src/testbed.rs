@@ -1,0 +1,155 @@
+//! The test cluster as `tests/cluster/cluster.sh` brings it up.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// One cluster of the test bed, by name.
+#[derive(Debug, Clone)]
+pub struct Testbed {
+    name: String,
+    root: PathBuf,
+}
+
+/// A running Pod sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Namespace of the Pod.
+    pub namespace: String,
+    /// Name of the Pod.
+    pub name: String,
+    /// Its node.
+    pub node: String,
+    /// Path by which the host can enter its network namespace.
+    pub netns: PathBuf,
+}
+
+/// The root folder of the work tree.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+impl Testbed {
+    /// A handle; nothing is started.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), root: root() }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.root.join("tests/cluster/cluster.sh"));
+        command.args(arguments);
+        command
+    }
+
+    /// Runs a sub-command and gives what it prints; what it says on standard error goes to ours.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        let output = self
+            .command(arguments)
+            .stderr(Stdio::inherit())
+            .output()
+            .context("failed to run cluster.sh")?;
+        if !output.status.success() {
+            bail!("cluster.sh {} failed with {}", arguments.join(" "), output.status);
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Name of the cluster.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Brings the cluster up and gives the path of its admin kubeconfig.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn up(&self) -> Result<PathBuf> {
+        let output = self.run(&["up", &self.name])?;
+        let last = output.lines().last().unwrap_or_default();
+        let path = last
+            .strip_prefix("export KUBECONFIG=")
+            .with_context(|| format!("cluster.sh up ended with '{last}' instead of export KUBECONFIG=…"))?;
+        Ok(PathBuf::from(path))
+    }
+
+    /// Ends the cluster.
+    ///
+    /// # Errors
+    /// When something could not be ended.
+    pub fn down(&self) -> Result<()> {
+        self.run(&["down", &self.name]).map(drop)
+    }
+
+    /// All running Pod sandboxes.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub fn sandboxes(&self) -> Result<Vec<Sandbox>> {
+        let text = self.run(&["pods", &self.name])?;
+        text.lines()
+            .map(|line| {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                match fields.as_slice() {
+                    [namespace, name, node, netns] => Ok(Sandbox {
+                        namespace: (*namespace).to_owned(),
+                        name: (*name).to_owned(),
+                        node: (*node).to_owned(),
+                        netns: PathBuf::from(netns),
+                    }),
+                    _ => bail!("'cluster.sh pods' printed '{line}', which is not 'namespace name node netns'"),
+                }
+            })
+            .collect()
+    }
+
+    /// Addresses of the cluster's parts, by name (see `cluster.sh addresses`).
+    ///
+    /// # Errors
+    /// When they cannot be asked for.
+    pub fn addresses(&self) -> Result<BTreeMap<String, String>> {
+        let text = self.run(&["addresses", &self.name])?;
+        Ok(text
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect())
+    }
+
+    /// The network namespace of the client outside the cluster.
+    pub fn client_netns(&self) -> PathBuf {
+        PathBuf::from(format!("/run/netns/rf-{}-ext", self.name))
+    }
+
+    /// The folder with kubectl, helm and the rest.
+    ///
+    /// # Errors
+    /// When it cannot be asked for.
+    pub fn bin(&self) -> Result<PathBuf> {
+        self.run(&["bin"]).map(PathBuf::from)
+    }
+
+    /// `make install` of the work tree onto this cluster.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn install(&self, kubeconfig: &Path) -> Result<()> {
+        let status = Command::new("make")
+            .arg("--no-print-directory")
+            .arg("install")
+            .current_dir(&self.root)
+            .env("KUBECONFIG", kubeconfig)
+            .env("CLUSTER", &self.name)
+            .stdout(std::io::stderr())
+            .status()
+            .context("failed to run make install")?;
+        if !status.success() {
+            bail!("make install failed with {status}");
+        }
+        Ok(())
+    }
+}
