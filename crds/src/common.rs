@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 )]
 pub struct PortSpec {
     /// TCP, UDP, SCTP, ICMP, ICMPv6, or a protocol number as text ("47").
-    #[schemars(regex(pattern = r"^(TCP|UDP|SCTP|ICMP|ICMPv6|[0-9]{1,3})$"))]
+    #[schemars(length(max = 8), regex(pattern = r"^(TCP|UDP|SCTP|ICMP|ICMPv6|[0-9]{1,3})$"))]
     pub protocol: String,
     /// Port, or first port of a range. All ports when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]

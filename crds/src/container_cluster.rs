@@ -91,6 +91,7 @@ pub struct DefaultProfile {
     pub policy_state: Option<PolicyState>,
     /// Labels of new managed namespaces.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
     pub labels: BTreeMap<String, DimensionLabels>,
 }
 

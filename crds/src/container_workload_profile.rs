@@ -43,6 +43,7 @@ pub struct ContainerWorkloadProfileSpec {
     pub visibility: Option<Visibility>,
     /// Per dimension, the label of the Pods or who may choose it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
     pub labels: BTreeMap<String, DimensionLabels>,
 }
 

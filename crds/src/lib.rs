@@ -42,6 +42,9 @@ pub use workload::{Workload, WorkloadSpec, WorkloadStatus};
 pub use workload_policy::{WorkloadPolicy, WorkloadPolicySpec};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+/// The evaluator of CEL rules, for those who check objects without an apiserver.
+pub use kube::core::cel;
+
 use kube::CustomResourceExt;
 
 /// The definitions of all kinds, by name of the definition.

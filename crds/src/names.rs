@@ -37,3 +37,10 @@ pub const LABEL_CREATED_BY: &str = "policy.ringfence.dev/created-by";
 pub const CREATED_BY_KUBELINK: &str = "kubelink";
 /// Label on computed objects: hash bucket, 0 to 255, so that an agent can watch only what concerns it.
 pub const LABEL_BUCKET: &str = "policy.ringfence.dev/bucket";
+
+/// The value of [`LABEL_BUCKET`]: of an AddressGroup by its class, of a PeerGroup by its name.
+pub fn bucket(id: &str) -> String {
+    // FNV-1a: stable across versions of everything, and even enough over 256 buckets.
+    let hash = id.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash % 256).to_string()
+}

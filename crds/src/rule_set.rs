@@ -55,6 +55,7 @@ fn enabled() -> bool {
 pub struct Scope {
     /// From dimension to the values that are in the scope.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
     pub labels: BTreeMap<String, Vec<String>>,
 }
 
@@ -72,7 +73,7 @@ pub struct Scope {
 )]
 pub struct PolicyRule {
     /// Name, unique within the RuleSet.
-    #[schemars(regex(pattern = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"))]
+    #[schemars(length(max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"))]
     pub name: String,
     /// Switches the rule off and keeps it. Enabled when left out.
     #[serde(default = "enabled")]
@@ -84,14 +85,14 @@ pub struct PolicyRule {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub extra_scope: bool,
     /// Who opens connections: an OR of terms.
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 32))]
     pub consumers: Vec<Actor>,
     /// Who listens: an OR of terms.
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 32))]
     pub providers: Vec<Actor>,
     /// The provider's ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 32))]
     pub services: Vec<ServiceRef>,
     /// Every protocol and port.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -114,9 +115,11 @@ pub struct PolicyRule {
 pub struct Actor {
     /// Workloads by label: dimensions AND, values of one dimension OR.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
     pub labels: BTreeMap<String, Vec<String>>,
     /// Workloads that have another value than these in each of the dimensions. One without the dimension does not match.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
     pub not: BTreeMap<String, Vec<String>>,
     /// LabelGroups: groups of one dimension OR, dimensions AND.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -127,13 +130,15 @@ pub struct Actor {
     pub all_workloads: bool,
     /// An IPList.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
     pub ip_list: Option<String>,
     /// A VirtualService, as `namespace/name` (providers only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"))]
+    #[schemars(length(max = 320), regex(pattern = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"))]
     pub virtual_service: Option<String>,
     /// A Workload: a node, or an unmanaged machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
     pub workload: Option<String>,
     /// The nodes of the cluster.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -154,10 +159,11 @@ pub struct Actor {
 pub struct ServiceRef {
     /// A ServiceDefinition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
     pub name: Option<String>,
     /// TCP, UDP, SCTP, ICMP, ICMPv6, or a protocol number as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^(TCP|UDP|SCTP|ICMP|ICMPv6|[0-9]{1,3})$"))]
+    #[schemars(length(max = 8), regex(pattern = r"^(TCP|UDP|SCTP|ICMP|ICMPv6|[0-9]{1,3})$"))]
     pub protocol: Option<String>,
     /// Port, or first port of a range.
     #[serde(default, skip_serializing_if = "Option::is_none")]

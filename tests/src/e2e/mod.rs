@@ -1,0 +1,80 @@
+//! The real-cluster tests. Each is a function that gets the lab; expected verdicts are written from the policy model.
+
+mod git;
+mod lifecycle;
+mod robust;
+mod services;
+mod states;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use anyhow::Result;
+
+use crate::lab::Lab;
+
+/// What a test came to, when it did not fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything held.
+    Passed,
+    /// It could not run, and why.
+    NotRun(String),
+}
+
+/// A test under way.
+pub type Running = Pin<Box<dyn Future<Output = Result<Outcome>>>>;
+
+/// A test.
+pub struct Case {
+    /// What it shows.
+    pub name: &'static str,
+    /// Runs it.
+    pub run: fn(Lab) -> Running,
+}
+
+/// Makes a [`Case`] of an async function.
+macro_rules! case {
+    ($function:path) => {
+        Case {
+            name: stringify!($function),
+            run: |lab| Box::pin($function(lab)),
+        }
+    };
+}
+
+/// Every test, in the order in which they run.
+pub fn cases() -> Vec<Case> {
+    vec![
+        case!(states::every_state_direction_and_action),
+        case!(lifecycle::a_namespace_is_created_managed_and_unmanaged),
+        case!(lifecycle::pods_are_added_scaled_relabelled_and_deleted),
+        case!(services::virtual_services_list_their_controllers),
+        case!(services::a_virtual_service_opens_exactly_its_ports),
+        case!(git::a_broken_commit_is_refused_whole),
+        case!(git::a_repository_that_cannot_be_read_says_why),
+        case!(git::git_owned_objects_are_put_back_and_pruned),
+        case!(git::two_owners_of_one_object_are_an_error_on_the_second),
+        case!(robust::a_tightened_policy_ends_exactly_its_flows),
+        case!(robust::a_rule_set_waits_for_every_node),
+        case!(robust::a_killed_agent_changes_no_verdict),
+        case!(robust::pods_are_enforced_without_the_controller),
+        case!(robust::enforcement_stays_without_the_apiserver),
+    ]
+}
+
+/// Prints what helps to understand a failure: what is not Ready, and the last words of controller and agents.
+pub fn dump(lab: &Lab) {
+    let commands: [&[&str]; 4] = [
+        &["get", "ringfence", "-A"],
+        &["get", "pods", "-A", "-o", "wide"],
+        &["logs", "-n", "ringfence-system", "-l", "app.kubernetes.io/component=controller", "--tail=40"],
+        &["logs", "-n", "ringfence-system", "-l", "app.kubernetes.io/component=agent", "--tail=25", "--prefix"],
+    ];
+    for command in commands {
+        match lab.kubectl(command, &[]) {
+            Ok(text) => eprintln!("--- kubectl {}\n{text}", command.join(" ")),
+            Err(error) => eprintln!("--- kubectl {}: {error:#}", command.join(" ")),
+        }
+    }
+}

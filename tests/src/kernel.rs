@@ -1,0 +1,32 @@
+//! What of Ringfence is in the kernel of a network namespace.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+fn in_netns(netns: &Path, command: &[&str]) -> Result<String> {
+    let output = Command::new("nsenter")
+        .arg(format!("--net={}", netns.display()))
+        .args(command)
+        .output()
+        .with_context(|| format!("failed to run {}", command.join(" ")))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{} failed in {}: {}", command.join(" "), netns.display(), said.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Every line of iptables, ip6tables and ipset in the namespace that is ours.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub fn ours(netns: &Path) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for command in [&["iptables-nft-save"][..], &["ip6tables-nft-save"], &["ipset", "list", "-name"]] {
+        let text = in_netns(netns, command)?;
+        lines.extend(text.lines().filter(|line| line.contains("RF")).map(str::to_owned));
+    }
+    Ok(lines)
+}
