@@ -1,2 +1,119 @@
-//! x
-fn main() {}
+//! `ringfence-controller`: waits for the lease, then runs the engine and the git importer until it is told to end or
+//! loses the lease.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+use kube::Client;
+use ringfence_controller::leader::Lease;
+use ringfence_controller::{engine, health, repository};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// The controller of Ringfence.
+#[derive(Parser, Debug)]
+#[command(version)]
+struct Arguments {
+    /// Name of this replica, as holder of the lease.
+    #[arg(long, env = "POD_NAME", default_value = "ringfence-controller")]
+    pod_name: String,
+    /// Namespace of the lease.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "ringfence-system")]
+    pod_namespace: String,
+    /// Name of the lease.
+    #[arg(long, env = "RINGFENCE_LEASE", default_value = "ringfence-controller")]
+    lease: String,
+    /// Address that answers /healthz.
+    #[arg(long, env = "RINGFENCE_HEALTH_ADDRESS", default_value = "0.0.0.0:8081")]
+    health_address: SocketAddr,
+    /// How log lines look.
+    #[arg(long, env = "RINGFENCE_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// What is logged: a level, or directives such as `info,ringfence_controller=debug`.
+    #[arg(long, env = "RINGFENCE_LOG", default_value = "info,kube_lease_manager=warn")]
+    log: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object per line.
+    Json,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(error) = start_log(&arguments) {
+        eprintln!("ringfence-controller: {error:#}");
+        return ExitCode::from(2);
+    }
+    match lead(arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_log(arguments: &Arguments) -> Result<()> {
+    let filter = EnvFilter::try_new(&arguments.log).context("failed to read --log")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match arguments.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+async fn lead(arguments: Arguments) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+    tokio::spawn(async move {
+        if let Err(error) = health::serve(arguments.health_address).await {
+            tracing::error!(address = %arguments.health_address, %error, "failed to answer probes");
+        }
+    });
+    let client = Client::try_default().await.context("failed to find the apiserver")?;
+    let identity = &arguments.pod_name;
+    let mut lease = Lease::open(client.clone(), &arguments.pod_namespace, &arguments.lease, identity).await?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), identity, "waiting for the lease");
+    let told_to_end = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::pin!(told_to_end);
+    tokio::select! {
+        held = lease.held() => held?,
+        () = &mut told_to_end => return Ok(()),
+    }
+    tracing::info!(identity, "leading");
+    let shutdown = CancellationToken::new();
+    let work = run(client, arguments.pod_name.clone(), shutdown.clone());
+    let result = tokio::select! {
+        result = work => result,
+        () = lease.lost() => bail!("lost the lease: another replica leads"),
+        () = &mut told_to_end => Ok(()),
+    };
+    shutdown.cancel();
+    lease.release().await;
+    result
+}
+
+/// Everything that only the leader does. Ends only when something of it cannot go on.
+async fn run(client: Client, instance: String, shutdown: CancellationToken) -> Result<()> {
+    let engine = tokio::spawn(engine::run(client.clone(), instance));
+    let repository = tokio::spawn(repository::run(client, shutdown));
+    tokio::select! {
+        ended = engine => ended.context("the engine has failed")?,
+        ended = repository => ended.context("the git importer has failed")?.context("the git importer has failed")?,
+    }
+    bail!("a part of the controller has ended by itself")
+}

@@ -1,2 +1,132 @@
-//! x
-fn main() {}
+//! `cven`, the node agent of Ringfence: puts computed policy into the network namespace of every Pod of its node.
+//!
+//! ```text
+//! apiserver ── feed ──► view ──► engine ── resolve, render ──► apply in each netns ──► kernel
+//! containerd ─ sandboxes ───────►   │ └──► ledger (disk)          tools, flows
+//!                                   └────► report (NodePolicy.status)
+//! ```
+//!
+//! As a container it needs:
+//!
+//! * `hostNetwork: true` (the node's addresses are read from its interfaces), `hostPID: true` (namespaces that are
+//!   known by process only, and sandbox process ids);
+//! * capabilities `SYS_ADMIN` (setns), `NET_ADMIN` (iptables, ipset, conntrack), `NET_RAW` (iptables-legacy only), with
+//!   all others dropped; user 0;
+//! * `/run/netns` of the host at the same path, mount propagation `HostToContainer`;
+//! * the container runtime's socket (`/run/containerd/containerd.sock`) at the same path, or its folder;
+//! * `/var/lib/ringfence` of the host at the same path, writable: the ledger;
+//! * `/etc/machine-id` of the host at `/host/etc/machine-id`, read only;
+//! * in its image: `iptables-nft-restore`, `iptables-nft-save`, the same for `ip6tables` (and `-legacy-` where nodes need
+//!   it), `iptables`, `ipset`.
+//!
+//! It reads NodePolicies, ContainerClusters, ContainerWorkloadProfiles, WorkloadPolicies, PeerGroups, AddressGroups and
+//! Pods (get, list, watch) and writes `nodepolicies/status` (patch).
+
+mod apply;
+mod clock;
+mod commands;
+mod cri;
+mod engine;
+mod feed;
+mod flows;
+mod ledger;
+mod machine;
+mod netns;
+mod report;
+mod sandboxes;
+mod slot;
+mod tools;
+mod view;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The node agent of Ringfence.
+#[derive(Debug, Parser)]
+#[command(name = "cven", version, about, args_conflicts_with_subcommands = false)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Enforce what the apiserver says, on this node (the default); with --objects, what a folder says.
+    Run,
+    /// Take every rule and set of ours away from all Pods of this node, and forget what was read.
+    Off,
+}
+
+/// What is common to all commands.
+#[derive(Debug, Args)]
+struct Options {
+    /// Name of this node.
+    #[arg(long, global = true)]
+    node_name: Option<String>,
+    /// Where what was read is kept.
+    #[arg(long, global = true, default_value = "/var/lib/ringfence")]
+    state_dir: PathBuf,
+    /// Socket of the container runtime.
+    #[arg(long, global = true, default_value = "/run/containerd/containerd.sock")]
+    cri_socket: PathBuf,
+    /// Folder in which the container runtime mounts network namespaces.
+    #[arg(long, global = true, default_value = "/run/netns")]
+    netns_dir: PathBuf,
+    /// The host's machine-id; /etc/machine-id is read when this is not there.
+    #[arg(long, global = true, default_value = "/host/etc/machine-id")]
+    machine_id_file: PathBuf,
+    /// Enforce the computed objects in this folder, without Kubernetes; needs --pods.
+    #[arg(long, global = true, requires = "pods", value_name = "DIR")]
+    objects: Option<PathBuf>,
+    /// The Pods to enforce: a YAML list of name, namespace, labels, annotations, netns, ips, ports.
+    #[arg(long, global = true, requires = "objects", value_name = "FILE")]
+    pods: Option<PathBuf>,
+    /// With --objects: end when everything is in force, instead of following changes of the files.
+    #[arg(long, global = true, requires = "objects")]
+    once: bool,
+    /// Log as JSON.
+    #[arg(long, global = true)]
+    log_json: bool,
+}
+
+impl Options {
+    /// The node's name: the option, or `NODE_NAME`, as the downward API gives it.
+    fn node(&self) -> Option<String> {
+        let named = self.node_name.clone().or_else(|| std::env::var("NODE_NAME").ok());
+        named.filter(|name| !name.is_empty())
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.options.log_json);
+    let result = match (cli.command, &cli.options.objects, &cli.options.pods) {
+        (Some(Command::Off), ..) => commands::off(&cli.options).await,
+        (_, Some(objects), Some(pods)) => commands::from_folder(&cli.options, objects, pods).await,
+        _ => commands::run(&cli.options).await,
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("failed to {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs to standard error; `RUST_LOG` says what.
+fn start_log(json: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        log.json().init();
+    } else {
+        log.with_ansi(false).init();
+    }
+}

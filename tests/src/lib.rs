@@ -1,6 +1,7 @@
 //! Tests on real parts: a real Kubernetes cluster, real kernels' network namespaces, real connections, a real git
 //! server. Programs: `demo` (walks the story of the README) and `e2e` (the real-cluster tests).
 
+pub mod bench;
 pub mod demo;
 pub mod e2e;
 pub mod kernel;

@@ -1,1 +1,35 @@
-//! x
+//! The data plane as pure functions: computed objects and a local Pod in, iptables and ipset text out.
+//!
+//! ```text
+//! ObjectStore + LocalPod ──resolve──► NetnsPolicy ──render──► Rendered ──(agent)──► kernel
+//!                                          │                     ▲                     │
+//!                                        judge                 verify ◄── Installed ◄──┘
+//! ```
+//!
+//! * [`input`]: what the agent has read and knows about a Pod.
+//! * [`resolve`](mod@resolve): which rules apply to the Pod, and who their peers are, as a typed [`NetnsPolicy`].
+//! * [`judge`]: what that policy does with a packet, written from the policy model and not from the rules.
+//! * [`render`](mod@render): the policy as text for iptables-restore and ipset.
+//! * [`sets`]: address sets, and how one revision's become the next one's.
+//! * [`readback`]: what iptables-save says is there, what differs, and how to take it away.
+//!
+//! Absent on purpose: files, processes, sockets, clocks. Another renderer (native nftables) can stand beside
+//! `render`, since nothing before it knows iptables.
+
+pub mod input;
+pub mod judge;
+pub mod policy;
+pub mod readback;
+pub mod render;
+pub mod resolve;
+pub mod sets;
+#[cfg(test)]
+mod trace;
+
+pub use input::{ContainerPort, LocalPod, ObjectStore, Profile};
+pub use judge::{Judgement, Packet};
+pub use policy::{End, Enforcement, Entry, HostSet, Match, NetnsPolicy, Peers, Side};
+pub use readback::{Installed, Readback, removal};
+pub use render::{Family, Rendered, render};
+pub use resolve::{Missing, Resolution, resolve};
+pub use sets::{SetChange, SetDef, SetKind};

@@ -14,7 +14,10 @@ use ringfence_tests::testbed::Testbed;
 struct Arguments {
     /// Run only the tests whose name contains this.
     filter: Option<String>,
-    /// Use the cluster `test` as it is, with what is installed on it, and leave it up (while writing tests).
+    /// Name of the cluster.
+    #[arg(long, default_value = "test")]
+    cluster: String,
+    /// Use the cluster as it is, with what is installed on it, and leave it up (while writing tests).
     #[arg(long)]
     keep: bool,
 }
@@ -37,7 +40,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<usize> {
-    let bed = Testbed::new("test");
+    let bed = Testbed::new(&arguments.cluster);
     if !arguments.keep {
         bed.down()?;
     }

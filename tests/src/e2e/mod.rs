@@ -1,10 +1,16 @@
 //! The real-cluster tests. Each is a function that gets the lab; expected verdicts are written from the policy model.
 
+mod delivery;
+mod explain;
 mod git;
 mod lifecycle;
+mod placement;
+mod polling;
 mod robust;
+mod rules;
 mod services;
 mod states;
+mod upgrade;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -47,6 +53,8 @@ macro_rules! case {
 pub fn cases() -> Vec<Case> {
     vec![
         case!(states::every_state_direction_and_action),
+        case!(rules::every_kind_of_actor_service_and_scope),
+        case!(explain::explain_agrees_with_real_connections),
         case!(lifecycle::a_namespace_is_created_managed_and_unmanaged),
         case!(lifecycle::pods_are_added_scaled_relabelled_and_deleted),
         case!(services::virtual_services_list_their_controllers),
@@ -55,11 +63,19 @@ pub fn cases() -> Vec<Case> {
         case!(git::a_repository_that_cannot_be_read_says_why),
         case!(git::git_owned_objects_are_put_back_and_pruned),
         case!(git::two_owners_of_one_object_are_an_error_on_the_second),
+        case!(delivery::argo_cd_delivers_the_example),
+        case!(delivery::flux_delivers_the_example),
+        case!(placement::the_container_cluster_says_what_was_found),
+        case!(placement::host_network_pods_follow_their_node),
+        case!(polling::nothing_is_listed_in_an_idle_minute),
         case!(robust::a_tightened_policy_ends_exactly_its_flows),
         case!(robust::a_rule_set_waits_for_every_node),
         case!(robust::a_killed_agent_changes_no_verdict),
         case!(robust::pods_are_enforced_without_the_controller),
         case!(robust::enforcement_stays_without_the_apiserver),
+        case!(placement::a_node_joins_and_leaves),
+        case!(placement::management_decides_where_agents_run),
+        case!(upgrade::helm_upgrades_from_the_previous_commit),
     ]
 }
 

@@ -1,0 +1,44 @@
+# Ringfence: what one does with this work tree. Everything a target needs, it sets up itself.
+.DEFAULT_GOAL := help
+CLUSTER ?= demo
+TESTBED := tests/cluster/cluster.sh
+BINARIES := $(or $(CARGO_TARGET_DIR),target)/debug
+
+.PHONY: help build generate check-generated cluster-up cluster-down install demo test bench-e2e lint clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## bin/ringfence, bin/ringfence-controller, bin/cven
+	@scripts/build.sh
+
+generate: ## the definitions of the kinds, from the Rust types
+	@scripts/generate.sh
+
+check-generated: ## fail if `make generate` would change something
+	@scripts/generate.sh --check
+
+cluster-up: ## a real three-node cluster (CLUSTER=demo); last line: export KUBECONFIG=...
+	@$(TESTBED) up $(CLUSTER)
+
+cluster-down: ## end it, whatever state it is in
+	@$(TESTBED) down $(CLUSTER)
+
+install: ## Ringfence from this work tree onto the cluster of the current KUBECONFIG
+	@scripts/install.sh
+
+demo: build ## the whole story on a real cluster: commits in, connections checked
+	@$(BINARIES)/demo
+
+test: ## everything, from unit tests to a real cluster of its own; RUNGS="unit chart" for some
+	@scripts/test.sh $(RUNGS)
+
+bench-e2e: build ## how long a change takes from the apiserver, or from git, to the kernel
+	@$(BINARIES)/bench-e2e
+
+lint: ## format, shell scripts and clippy, warnings are errors
+	@scripts/test.sh fmt shell clippy
+
+clean: ## what was built here; clusters and their programs stay
+	rm -rf bin dist
+	cargo clean

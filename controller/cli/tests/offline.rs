@@ -1,0 +1,212 @@
+//! The offline commands, run as a user runs them.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn ringfence(arguments: &[&str], folder: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ringfence")).args(arguments).current_dir(folder).output().expect("it runs")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+/// A folder with these files.
+fn folder(files: &[(&str, &str)]) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (path, text) in files {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        fs::write(path, text).expect("written");
+    }
+    folder
+}
+
+const PROFILE: &str = "\
+apiVersion: ringfence.dev/v1alpha1
+kind: ContainerWorkloadProfile
+metadata: {name: shop}
+spec:
+  managed: true
+  policyState: Full
+  labels:
+    app: {value: shop}
+    role: {allowed: [web, db]}
+";
+
+const RULES: &str = "\
+apiVersion: ringfence.dev/v1alpha1
+kind: RuleSet
+metadata: {name: shop}
+spec:
+  scopes: [{labels: {app: [shop]}}]
+  rules:
+  - name: web-to-db
+    consumers: [{labels: {role: [web]}}]
+    providers: [{labels: {role: [db]}}]
+    services: [{protocol: TCP, port: 5432}]
+";
+
+const CLUSTER: &str = "\
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Namespace, metadata: {name: kube-system, uid: 11111111-1111-1111-1111-111111111111}}
+- {apiVersion: v1, kind: Namespace, metadata: {name: shop, uid: 22222222-2222-2222-2222-222222222222}}
+- apiVersion: v1
+  kind: Node
+  metadata: {name: n1}
+  status: {addresses: [{type: InternalIP, address: 192.0.2.1}], nodeInfo: {machineID: abc}}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: web, namespace: shop, uid: a, annotations: {ringfence.dev/role: web}}
+  spec: {nodeName: n1, containers: [{name: c}]}
+  status: {phase: Running, podIP: 10.244.0.5, podIPs: [{ip: 10.244.0.5}]}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: db, namespace: shop, uid: b, annotations: {ringfence.dev/role: db}}
+  spec: {nodeName: n1, containers: [{name: c}]}
+  status: {phase: Running, podIP: 10.244.0.6, podIPs: [{ip: 10.244.0.6}]}
+";
+
+fn shop() -> TempDir {
+    folder(&[("policy/profile.yaml", PROFILE), ("policy/rules/shop.yml", RULES), ("cluster.yaml", CLUSTER)])
+}
+
+#[test]
+fn check_is_content_with_good_policy() {
+    let output = ringfence(&["check", "policy"], shop().path());
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "0 errors, 0 warnings in 2 files\n"));
+}
+
+#[test]
+fn check_shows_every_problem_with_its_place() {
+    let bad = RULES.replace("consumers:", "consumer:").replace("5432", "0");
+    let shop = folder(&[("a.yaml", PROFILE), ("b/c.yaml", &bad), (".git/x.yaml", "no policy"), ("x.txt", "no policy")]);
+    let output = ringfence(&["check", "."], shop.path());
+    let expected = "\
+b/c.yaml:7:5: error: 'consumers' is missing: Who opens connections: an OR of terms.
+    7 |   - name: web-to-db
+      |     ^
+b/c.yaml:8:5: error: unknown field 'consumer': did you mean 'consumers'?
+    8 |     consumer: [{labels: {role: [web]}}]
+      |     ^
+b/c.yaml:10:38: error: 0 is out of range: give 1 to 65535
+   10 |     services: [{protocol: TCP, port: 0}]
+      |                                      ^
+3 errors, 0 warnings in 2 files
+";
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(1), expected));
+
+    let output = ringfence(&["check", ".", "-o", "json"], shop.path());
+    let json: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!((&json["errors"], &json["files"]), (&3.into(), &2.into()));
+    assert_eq!(json["problems"][2]["file"], "b/c.yaml");
+    assert_eq!((&json["problems"][2]["line"], &json["problems"][2]["column"]), (&10.into(), &38.into()));
+    assert_eq!(json["problems"][2]["severity"], "error");
+}
+
+#[test]
+fn a_warning_is_no_failure() {
+    let rules = RULES.replace("{labels: {role: [web]}}", "{workload: old-mainframe}");
+    let output = ringfence(&["check", "."], folder(&[("a.yaml", &rules)]).path());
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).ends_with("0 errors, 1 warnings in 1 files\n"), "{}", stdout(&output));
+}
+
+#[test]
+fn what_cannot_run_exits_with_2() {
+    let shop = shop();
+    for arguments in [
+        &["check", "missing"][..],
+        &["check"],
+        &["compile", "--policy", "policy", "--cluster", "missing", "--out", "out"],
+        &["compile", "--policy", "policy", "--cluster", "policy/profile.yaml", "--out", "out"],
+        &["explain", "--policy", "policy", "--cluster", "cluster.yaml", "--from", "pod/shop/web", "--to", "nonsense", "--port", "1/tcp"],
+        &["explain", "--policy", "policy", "--cluster", "cluster.yaml", "--from", "pod/shop/gone", "--to", "pod/shop/db", "--port", "1/tcp"],
+        &["explain", "--policy", "policy", "--cluster", "cluster.yaml", "--from", "pod/shop/web", "--to", "pod/shop/db", "--port", "1"],
+    ] {
+        let output = ringfence(arguments, shop.path());
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stdout(&output));
+        assert!(!output.stderr.is_empty(), "{arguments:?} says why");
+    }
+}
+
+#[test]
+fn bad_policy_is_not_explained() {
+    let shop = folder(&[("policy/a.yaml", "kind: What\n"), ("cluster.yaml", CLUSTER)]);
+    let output = ringfence(
+        &["explain", "--policy", "policy", "--cluster", "cluster.yaml", "--from", "pod/shop/web", "--to", "pod/shop/db", "--port", "1/tcp"],
+        shop.path(),
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("a.yaml:1:1: error: "));
+}
+
+/// Every file below a folder, with its text.
+fn tree(folder: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("readable") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            found.extend(tree(&path));
+        } else {
+            found.push((path.display().to_string(), fs::read_to_string(&path).expect("text")));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn compile_writes_the_same_files_each_time_and_removes_its_own_stale_ones_only() {
+    let shop = shop();
+    let arguments = ["compile", "--policy", "policy", "--cluster", "cluster.yaml", "--out", "out"];
+    let output = ringfence(&arguments, shop.path());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let out = shop.path().join("out");
+    let first = tree(&out);
+    let profile = fs::read_to_string(out.join("containerworkloadprofiles/shop.yaml")).expect("written");
+    assert!(profile.contains("enforcedState: Full"), "{profile}");
+    for path in ["containerclusters/this.yaml", "nodepolicies/n1.yaml", "workloadpolicies/marker.yaml"] {
+        assert!(out.join(path).is_file(), "{path}: {first:#?}");
+    }
+
+    let stale = fs::read_to_string(out.join("nodepolicies/n1.yaml")).expect("written");
+    fs::write(out.join("nodepolicies/n2.yaml"), stale).expect("written");
+    fs::write(out.join("nodepolicies/mine.yaml"), "mine: true\n").expect("written");
+    assert_eq!(ringfence(&arguments, shop.path()).status.code(), Some(0));
+    assert!(out.join("nodepolicies/mine.yaml").is_file());
+    fs::remove_file(out.join("nodepolicies/mine.yaml")).expect("removed");
+    assert_eq!(tree(&out), first);
+}
+
+#[test]
+fn explain_answers_in_the_fixed_form() {
+    let shop = shop();
+    let explain = |to: &str, port: &str| {
+        let arguments = ["explain", "--policy", "policy", "--cluster", "cluster.yaml", "-o", "json", "--from", "pod/shop/web"];
+        let output = ringfence(&[&arguments[..], &["--to", to, "--port", port]].concat(), shop.path());
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_str::<Value>(&stdout(&output)).expect("JSON")
+    };
+    let allowed = explain("pod/shop/db", "5432/tcp");
+    let rule = serde_json::json!({"ruleSet": "shop", "name": "web-to-db", "file": "rules/shop.yml", "line": 7});
+    assert_eq!(allowed["verdict"], "allowed");
+    let expected = serde_json::json!({
+        "state": "full", "labels": {"app": "shop", "role": "db"}, "decision": "allow", "rule": rule
+    });
+    assert_eq!(allowed["destination"], expected);
+    assert_eq!(allowed["source"]["rule"], rule);
+
+    let blocked = explain("pod/shop/db", "5433/tcp");
+    assert_eq!(blocked["verdict"], "blocked");
+    assert_eq!((&blocked["source"]["decision"], &blocked["source"]["rule"]), (&"default".into(), &Value::Null));
+    let outside = explain("198.51.100.1", "443/tcp");
+    assert_eq!((&outside["verdict"], &outside["destination"]["state"]), (&"blocked".into(), &"external".into()));
+}

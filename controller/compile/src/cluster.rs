@@ -1,0 +1,142 @@
+//! What the Kubernetes cluster looks like, as far as policy depends on it.
+//!
+//! Every kind has a small `Info` type that holds only what acts, so that an update that changes nothing compares
+//! equal and costs nothing.
+
+mod load;
+mod pod;
+mod service;
+mod webhook;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use ringfence_crds::common::NamespacedName;
+
+pub use load::ClusterError;
+pub use pod::{ContainerPortInfo, PodInfo};
+pub use service::{EndpointInfo, EndpointSliceInfo, ServiceInfo, ServicePortInfo, SlicePortInfo, TargetPortInfo};
+pub use webhook::{
+    ServicePorts, services_of_api_service, services_of_conversion, services_of_mutating, services_of_validating,
+};
+
+/// The namespace that cluster DNS and the cluster's identity live in.
+pub const KUBE_SYSTEM: &str = "kube-system";
+
+/// A Kubernetes cluster at one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ClusterState {
+    /// Identity of the cluster: the UID of its namespace kube-system.
+    pub uid: String,
+    /// Namespaces, by name.
+    pub namespaces: BTreeMap<String, NamespaceInfo>,
+    /// Nodes, by name.
+    pub nodes: BTreeMap<String, NodeInfo>,
+    /// Pods.
+    pub pods: BTreeMap<NamespacedName, PodInfo>,
+    /// Services.
+    pub services: BTreeMap<NamespacedName, ServiceInfo>,
+    /// EndpointSlices.
+    pub endpoint_slices: BTreeMap<NamespacedName, EndpointSliceInfo>,
+    /// Controllers of Pods that are listed behind VirtualServices, each with its own controller if it has one.
+    pub owners: BTreeMap<OwnerKey, Option<OwnerKey>>,
+    /// Addresses that the apiserver connects from: those of the EndpointSlices of default/kubernetes.
+    pub apiserver_addresses: BTreeSet<IpAddr>,
+    /// Services that the apiserver calls, with the Service ports it calls them on.
+    pub webhook_services: BTreeMap<NamespacedName, BTreeSet<i32>>,
+}
+
+impl ClusterState {
+    /// The addresses in the EndpointSlices of default/kubernetes.
+    pub fn find_apiserver_addresses(&self) -> BTreeSet<IpAddr> {
+        self.endpoint_slices
+            .iter()
+            .filter(|(key, slice)| key.namespace == "default" && slice.service.as_deref() == Some("kubernetes"))
+            .flat_map(|(_, slice)| slice.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter().copied()))
+            .collect()
+    }
+}
+
+/// A namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamespaceInfo {
+    /// Its UID.
+    pub uid: String,
+    /// Whether it is on its way out.
+    pub terminating: bool,
+}
+
+impl From<&Namespace> for NamespaceInfo {
+    fn from(namespace: &Namespace) -> Self {
+        Self {
+            uid: namespace.metadata.uid.clone().unwrap_or_default(),
+            terminating: namespace.metadata.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+/// A node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// Kubernetes labels.
+    pub labels: BTreeMap<String, String>,
+    /// Addresses of its status, whatever their type; names are left out.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Prefixes that Pods get their addresses from, when the cluster allots them to nodes.
+    pub pod_cidrs: Vec<IpNet>,
+    /// machine-id as the kubelet reports it.
+    pub machine_id: String,
+    /// Whether it carries a role label of the control plane.
+    pub control_plane: bool,
+}
+
+impl From<&Node> for NodeInfo {
+    fn from(node: &Node) -> Self {
+        let labels = node.metadata.labels.clone().unwrap_or_default();
+        let status = node.status.as_ref();
+        let addresses = status.and_then(|status| status.addresses.as_ref());
+        let spec = node.spec.as_ref();
+        let cidrs = spec.and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default();
+        Self {
+            control_plane: ["control-plane", "master"]
+                .iter()
+                .any(|role| labels.contains_key(&format!("node-role.kubernetes.io/{role}"))),
+            addresses: addresses.into_iter().flatten().filter_map(|entry| entry.address.parse().ok()).collect(),
+            pod_cidrs: cidrs.iter().filter_map(|text| text.parse().ok()).collect(),
+            machine_id: status
+                .and_then(|status| status.node_info.as_ref())
+                .map(|info| info.machine_id.clone())
+                .unwrap_or_default(),
+            labels,
+        }
+    }
+}
+
+/// What controls a Pod, or controls what controls it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnerKey {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl OwnerKey {
+    /// The kinds that a VirtualService lists.
+    pub const LISTED: [&'static str; 4] = ["ReplicaSet", "DaemonSet", "StatefulSet", "ReplicationController"];
+
+    /// The one controller among the owners of an object of `namespace`.
+    pub fn controller_of(namespace: &str, owners: Option<&Vec<OwnerReference>>) -> Option<Self> {
+        let controller = owners?.iter().find(|owner| owner.controller == Some(true))?;
+        Some(Self {
+            kind: controller.kind.clone(),
+            namespace: namespace.to_owned(),
+            name: controller.name.clone(),
+        })
+    }
+}

@@ -1,0 +1,243 @@
+//! Actors: who the terms of consumers and providers stand for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use ringfence_crds::common::NamespacedName;
+use ringfence_crds::rule_set::Actor;
+use ringfence_model::{AddressSet, Constraint, Dimension, LabelValue, Labels, Selector};
+
+use super::resolve::{ResolvedActor, WorkloadKind, WorkloadSelector};
+use super::world::World;
+
+/// Reads the actors of one RuleSet and collects what they refer to in vain.
+pub struct ActorReader<'a> {
+    /// What they refer to.
+    pub world: &'a World<'a>,
+    /// What selects nothing and why.
+    pub warnings: Vec<String>,
+    rule: Option<String>,
+    /// Objects that lie in a scope, and objects that lie outside of one.
+    inside: BTreeSet<String>,
+    outside: BTreeSet<String>,
+}
+
+/// The selector of a scope or label term: dimensions AND, values of one dimension OR. Nothing if a dimension is not
+/// valid, because no workload has it.
+pub fn scope_selector(labels: &BTreeMap<String, Vec<String>>) -> Option<Selector> {
+    constrain(Selector::everything(), labels, Constraint::In)
+}
+
+/// A value that is not valid is on no workload: it matches nothing.
+fn constrain(
+    selector: Selector,
+    labels: &BTreeMap<String, Vec<String>>,
+    make: fn(BTreeSet<LabelValue>) -> Constraint,
+) -> Option<Selector> {
+    labels.iter().try_fold(selector, |selector, (name, values)| {
+        let dimension: Dimension = name.parse().ok()?;
+        let values: BTreeSet<LabelValue> = values.iter().filter_map(|value| value.parse().ok()).collect();
+        // "Another value than none of these" would be any value: an empty list selects nothing instead.
+        let constraint = if values.is_empty() { Constraint::In(values) } else { make(values) };
+        Some(selector.and(dimension, constraint))
+    })
+}
+
+impl<'a> ActorReader<'a> {
+    /// A reader for one RuleSet.
+    pub fn new(world: &'a World<'a>) -> Self {
+        Self { world, warnings: Vec::new(), rule: None, inside: BTreeSet::new(), outside: BTreeSet::new() }
+    }
+
+    /// Begins a rule.
+    pub fn enter(&mut self, rule: &str) {
+        self.rule = Some(rule.to_owned());
+        self.inside.clear();
+        self.outside.clear();
+    }
+
+    /// Ends a rule. An object that is named lies in one scope and outside of the others; outside of all it is in vain.
+    pub fn leave(&mut self) {
+        let lost: Vec<String> = self.outside.difference(&self.inside).cloned().collect();
+        for object in lost {
+            self.warn(&format!("{object} lies outside every scope of the RuleSet: it selects nothing"));
+        }
+        self.rule = None;
+    }
+
+    /// Whether an object that is named lies in a scope.
+    fn in_scope(&mut self, object: String, labels: &Labels, scope: &Selector) -> bool {
+        let inside = scope.matches(labels);
+        let list = if inside { &mut self.inside } else { &mut self.outside };
+        list.insert(object);
+        inside
+    }
+
+    /// Notes something that selects nothing.
+    pub fn warn(&mut self, text: &str) {
+        let place = self.rule.as_ref().map(|rule| format!("rule {rule}: ")).unwrap_or_default();
+        self.warnings.push(format!("{place}{text}"));
+    }
+
+    /// A term of consumers. `scope`: that of an intra-scope rule; nothing for an extra-scope rule.
+    pub fn consumer(&mut self, actor: &Actor, scope: Option<&Selector>) -> Option<ResolvedActor> {
+        if actor.virtual_service.is_some() {
+            self.warn("a virtual service does not connect: as a consumer it selects nothing");
+            return None;
+        }
+        self.actor(actor, scope)
+    }
+
+    /// A term of providers; the scope always holds for them.
+    pub fn provider(&mut self, actor: &Actor, scope: &Selector) -> Option<ResolvedActor> {
+        self.actor(actor, Some(scope))
+    }
+
+    fn actor(&mut self, actor: &Actor, scope: Option<&Selector>) -> Option<ResolvedActor> {
+        let everything = Selector::everything();
+        let limit = scope.unwrap_or(&everything);
+        if let Some(name) = &actor.ip_list {
+            return self.ip_list(name).map(ResolvedActor::Addresses);
+        }
+        if let Some(text) = &actor.virtual_service {
+            return self.virtual_service(text, limit).map(ResolvedActor::VirtualService);
+        }
+        let (kind, labels) = if let Some(name) = &actor.workload {
+            self.named(name, limit)?;
+            (WorkloadKind::Named(name.clone()), limit.clone())
+        } else if actor.container_hosts {
+            (WorkloadKind::ContainerHosts, limit.clone())
+        } else if actor.all_workloads {
+            // As extra-scope consumers: everyone who is managed, and never a machine outside.
+            let kind = if scope.is_none() { WorkloadKind::Managed } else { WorkloadKind::Any };
+            (kind, limit.clone())
+        } else {
+            (WorkloadKind::Any, self.labels(actor)?.intersect(limit))
+        };
+        // A term outside the scope is no mistake (another scope of the RuleSet may hold it), and selects nothing.
+        (!labels.is_nothing()).then_some(ResolvedActor::Workloads(WorkloadSelector { kind, labels }))
+    }
+
+    /// The labels of a term: `labels`, `not` and `labelGroups` together.
+    fn labels(&mut self, actor: &Actor) -> Option<Selector> {
+        if actor.labels.is_empty() && actor.not.is_empty() && actor.label_groups.is_empty() {
+            self.warn("a term that names nobody selects nothing");
+            return None;
+        }
+        let read = constrain(Selector::everything(), &actor.labels, Constraint::In);
+        let Some(mut selector) = read.and_then(|selector| constrain(selector, &actor.not, Constraint::NotIn)) else {
+            self.warn("a term with a dimension that is not valid selects nothing");
+            return None;
+        };
+        let mut groups: BTreeMap<Dimension, BTreeSet<LabelValue>> = BTreeMap::new();
+        for name in &actor.label_groups {
+            let (dimension, values) = self.group(name)?;
+            groups.entry(dimension).or_default().extend(values);
+        }
+        for (dimension, values) in groups {
+            selector = selector.and(dimension, Constraint::In(values));
+        }
+        if selector.is_nothing() {
+            self.warn(&format!("the term '{selector}' selects nothing: a dimension without a value"));
+            return None;
+        }
+        Some(selector)
+    }
+
+    /// Dimension and values of a group, those of the groups in it included.
+    fn group(&mut self, name: &str) -> Option<(Dimension, BTreeSet<LabelValue>)> {
+        let Some(root) = self.world.policy.label_groups.get(name) else {
+            self.warn(&format!("there is no LabelGroup {name}: the term selects nothing"));
+            return None;
+        };
+        let dimension: Dimension = root.dimension.parse().ok()?;
+        let mut values = BTreeSet::new();
+        let mut seen = BTreeSet::new();
+        let mut open = vec![name.to_owned()];
+        // Groups may be written in a circle: each is read once.
+        while let Some(current) = open.pop() {
+            if !seen.insert(current.clone()) {
+                continue;
+            }
+            match self.world.policy.label_groups.get(&current) {
+                None => self.warn(&format!("there is no LabelGroup {current}: it adds nothing to {name}")),
+                Some(group) if group.dimension != root.dimension => {
+                    self.warn(&format!("LabelGroup {current} is of another dimension: it adds nothing to {name}"));
+                }
+                Some(group) => {
+                    values.extend(group.values.iter().filter_map(|value| value.parse::<LabelValue>().ok()));
+                    open.extend(group.groups.iter().cloned());
+                }
+            }
+        }
+        if values.is_empty() {
+            self.warn(&format!("LabelGroup {name} is empty: the term selects nothing"));
+            return None;
+        }
+        Some((dimension, values))
+    }
+
+    fn ip_list(&mut self, name: &str) -> Option<AddressSet> {
+        let Some(list) = self.world.policy.ip_lists.get(name) else {
+            self.warn(&format!("there is no IPList {name}: it selects nothing"));
+            return None;
+        };
+        if !list.fqdns.is_empty() {
+            self.warn(&format!("IPList {name}: names are not resolved, they select nothing"));
+        }
+        // A range that cannot be read selects nothing; with an exclusion that cannot be read nobody knows what to
+        // leave out, and the whole list selects nothing.
+        let (ranges, bad) = parse_ranges(&list.ranges);
+        for text in bad {
+            self.warn(&format!("IPList {name}: the range '{text}' cannot be read and selects nothing"));
+        }
+        let (exclusions, bad) = parse_ranges(&list.exclusions);
+        if let Some(text) = bad.first() {
+            self.warn(&format!("IPList {name} selects nothing: its exclusion '{text}' cannot be read"));
+            return None;
+        }
+        let set = AddressSet::from_nets(ranges).minus(&AddressSet::from_nets(exclusions));
+        if set.is_empty() {
+            self.warn(&format!("IPList {name} is empty and selects nothing"));
+            return None;
+        }
+        Some(set)
+    }
+
+    fn virtual_service(&mut self, text: &str, scope: &Selector) -> Option<NamespacedName> {
+        let key = text.split_once('/').map(|(namespace, name)| NamespacedName {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        })?;
+        let world = self.world;
+        let Some(service) = world.virtual_service(&key) else {
+            self.warn(&format!("there is no VirtualService {text}: it selects nothing"));
+            return None;
+        };
+        self.in_scope(format!("VirtualService {text}"), &service.labels.labels, scope).then_some(key)
+    }
+
+    /// Checks a Workload that is named.
+    fn named(&mut self, name: &str, scope: &Selector) -> Option<()> {
+        let world = self.world;
+        let workloads = &world.workloads;
+        let Some(machine) = workloads.nodes.get(name).or_else(|| workloads.unmanaged.get(name)) else {
+            self.warn(&format!("there is no Workload {name}: it selects nothing"));
+            return None;
+        };
+        self.in_scope(format!("Workload {name}"), &machine.labels, scope).then_some(())
+    }
+}
+
+/// The prefixes of ranges, and the texts that are none.
+fn parse_ranges(texts: &[String]) -> (Vec<IpNet>, Vec<&String>) {
+    let mut nets = Vec::new();
+    let mut bad = Vec::new();
+    for text in texts {
+        match AddressSet::parse(text) {
+            Ok(parsed) => nets.extend(parsed),
+            Err(_) => bad.push(text),
+        }
+    }
+    (nets, bad)
+}

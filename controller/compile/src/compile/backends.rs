@@ -1,0 +1,172 @@
+//! What is behind a Service: which addresses of its EndpointSlices are believed.
+//!
+//! Whoever may write EndpointSlices in one namespace must not thereby reach into another (CVE-2021-25740): an address
+//! counts only if it is that of a Pod of the Service's own namespace or of a declared unmanaged Workload.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ringfence_crds::common::NamespacedName;
+use ringfence_model::Protocol;
+
+use super::services::selects;
+use super::workloads::{Owner, Workloads};
+use crate::cluster::{ClusterState, EndpointInfo, EndpointSliceInfo, ServiceInfo, ServicePortInfo};
+
+/// The EndpointSlices, by the Service they belong to.
+pub struct Slices<'a>(BTreeMap<NamespacedName, Vec<&'a EndpointSliceInfo>>);
+
+impl<'a> Slices<'a> {
+    /// Indexes the slices of a cluster.
+    pub fn of(cluster: &'a ClusterState) -> Self {
+        let mut index: BTreeMap<NamespacedName, Vec<&EndpointSliceInfo>> = BTreeMap::new();
+        for (key, slice) in &cluster.endpoint_slices {
+            if let Some(name) = &slice.service {
+                let service = NamespacedName { namespace: key.namespace.clone(), name: name.clone() };
+                index.entry(service).or_default().push(slice);
+            }
+        }
+        Self(index)
+    }
+}
+
+/// One address and port behind a Service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BackEnd {
+    /// The address.
+    pub address: IpAddr,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port.
+    pub port: u16,
+    /// Name of the Service's port that it stands for; empty when that has none.
+    pub port_name: String,
+    /// The Pod of the Service's namespace that it is, on the Pod network or on that of its node.
+    pub pod: Option<NamespacedName>,
+    /// Who has the address.
+    pub owner: Owner,
+}
+
+/// An address in a slice that is not believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The address.
+    pub address: IpAddr,
+    /// Why, for the status of the VirtualService.
+    pub reason: String,
+    /// Whether it certainly is none of the Service's, and not a Pod of its namespace that is about to be known.
+    pub foreign: bool,
+    /// The ports of the slice: name, protocol, number.
+    pub ports: Vec<(String, Protocol, u16)>,
+}
+
+/// What is behind a Service.
+#[derive(Debug, Default)]
+pub struct BackEnds {
+    /// Believed, sorted.
+    pub accepted: Vec<BackEnd>,
+    /// Not believed.
+    pub refused: Vec<Refused>,
+    /// Names of Pods of the namespace that are behind it without being selected.
+    pub target_pods: BTreeSet<String>,
+}
+
+impl BackEnds {
+    /// Reads the slices of a Service, whatever the readiness of the endpoints.
+    pub fn find(
+        key: &NamespacedName,
+        service: &ServiceInfo,
+        cluster: &ClusterState,
+        workloads: &Workloads,
+        slices: &Slices<'_>,
+    ) -> Self {
+        let mut found = Self::default();
+        for slice in slices.0.get(key).into_iter().flatten() {
+            for endpoint in &slice.endpoints {
+                for address in &endpoint.addresses {
+                    let judged = judge(*address, endpoint, key, cluster, workloads);
+                    found.add(*address, judged, slice, service, cluster);
+                }
+            }
+        }
+        found.accepted.sort();
+        found.accepted.dedup();
+        found
+    }
+
+    fn add(
+        &mut self,
+        address: IpAddr,
+        judged: Result<(Owner, Option<NamespacedName>), (String, bool)>,
+        slice: &EndpointSliceInfo,
+        service: &ServiceInfo,
+        cluster: &ClusterState,
+    ) {
+        match judged {
+            Ok((owner, pod)) => {
+                let labels = pod.as_ref().and_then(|key| Some((key, &cluster.pods.get(key)?.labels)));
+                if let Some((key, _)) = labels.filter(|(_, labels)| !selects(&service.selector, labels)) {
+                    self.target_pods.insert(key.name.clone());
+                }
+                self.accepted.extend(slice.ports.iter().map(|port| BackEnd {
+                    address,
+                    protocol: port.protocol,
+                    port: port.port,
+                    port_name: port.name.clone(),
+                    pod: pod.clone(),
+                    owner: owner.clone(),
+                }));
+            }
+            Err((reason, foreign)) => {
+                let ports = slice.ports.iter().map(|port| (port.name.clone(), port.protocol, port.port)).collect();
+                let reason = format!("back end {address} is not opened: {reason}");
+                self.refused.push(Refused { address, reason, foreign, ports });
+            }
+        }
+    }
+
+    /// Whether one port of the Service leads to an address that is none of the Service's.
+    pub fn foreign_on(&self, port: &ServicePortInfo) -> bool {
+        self.refused.iter().filter(|refused| refused.foreign).any(|refused| {
+            refused.ports.iter().any(|(name, protocol, _)| *name == port.name && *protocol == port.protocol)
+        })
+    }
+}
+
+/// Who is behind an address of a slice; or why it is not believed, and whether it certainly is none of the Service's.
+fn judge(
+    address: IpAddr,
+    endpoint: &EndpointInfo,
+    service: &NamespacedName,
+    cluster: &ClusterState,
+    workloads: &Workloads,
+) -> Result<(Owner, Option<NamespacedName>), (String, bool)> {
+    let owner = workloads.owners.get(&address);
+    let target = endpoint.target_pod.as_ref().filter(|target| target.namespace == service.namespace);
+    // A host-network Pod has the address of its node.
+    let on_node = target.filter(|target| {
+        cluster.pods.get(target).is_some_and(|pod| pod.host_network && !pod.ended && pod.ips.contains(&address))
+    });
+    match owner {
+        Some(Owner::Unmanaged(_)) => Ok((owner.cloned().unwrap_or(Owner::Disputed), None)),
+        Some(Owner::Pod(key)) if key.namespace == service.namespace => {
+            if target.is_none_or(|target| target == key) {
+                Ok((Owner::Pod(key.clone()), Some(key.clone())))
+            } else {
+                Err((format!("it is that of pod/{key}, not of the Pod that the EndpointSlice names"), false))
+            }
+        }
+        Some(Owner::Node(name)) if on_node.is_some() && workloads.nodes.contains_key(name) => {
+            Ok((Owner::Node(name.clone()), on_node.cloned()))
+        }
+        Some(Owner::Disputed) if target.is_some() => Err(("two Pods have the address".to_owned(), false)),
+        // The Pod's own news may be on their way still.
+        None if target.is_some_and(|target| cluster.pods.get(target).is_none_or(|pod| pod.ips.is_empty())) => {
+            Err(("its Pod or the Pod's address is not known yet".to_owned(), false))
+        }
+        _ => Err((
+            format!("it is neither a Pod of namespace {} nor a declared unmanaged Workload (CVE-2021-25740)", service.namespace),
+            true,
+        )),
+    }
+}

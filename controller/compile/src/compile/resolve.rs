@@ -1,0 +1,249 @@
+//! Rules, resolved: names replaced by what they stand for, scopes put into the selectors.
+//!
+//! This is the one form that emission and the evaluator read, so that they cannot differ. Nothing that is empty,
+//! missing or unknown widens it: it selects nothing, and a warning says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use ringfence_crds::common::NamespacedName;
+use ringfence_crds::rule_set::{PolicyRule, Scope, ServiceRef};
+use ringfence_crds::{PortSpec, RuleSetSpec};
+use ringfence_model::{Action, AddressSet, PortMatch, Selector, Services};
+
+use super::actors::{ActorReader, scope_selector};
+use super::services::ServiceFacts;
+use super::workloads::{Class, ClassOrigin};
+use super::world::World;
+
+/// A rule of one RuleSet in one scope.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResolvedRule {
+    /// Name of the RuleSet.
+    pub rule_set: String,
+    /// The scope as one line.
+    pub scope: String,
+    /// Name of the rule.
+    pub name: String,
+    /// What it does.
+    pub action: Action,
+    /// Reject instead of drop.
+    pub reject: bool,
+    /// Who connects.
+    pub consumers: Vec<ResolvedActor>,
+    /// Who listens.
+    pub providers: Vec<ResolvedActor>,
+    /// On what.
+    pub services: RuleServices,
+}
+
+/// The services of a rule.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RuleServices {
+    /// As the rule states them.
+    Stated(Services),
+    /// The ports of the virtual services that are its providers.
+    VirtualServicePorts,
+}
+
+impl RuleServices {
+    /// The ports of workloads and addresses that the rule covers.
+    pub fn stated(&self) -> Option<&Services> {
+        match self {
+            Self::Stated(services) => Some(services),
+            Self::VirtualServicePorts => None,
+        }
+    }
+}
+
+/// One term of consumers or providers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ResolvedActor {
+    /// Workloads.
+    Workloads(WorkloadSelector),
+    /// The addresses of an IP list, its exclusions taken out.
+    Addresses(AddressSet),
+    /// A Service of a managed namespace.
+    VirtualService(NamespacedName),
+}
+
+/// Selects label classes. Its text names the PeerGroup.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WorkloadSelector {
+    /// Which kinds of workload.
+    pub kind: WorkloadKind,
+    /// Which labels.
+    pub labels: Selector,
+}
+
+/// Which kinds of workload a selector is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WorkloadKind {
+    /// Pods, nodes and unmanaged machines.
+    Any,
+    /// Pods and nodes.
+    Managed,
+    /// Nodes.
+    ContainerHosts,
+    /// A node or unmanaged machine by name.
+    Named(String),
+}
+
+impl WorkloadSelector {
+    /// Whether a class is selected.
+    pub fn matches(&self, class: &Class) -> bool {
+        let kind = match (&self.kind, &class.origin) {
+            (WorkloadKind::Any, _) => true,
+            (WorkloadKind::Managed, origin) => !matches!(origin, ClassOrigin::Unmanaged(_)),
+            (WorkloadKind::ContainerHosts, origin) => matches!(origin, ClassOrigin::Node(_)),
+            (WorkloadKind::Named(name), ClassOrigin::Node(own) | ClassOrigin::Unmanaged(own)) => name == own,
+            (WorkloadKind::Named(_), ClassOrigin::Pods) => false,
+        };
+        kind && self.labels.matches(&class.labels)
+    }
+
+    /// Whether the back ends of a Service count as selected, so that its front ends may be opened: one class is
+    /// enough, because what is opened is judged at the provider once more.
+    pub fn touches(&self, service: &ServiceFacts) -> bool {
+        service.classes.iter().any(|class| self.matches(class))
+    }
+
+    /// Whether nothing else is behind a Service, so that its front ends may be closed.
+    pub fn covers(&self, service: &ServiceFacts) -> bool {
+        !service.classes.is_empty() && service.classes.iter().all(|class| self.matches(class))
+    }
+}
+
+impl fmt::Display for WorkloadSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            WorkloadKind::Any => return self.labels.fmt(f),
+            WorkloadKind::Managed => f.write_str("managed workloads")?,
+            WorkloadKind::ContainerHosts => f.write_str("container hosts")?,
+            WorkloadKind::Named(name) => write!(f, "workload {name}")?,
+        }
+        if self.labels != Selector::everything() {
+            write!(f, " with {}", self.labels)?;
+        }
+        Ok(())
+    }
+}
+
+/// All rules that are switched on, with what they refer to and do not find.
+#[derive(Debug, Default)]
+pub struct Resolved {
+    /// The rules, by RuleSet, scope and name.
+    pub rules: Vec<ResolvedRule>,
+    /// By RuleSet.
+    pub warnings: BTreeMap<String, Vec<String>>,
+}
+
+/// Resolves every rule that is switched on.
+pub fn resolve(world: &World<'_>) -> Resolved {
+    let mut resolved = Resolved::default();
+    for (name, rule_set) in world.policy.rule_sets.iter().filter(|(_, rule_set)| rule_set.enabled) {
+        let mut reader = ActorReader::new(world);
+        let rules = resolve_rule_set(name, rule_set, &mut reader);
+        resolved.rules.extend(rules);
+        let warnings: BTreeSet<String> = reader.warnings.into_iter().collect();
+        if !warnings.is_empty() {
+            resolved.warnings.insert(name.clone(), warnings.into_iter().collect());
+        }
+    }
+    resolved.rules.sort_by(|a, b| (&a.rule_set, &a.scope, &a.name).cmp(&(&b.rule_set, &b.scope, &b.name)));
+    resolved
+}
+
+fn resolve_rule_set(name: &str, spec: &RuleSetSpec, reader: &mut ActorReader<'_>) -> Vec<ResolvedRule> {
+    if spec.scopes.is_empty() {
+        reader.warn("scopes is empty: the RuleSet selects nothing");
+    }
+    let mut scopes: BTreeMap<String, Selector> = BTreeMap::new();
+    for scope in &spec.scopes {
+        if let Some(selector) = read_scope(scope, reader) {
+            scopes.insert(selector.to_string(), selector);
+        }
+    }
+    let mut rules = Vec::new();
+    for rule in spec.rules.iter().filter(|rule| rule.enabled) {
+        reader.enter(&rule.name);
+        let Some(services) = read_services(rule, reader) else { continue };
+        for (text, scope) in &scopes {
+            let consumers_scope = if rule.extra_scope { None } else { Some(scope) };
+            rules.push(ResolvedRule {
+                rule_set: name.to_owned(),
+                scope: text.clone(),
+                name: rule.name.clone(),
+                action: rule.action,
+                reject: rule.reject && rule.action != Action::Allow,
+                consumers: rule.consumers.iter().filter_map(|actor| reader.consumer(actor, consumers_scope)).collect(),
+                providers: rule.providers.iter().filter_map(|actor| reader.provider(actor, scope)).collect(),
+                services: services.clone(),
+            });
+        }
+        reader.leave();
+    }
+    rules
+}
+
+/// A scope that can hold anything.
+fn read_scope(scope: &Scope, reader: &mut ActorReader<'_>) -> Option<Selector> {
+    let selector = scope_selector(&scope.labels).filter(|selector| !selector.is_nothing());
+    if selector.is_none() {
+        let dimensions = scope.labels.keys().cloned().collect::<Vec<_>>().join(", ");
+        reader.warn(&format!("the scope over {dimensions} selects nothing: a dimension or its values are not valid"));
+    }
+    selector
+}
+
+/// The services of a rule; nothing when it has none.
+fn read_services(rule: &PolicyRule, reader: &mut ActorReader<'_>) -> Option<RuleServices> {
+    if rule.use_virtual_service_ports {
+        return Some(RuleServices::VirtualServicePorts);
+    }
+    if rule.all_services {
+        return Some(RuleServices::Stated(Services::All));
+    }
+    let ports: BTreeSet<PortMatch> =
+        rule.services.iter().flat_map(|service| read_service(service, reader)).collect();
+    if ports.is_empty() {
+        reader.warn("it names no port and so selects nothing");
+        return None;
+    }
+    Some(RuleServices::Stated(Services::Only(ports)))
+}
+
+fn read_service(service: &ServiceRef, reader: &mut ActorReader<'_>) -> Vec<PortMatch> {
+    let ports = match (&service.name, &service.protocol) {
+        (Some(name), _) => match reader.world.policy.service_definitions.get(name) {
+            Some(definition) if definition.ports.is_empty() => {
+                reader.warn(&format!("ServiceDefinition {name} is empty and selects nothing"));
+                return Vec::new();
+            }
+            Some(definition) => definition.ports.clone(),
+            None => {
+                reader.warn(&format!("there is no ServiceDefinition {name}: it selects nothing"));
+                return Vec::new();
+            }
+        },
+        (None, Some(protocol)) => vec![PortSpec {
+            protocol: protocol.clone(),
+            port: service.port,
+            end_port: service.end_port,
+            icmp_type: service.icmp_type,
+            icmp_code: service.icmp_code,
+        }],
+        (None, None) => {
+            reader.warn("a service without name and protocol selects nothing");
+            return Vec::new();
+        }
+    };
+    let mut matches = Vec::new();
+    for port in &ports {
+        match PortMatch::try_from(port) {
+            Ok(port) => matches.push(port),
+            Err(error) => reader.warn(&format!("a service selects nothing: {error}")),
+        }
+    }
+    matches
+}

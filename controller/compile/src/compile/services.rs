@@ -1,0 +1,264 @@
+//! Services as policy sees them: labels, front ends, back ends, and the controllers behind them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use ringfence_crds::VirtualServiceStatus;
+use ringfence_crds::common::NamespacedName;
+use ringfence_crds::virtual_service::{BackendController, ServicePortStatus};
+use ringfence_model::{DerivedLabels, PolicyState, Protocol};
+
+use super::backends::{BackEnds, Slices};
+use super::labels::{LabelReader, NamespaceProfile};
+use super::workloads::{Class, Owner, Workloads};
+use crate::cluster::{ClusterState, OwnerKey, ServiceInfo, ServicePortInfo, TargetPortInfo};
+use crate::policy::Policy;
+
+/// A Service.
+#[derive(Debug, Default)]
+pub struct ServiceFacts {
+    /// Whether its namespace is managed, so that it is a virtual service.
+    pub managed: bool,
+    /// Its labels.
+    pub labels: DerivedLabels,
+    /// Its selector.
+    pub selector: BTreeMap<String, String>,
+    /// Ports on the Pods behind it.
+    pub target_ports: BTreeSet<(Protocol, TargetPortInfo)>,
+    /// What consumers connect to, before the node translates.
+    pub fronts: Vec<Front>,
+    /// What is behind it.
+    pub behind: BackEnds,
+    /// Classes of its back ends.
+    pub classes: BTreeSet<Arc<Class>>,
+    /// What its VirtualService shows.
+    pub shown: VirtualServiceStatus,
+    /// What of it is not opened and why.
+    pub warnings: Vec<String>,
+}
+
+/// One front end of a Service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Front {
+    /// ClusterIP, address of a load balancer, accepted externalIP, or a node's address.
+    pub address: IpAddr,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port on that address.
+    pub port: u16,
+    /// Ports on the Pods that it leads to.
+    pub targets: BTreeSet<u16>,
+    /// The port of the Service that it stands for.
+    pub service_port: u16,
+    /// Whether rules may open it: not if an address behind it is none of the Service's.
+    pub open: bool,
+}
+
+impl ServiceFacts {
+    /// Whether a Pod of the Service's namespace is behind it.
+    pub fn has_pod(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+        selects(&self.selector, labels) || self.behind.target_pods.contains(name)
+    }
+}
+
+/// Whether a Kubernetes selector matches. One without terms selects nothing.
+pub fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// All that is needed to read Services.
+struct Reader<'a> {
+    policy: &'a Policy,
+    cluster: &'a ClusterState,
+    labels: &'a LabelReader,
+    workloads: &'a Workloads,
+    slices: Slices<'a>,
+    external_ranges: Vec<IpNet>,
+    node_addresses: BTreeSet<IpAddr>,
+}
+
+/// Reads every Service of the cluster.
+pub fn find(
+    policy: &Policy,
+    cluster: &ClusterState,
+    labels: &LabelReader,
+    workloads: &Workloads,
+) -> BTreeMap<NamespacedName, ServiceFacts> {
+    let reader = Reader {
+        policy,
+        cluster,
+        labels,
+        workloads,
+        slices: Slices::of(cluster),
+        external_ranges: policy.cluster.external_ip_ranges.iter().filter_map(|text| text.parse().ok()).collect(),
+        node_addresses: cluster.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect(),
+    };
+    let mut profiles: BTreeMap<&str, NamespaceProfile> = BTreeMap::new();
+    let facts = cluster.services.iter().map(|(key, service)| {
+        let profile = profiles.entry(&key.namespace).or_insert_with(|| NamespaceProfile::of(policy, &key.namespace));
+        (key.clone(), reader.read(key, service, profile))
+    });
+    facts.collect()
+}
+
+impl Reader<'_> {
+    fn read(&self, key: &NamespacedName, service: &ServiceInfo, profile: &NamespaceProfile) -> ServiceFacts {
+        let mut facts = ServiceFacts {
+            managed: profile.state.is_some(),
+            selector: service.selector.clone(),
+            ..ServiceFacts::default()
+        };
+        if service.external_name {
+            facts.warnings.push("an ExternalName leads out of the cluster: nothing is opened for it".to_owned());
+        } else {
+            facts.behind = BackEnds::find(key, service, self.cluster, self.workloads, &self.slices);
+            facts.warnings.extend(facts.behind.refused.iter().map(|refused| refused.reason.clone()));
+        }
+        if facts.managed {
+            let written = self.policy.virtual_services.get(key).map(|spec| &spec.labels);
+            facts.labels = self.labels.of_service(profile, service, written);
+            let refused = facts.labels.refused.iter();
+            let refused = refused.map(|entry| format!("label {}={} is refused: {}", entry.dimension, entry.value, entry.reason));
+            facts.warnings.extend(refused);
+        }
+        let ends = facts.behind.accepted.iter();
+        facts.classes = ends.filter_map(|end| self.workloads.class_at(end.address).cloned()).collect();
+        facts.target_ports = target_ports(service, &facts.behind);
+        facts.fronts = self.fronts(service, &mut facts);
+        self.report_hidden_source(service, &mut facts);
+        facts.shown = self.shown(service, &facts);
+        facts
+    }
+
+    fn fronts(&self, service: &ServiceInfo, facts: &mut ServiceFacts) -> Vec<Front> {
+        let mut addresses: BTreeSet<IpAddr> = service.cluster_ips.iter().chain(&service.ingress_ips).copied().collect();
+        for address in &service.external_ips {
+            if self.external_ranges.iter().any(|range| range.contains(address)) {
+                addresses.insert(*address);
+            } else {
+                facts.warnings.push(format!(
+                    "externalIP {address} is not opened: it lies outside spec.externalIpRanges of the ContainerCluster"
+                ));
+            }
+        }
+        let mut fronts = BTreeSet::new();
+        for port in &service.ports {
+            let front = |address: IpAddr, number: u16| Front {
+                address,
+                protocol: port.protocol,
+                port: number,
+                targets: targets(service, port, &facts.behind),
+                service_port: port.port,
+                open: !facts.behind.foreign_on(port),
+            };
+            fronts.extend(addresses.iter().map(|address| front(*address, port.port)));
+            if let Some(node_port) = port.node_port {
+                fronts.extend(self.node_addresses.iter().map(|address| front(*address, node_port)));
+            }
+        }
+        fronts.into_iter().collect()
+    }
+
+    /// Where the node translates the source, a Full Pod cannot know whom it would let in.
+    fn report_hidden_source(&self, service: &ServiceInfo, facts: &mut ServiceFacts) {
+        let outside = service.ports.iter().filter_map(|port| port.node_port).collect::<Vec<_>>();
+        if !facts.managed || service.external_policy_local || (outside.is_empty() && service.external_ips.is_empty()) {
+            return;
+        }
+        let full = facts.behind.accepted.iter().any(|end| {
+            matches!(&end.owner, Owner::Pod(key)
+                if self.workloads.pods.get(key).is_some_and(|pod| pod.shown.state == Some(PolicyState::Full)))
+        });
+        if full {
+            let ports = outside.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            facts.warnings.push(format!(
+                "connections from outside (nodePort {ports}) are not opened towards Pods in Full, because the node \
+                 hides their source: set externalTrafficPolicy: Local"
+            ));
+        }
+    }
+
+    fn shown(&self, service: &ServiceInfo, facts: &ServiceFacts) -> VirtualServiceStatus {
+        let labels = &facts.labels.labels;
+        let backends = self.controllers(facts);
+        let text = backends.iter().map(|entry| format!("{}/{} ({})", entry.kind, entry.name, entry.pods));
+        let text = text.collect::<Vec<_>>().join(", ");
+        VirtualServiceStatus {
+            labels: labels.to_strings(),
+            label_text: (!labels.is_empty()).then(|| labels.to_string()),
+            cluster_ips: service.cluster_ips.iter().map(ToString::to_string).collect(),
+            ports: service.ports.iter().map(shown_port).collect(),
+            backend_text: (!text.is_empty()).then_some(text),
+            backends,
+            ..VirtualServiceStatus::default()
+        }
+    }
+
+    /// The listed controllers of the Pods behind a Service, with the number of their Pods.
+    fn controllers(&self, facts: &ServiceFacts) -> Vec<BackendController> {
+        let mut pods: BTreeMap<OwnerKey, BTreeSet<&NamespacedName>> = BTreeMap::new();
+        for end in &facts.behind.accepted {
+            let Some(key) = &end.pod else { continue };
+            let owner = self.cluster.pods.get(key).and_then(|pod| pod.owner.clone());
+            if let Some(owner) = owner.and_then(|owner| self.listed(owner)) {
+                pods.entry(owner).or_default().insert(key);
+            }
+        }
+        let listed = pods.into_iter().map(|(owner, pods)| BackendController {
+            kind: owner.kind,
+            name: owner.name,
+            pods: i32::try_from(pods.len()).unwrap_or(i32::MAX),
+        });
+        listed.collect()
+    }
+
+    /// The nearest controller of a listed kind. The number of steps is bounded: owners may be written in a circle.
+    fn listed(&self, owner: OwnerKey) -> Option<OwnerKey> {
+        let mut current = owner;
+        for _ in 0..8 {
+            if OwnerKey::LISTED.contains(&current.kind.as_str()) {
+                return Some(current);
+            }
+            current = self.cluster.owners.get(&current)?.clone()?;
+        }
+        None
+    }
+}
+
+fn shown_port(port: &ServicePortInfo) -> ServicePortStatus {
+    ServicePortStatus {
+        name: Some(port.name.clone()).filter(|name| !name.is_empty()),
+        protocol: port.protocol.to_string(),
+        port: port.port.into(),
+        target_port: match &port.target_port {
+            TargetPortInfo::Number(number) => number.to_string(),
+            TargetPortInfo::Name(name) => name.clone(),
+        },
+        node_port: port.node_port.map(Into::into),
+    }
+}
+
+/// Ports on the Pods: those of the Service when it selects its Pods, else those that its slices give.
+fn target_ports(service: &ServiceInfo, behind: &BackEnds) -> BTreeSet<(Protocol, TargetPortInfo)> {
+    if service.selector.is_empty() {
+        let ends = behind.accepted.iter();
+        return ends.map(|end| (end.protocol, TargetPortInfo::Number(end.port))).collect();
+    }
+    service.ports.iter().map(|port| (port.protocol, port.target_port.clone())).collect()
+}
+
+/// The numbers of the ports behind one port of a Service.
+fn targets(service: &ServiceInfo, port: &ServicePortInfo, behind: &BackEnds) -> BTreeSet<u16> {
+    let mut targets: BTreeSet<u16> = behind
+        .accepted
+        .iter()
+        .filter(|end| end.protocol == port.protocol && end.port_name == port.name)
+        .map(|end| end.port)
+        .collect();
+    if let (TargetPortInfo::Number(number), false) = (&port.target_port, service.selector.is_empty()) {
+        targets.insert(*number);
+    }
+    targets
+}

@@ -1,0 +1,175 @@
+//! Ends of a connection, as rules see them.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ringfence_crds::common::NamespacedName;
+use ringfence_model::{EndState, Labels};
+
+use super::{Endpoint, Evaluator, ExplainError, Port};
+use crate::cluster::PodInfo;
+use crate::compile::services::{Front, ServiceFacts};
+use crate::compile::workloads::{Class, MachineFacts, Owner};
+
+/// One end of a connection.
+#[derive(Debug, Clone)]
+pub struct End<'a> {
+    /// What it is called in answers.
+    pub name: String,
+    /// Its state.
+    pub state: EndState,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its class: what rules are programmed by.
+    pub class: Option<Arc<Class>>,
+    /// Whether its class's addresses hold its own, so that it is a peer by label.
+    pub peer: bool,
+    /// Its addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The Pod on the Pod network that it is.
+    pub pod: Option<(&'a NamespacedName, &'a PodInfo)>,
+    /// The node that it is.
+    pub node: Option<&'a str>,
+    /// Whether it is known who it is.
+    pub known: bool,
+}
+
+impl End<'_> {
+    /// An address that belongs to no workload.
+    pub fn external(address: IpAddr) -> Self {
+        Self {
+            name: address.to_string(),
+            state: EndState::External,
+            labels: Labels::new(),
+            class: None,
+            peer: false,
+            addresses: BTreeSet::from([address]),
+            pod: None,
+            node: None,
+            known: true,
+        }
+    }
+
+    /// What the other end sees when a node hides who connects: nobody that a rule could name.
+    pub fn hidden(&self) -> Self {
+        Self { class: None, peer: false, addresses: BTreeSet::new(), pod: None, node: None, ..self.clone() }
+    }
+
+    /// The class by which peers know it.
+    pub fn peer_class(&self) -> Option<&Class> {
+        self.class.as_deref().filter(|_| self.peer)
+    }
+}
+
+/// What a consumer's packet is addressed to.
+pub struct Target<'e> {
+    /// The addresses.
+    pub addresses: &'e BTreeSet<IpAddr>,
+    /// The class at the address.
+    pub class: Option<&'e Class>,
+    /// The port on it.
+    pub port: Port,
+    /// The Pod that it is.
+    pub pod: Option<&'e NamespacedName>,
+    /// The front end that it is.
+    pub front: Option<(&'e NamespacedName, &'e ServiceFacts, &'e Front)>,
+}
+
+impl<'e> Target<'e> {
+    /// A workload or address itself.
+    pub fn direct(end: &'e End<'_>, port: Port) -> Self {
+        Self {
+            addresses: &end.addresses,
+            class: end.peer_class(),
+            port,
+            pod: end.pod.map(|(key, _)| key),
+            front: None,
+        }
+    }
+}
+
+impl<'a> Evaluator<'a> {
+    /// The end that a user names.
+    pub(super) fn end(&self, endpoint: &Endpoint) -> Result<End<'_>, ExplainError> {
+        let missing = || ExplainError::NotFound(endpoint.clone());
+        match endpoint {
+            Endpoint::Pod(key) => {
+                let pod = self.world.cluster.pods.get(key).ok_or_else(missing)?;
+                if pod.ended {
+                    return Err(ExplainError::Ended(endpoint.clone()));
+                }
+                match (&pod.node, pod.host_network) {
+                    (Some(node), true) => self.node_end(node).ok_or_else(missing),
+                    _ => self.pod_end(key).ok_or_else(missing),
+                }
+            }
+            Endpoint::Node(name) => self.node_end(name).ok_or_else(missing),
+            Endpoint::Address(address) => Ok(self.end_at(*address)),
+            Endpoint::Service(_) => Err(ExplainError::ServiceConnects(endpoint.clone())),
+        }
+    }
+
+    /// Whoever has an address.
+    pub(super) fn end_at(&self, address: IpAddr) -> End<'_> {
+        let workloads = &self.world.workloads;
+        let external = End::external(address);
+        match workloads.owners.get(&address) {
+            None => external,
+            // Which of the Pods answers is not known, and so neither is its policy.
+            Some(Owner::Disputed) => End { known: false, ..external },
+            Some(Owner::Pod(key)) => self.pod_end(key).unwrap_or(external),
+            Some(Owner::Node(name)) => self.node_end(name).unwrap_or(external),
+            Some(Owner::Unmanaged(name)) => match workloads.unmanaged.get(name) {
+                Some(machine) => {
+                    let end = machine_end(machine, EndState::Unmanaged);
+                    End { name: address.to_string(), addresses: BTreeSet::from([address]), ..end }
+                }
+                None => external,
+            },
+        }
+    }
+
+    fn pod_end(&self, key: &NamespacedName) -> Option<End<'_>> {
+        let (key, pod) = self.world.cluster.pods.get_key_value(key)?;
+        let facts = self.world.workloads.pods.get(key)?;
+        let own = Owner::Pod(key.clone());
+        let told = pod.ips.iter().any(|address| self.world.workloads.owners.get(address) == Some(&own));
+        Some(End {
+            name: format!("pod/{key}"),
+            state: facts.shown.state.map_or(EndState::Unmanaged, EndState::from),
+            labels: facts.shown.labels.labels.clone(),
+            class: facts.class.clone(),
+            // A Pod that waits for its address will be a peer once it has it.
+            peer: told || pod.ips.is_empty(),
+            addresses: pod.ips.iter().copied().collect(),
+            pod: Some((key, pod)),
+            node: None,
+            known: true,
+        })
+    }
+
+    fn node_end(&self, name: &str) -> Option<End<'_>> {
+        let (name, node) = self.world.cluster.nodes.get_key_value(name)?;
+        // Nodes have no rules yet. A node of the provider is no workload at all.
+        let end = match self.world.workloads.nodes.get(name) {
+            Some(facts) => machine_end(facts, EndState::Idle),
+            None => machine_end(&MachineFacts::default(), EndState::External),
+        };
+        Some(End { name: format!("node/{name}"), addresses: node.addresses.clone(), node: Some(name), ..end })
+    }
+}
+
+fn machine_end<'a>(facts: &MachineFacts, state: EndState) -> End<'a> {
+    End {
+        name: String::new(),
+        state,
+        labels: facts.labels.clone(),
+        class: facts.class.clone(),
+        peer: true,
+        addresses: BTreeSet::new(),
+        pod: None,
+        node: None,
+        known: true,
+    }
+}

@@ -1,0 +1,149 @@
+//! Whether a rule hits a connection, at the consumer and at the provider.
+
+use ringfence_crds::common::NamespacedName;
+use ringfence_model::{Action, Protocol, Services};
+
+use super::ends::{End, Target};
+use super::{Evaluator, Port};
+use crate::cluster::{PodInfo, TargetPortInfo};
+use crate::compile::resolve::{ResolvedActor, ResolvedRule, RuleServices, WorkloadSelector};
+use crate::compile::services::{Front, ServiceFacts};
+use crate::compile::workloads::Class;
+
+/// What of a rule a connection meets at one end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Meets {
+    /// The end is one that the rule is programmed at.
+    pub subject: bool,
+    /// The other end is one that the rule names, on whatever port.
+    pub peer: bool,
+    /// It hits: other end and port together.
+    pub hit: bool,
+}
+
+impl Evaluator<'_> {
+    /// What of a rule an outbound connection meets at a consumer of this class.
+    pub(super) fn meets_out(&self, rule: &ResolvedRule, class: &Class, target: &Target<'_>) -> Meets {
+        let subject = rule.consumers.iter().any(|actor| selects(actor, class));
+        let stated = rule.services.stated();
+        let mut meets = Meets { subject, ..Meets::default() };
+        for provider in &rule.providers {
+            let (peer, hit) = match provider {
+                ResolvedActor::Workloads(selector) => workload_target(rule, selector, target),
+                ResolvedActor::Addresses(set) => {
+                    let peer = target.addresses.iter().any(|address| set.contains(*address));
+                    (peer, peer && contains(stated, target.port))
+                }
+                ResolvedActor::VirtualService(key) => self.service_target(rule, key, target),
+            };
+            meets.peer |= peer;
+            meets.hit |= subject && hit;
+        }
+        meets
+    }
+
+    /// A virtual service as the provider: exactly its front ends and back ends.
+    fn service_target(&self, rule: &ResolvedRule, key: &NamespacedName, target: &Target<'_>) -> (bool, bool) {
+        let Some(service) = self.world.virtual_service(key) else { return (false, false) };
+        let mut peer = false;
+        let mut hit = false;
+        if let Some((own, _, front)) = target.front.filter(|(own, ..)| *own == key) {
+            debug_assert_eq!(own, key);
+            peer = true;
+            hit = front.open && hits_front(rule.action, front, |port| covers(&rule.services, front.protocol, port));
+        }
+        for end in service.behind.accepted.iter().filter(|end| target.addresses.contains(&end.address)) {
+            peer = true;
+            let exact = end.protocol == target.port.protocol && end.port == target.port.number;
+            hit |= exact && covers(&rule.services, end.protocol, end.port);
+        }
+        (peer, hit)
+    }
+
+    /// What of a rule an inbound connection meets at a provider.
+    pub(super) fn meets_in(&self, rule: &ResolvedRule, end: &End<'_>, source: &End<'_>, port: Port) -> Meets {
+        let peer = rule.consumers.iter().any(|actor| match actor {
+            ResolvedActor::Addresses(set) => source.addresses.iter().any(|address| set.contains(*address)),
+            actor => source.peer_class().is_some_and(|class| selects(actor, class)),
+        });
+        let mut meets = Meets { peer, ..Meets::default() };
+        for provider in &rule.providers {
+            let (subject, served) = match provider {
+                ResolvedActor::VirtualService(key) => self.behind(rule, key, end, port),
+                actor => {
+                    let subject = end.class.as_deref().is_some_and(|class| selects(actor, class));
+                    (subject, contains(rule.services.stated(), port))
+                }
+            };
+            meets.subject |= subject;
+            meets.hit |= subject && served && peer;
+        }
+        meets
+    }
+
+    /// Whether a Pod is behind a virtual service, and whether the port is one that the rule opens on it.
+    fn behind(&self, rule: &ResolvedRule, key: &NamespacedName, end: &End<'_>, port: Port) -> (bool, bool) {
+        let (Some(service), Some((own, pod))) = (self.world.virtual_service(key), end.pod) else {
+            return (false, false);
+        };
+        if own.namespace != key.namespace || !service.has_pod(&own.name, &pod.labels) {
+            return (false, false);
+        }
+        let target = is_target(service, pod, port);
+        (true, target && covers(&rule.services, port.protocol, port.number))
+    }
+}
+
+fn selects(actor: &ResolvedActor, class: &Class) -> bool {
+    matches!(actor, ResolvedActor::Workloads(selector) if selector.matches(class))
+}
+
+fn contains(services: Option<&Services>, port: Port) -> bool {
+    services.is_some_and(|services| services.contains(port.protocol, port.number))
+}
+
+/// Whether a rule towards a virtual service covers one of its target ports.
+fn covers(services: &RuleServices, protocol: Protocol, target: u16) -> bool {
+    services.stated().is_none_or(|stated| stated.contains(protocol, target))
+}
+
+/// Workloads by label as providers: their own addresses, and the front ends of the Services before them. An Allow
+/// opens a front end that leads to any of them; a Deny closes one only if whatever it leads to is denied, because a
+/// mixed Service is judged at the provider.
+fn workload_target(rule: &ResolvedRule, selector: &WorkloadSelector, target: &Target<'_>) -> (bool, bool) {
+    let Some(stated) = rule.services.stated() else { return (false, false) };
+    let direct = target.class.is_some_and(|class| selector.matches(class));
+    let mut hit = direct && contains(Some(stated), target.port);
+    let mut peer = direct;
+    if let Some((_, service, front)) = target.front.filter(|(_, service, front)| service.managed && front.open) {
+        let named = match rule.action {
+            Action::Allow => selector.touches(service),
+            Action::Deny | Action::OverrideDeny => selector.covers(service),
+        };
+        peer |= named;
+        hit |= named && hits_front(rule.action, front, |port| stated.contains(front.protocol, port));
+    }
+    (peer, hit)
+}
+
+fn hits_front(action: Action, front: &Front, covers: impl Fn(u16) -> bool) -> bool {
+    match action {
+        Action::Allow => front.targets.iter().any(|port| covers(*port)),
+        Action::Deny | Action::OverrideDeny => {
+            !front.targets.is_empty() && front.targets.iter().all(|port| covers(*port))
+        }
+    }
+}
+
+/// Whether a port of a Pod is one that a Service leads to.
+fn is_target(service: &ServiceFacts, pod: &PodInfo, port: Port) -> bool {
+    service.target_ports.iter().any(|(protocol, target)| {
+        *protocol == port.protocol
+            && match target {
+                TargetPortInfo::Number(number) => *number == port.number,
+                TargetPortInfo::Name(name) => pod.container_ports.iter().any(|own| {
+                    own.protocol == port.protocol && own.port == port.number && own.name.as_deref() == Some(name)
+                }),
+            }
+    })
+}

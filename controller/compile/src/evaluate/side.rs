@@ -1,0 +1,145 @@
+//! One end of a connection: the table `side` of the policy model.
+
+use ringfence_model::verdict::Outcome;
+use ringfence_model::{Action, Decision, EndState, Protocol};
+
+use super::answer::{NearMiss, RuleRef, Side};
+use super::ends::{End, Target};
+use super::hits::Meets;
+use super::{Evaluator, Port};
+use crate::compile::essentials::DNS_PORT;
+use crate::compile::resolve::ResolvedRule;
+use crate::policy::{Kind, ObjectKey};
+
+/// One end, judged.
+pub struct Judged {
+    /// The answer.
+    pub side: Side,
+    /// Whether its policy is known.
+    pub known: bool,
+}
+
+impl Judged {
+    /// What the end does with the connection.
+    pub fn outcome(&self) -> Outcome {
+        self.side.decision.outcome(self.side.state)
+    }
+}
+
+/// Which end of a connection it is, for saying what a rule missed.
+#[derive(Clone, Copy)]
+enum Role {
+    Consumer,
+    Provider,
+}
+
+impl Evaluator<'_> {
+    /// The end that connects.
+    pub(super) fn source_side(&self, source: &End<'_>, target: &Target<'_>) -> Judged {
+        self.judge(source, Role::Consumer, || self.essential_out(source, target), |rule| match source.class.as_deref() {
+            Some(class) => self.meets_out(rule, class, target),
+            None => Meets::default(),
+        })
+    }
+
+    /// The end that listens.
+    pub(super) fn destination_side(&self, end: &End<'_>, source: &End<'_>, port: Port) -> Judged {
+        self.judge(end, Role::Provider, || self.essential_in(end, source, port), |rule| {
+            self.meets_in(rule, end, source, port)
+        })
+    }
+
+    fn judge(
+        &self,
+        end: &End<'_>,
+        role: Role,
+        essential: impl Fn() -> bool,
+        meets: impl Fn(&ResolvedRule) -> Meets,
+    ) -> Judged {
+        let (decision, rule) = match end.state {
+            EndState::External => (Decision::External, None),
+            EndState::Unmanaged => (Decision::Unmanaged, None),
+            EndState::Idle => (Decision::Idle, None),
+            _ if essential() => (Decision::Essential, None),
+            _ => self.decide(&meets),
+        };
+        let nearest = (decision == Decision::Default).then(|| self.nearest(role, &meets)).flatten();
+        let side = Side {
+            state: end.state,
+            labels: end.labels.to_strings(),
+            decision,
+            rule: rule.map(|rule| self.reference(rule)),
+            nearest,
+        };
+        Judged { side, known: end.known }
+    }
+
+    /// OverrideDeny before Allow before Deny before the state; of several rules the first by name is shown.
+    fn decide(&self, meets: &impl Fn(&ResolvedRule) -> Meets) -> (Decision, Option<&ResolvedRule>) {
+        let steps = [
+            (Action::OverrideDeny, Decision::OverrideDeny),
+            (Action::Allow, Decision::Allow),
+            (Action::Deny, Decision::Deny),
+        ];
+        let hits: Vec<&ResolvedRule> = self.rules.iter().filter(|rule| meets(rule).hit).collect();
+        for (action, decision) in steps {
+            let mut of_action = hits.iter().filter(|rule| rule.action == action);
+            if let Some(rule) = of_action.next() {
+                return (decision, Some(rule));
+            }
+        }
+        (Decision::Default, None)
+    }
+
+    /// The Allow that is programmed here and misses by one thing only: the port before the other end.
+    fn nearest(&self, role: Role, meets: &impl Fn(&ResolvedRule) -> Meets) -> Option<NearMiss> {
+        let allows = self.rules.iter().filter(|rule| rule.action == Action::Allow);
+        let here: Vec<(&ResolvedRule, Meets)> =
+            allows.map(|rule| (rule, meets(rule))).filter(|(_, meets)| meets.subject).collect();
+        let (rule, met) = here.iter().find(|(_, meets)| meets.peer).or_else(|| here.first())?;
+        let missed = match (met.peer, role) {
+            (true, _) => "services",
+            (false, Role::Consumer) => "providers",
+            (false, Role::Provider) => "consumers",
+        };
+        Some(NearMiss { rule: self.reference(rule), missed: missed.to_owned() })
+    }
+
+    fn reference(&self, rule: &ResolvedRule) -> RuleRef {
+        let origin = self.world.policy.origins.get(&ObjectKey::cluster_wide(Kind::RuleSet, &rule.rule_set));
+        RuleRef {
+            rule_set: rule.rule_set.clone(),
+            name: rule.name.clone(),
+            file: origin.map(|origin| origin.file.clone()),
+            line: origin.map(|origin| origin.rule_lines.get(&rule.name).copied().unwrap_or(origin.line)),
+        }
+    }
+
+    /// Itself, also through a Service with nobody else behind it; and DNS, to the cluster's resolvers and those of its
+    /// own dnsConfig.
+    fn essential_out(&self, source: &End<'_>, target: &Target<'_>) -> bool {
+        let Some((own, pod)) = source.pod else { return false };
+        let alone = target.front.is_some_and(|(_, service, _)| {
+            let ends = &service.behind.accepted;
+            !ends.is_empty() && service.behind.refused.is_empty() && ends.iter().all(|end| end.pod.as_ref() == Some(own))
+        });
+        let resolver = target.addresses.iter().any(|address| {
+            self.essentials.dns_servers.contains(address) || pod.dns_servers.contains(address)
+        });
+        let dns = matches!(target.port.protocol, Protocol::TCP | Protocol::UDP) && target.port.number == DNS_PORT;
+        target.pod == Some(own) || alone || (resolver && dns)
+    }
+
+    /// Itself; what probes and lifecycle hooks name, from its own node; DNS at its provider; the apiserver's calls.
+    fn essential_in(&self, end: &End<'_>, source: &End<'_>, port: Port) -> bool {
+        let Some((own, pod)) = end.pod else { return false };
+        let itself = source.pod.is_some_and(|(key, _)| key == own);
+        let probed = source.node.is_some()
+            && source.node == pod.node.as_deref()
+            && pod.probe_ports.contains(&(port.protocol, port.number));
+        let declared = self.essentials.inbound.iter().any(|essential| {
+            essential.covers(&own.namespace, pod, &source.addresses, port.protocol, port.number)
+        });
+        itself || probed || declared
+    }
+}

@@ -1,0 +1,216 @@
+//! Policy as text: YAML files in, typed objects and every problem out (room 2).
+//!
+//! A document is read twice: as a tree of nodes that know their place, and as the concrete type of its kind. So a
+//! field that serde, a CEL rule or a reference check complains about is found again in the tree, and the problem
+//! points at it.
+
+mod check;
+mod document;
+mod meaning;
+mod places;
+mod schema;
+mod tree;
+mod words;
+
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::BTreeSet;
+use std::fmt;
+
+use ringfence_crds::common::NamespacedName;
+use ringfence_crds::{
+    ContainerClusterSpec, ContainerWorkloadProfileSpec, IpListSpec, LabelGroupSpec, PolicyRepositorySpec, RuleSetSpec,
+    ServiceDefinitionSpec, VirtualServiceSpec, WorkloadSpec,
+};
+
+pub use self::places::Places;
+pub use self::tree::Place;
+use crate::policy::{ObjectKey, Origin, Policy};
+
+/// A file of policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceFile {
+    /// Path, relative to the root of the source.
+    pub path: String,
+    /// Content.
+    pub text: String,
+}
+
+/// How bad a problem is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The source is refused.
+    Error,
+    /// The source is taken; something in it selects nothing.
+    Warning,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        })
+    }
+}
+
+/// Something wrong at a place. The order is that of the places.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// File.
+    pub path: String,
+    /// Line, from 1.
+    pub line: u64,
+    /// Column, from 1.
+    pub column: u64,
+    /// What is wrong, and how to fix it.
+    pub message: String,
+    /// How bad it is.
+    pub severity: Severity,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: {}: {}", self.path, self.line, self.column, self.severity, self.message)
+    }
+}
+
+/// The spec of an object, typed by its kind.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "each variant is the kind of its name")]
+pub enum ParsedSpec {
+    ContainerCluster(ContainerClusterSpec),
+    ContainerWorkloadProfile(ContainerWorkloadProfileSpec),
+    VirtualService(VirtualServiceSpec),
+    Workload(WorkloadSpec),
+    IpList(IpListSpec),
+    LabelGroup(LabelGroupSpec),
+    ServiceDefinition(ServiceDefinitionSpec),
+    RuleSet(RuleSetSpec),
+    PolicyRepository(PolicyRepositorySpec),
+}
+
+/// An object that was read without an error of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParsedObject {
+    /// What identifies it.
+    pub key: ObjectKey,
+    /// Where it is written.
+    pub origin: Origin,
+    /// Its spec.
+    pub spec: ParsedSpec,
+    /// The whole object as written, for server-side apply.
+    pub json: serde_json::Value,
+    /// Where its fields are written.
+    pub places: Places,
+}
+
+/// What was read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Parsed {
+    /// The objects without an error of their own, in the order of the files.
+    pub objects: Vec<ParsedObject>,
+    /// Every problem of every document.
+    pub problems: Vec<Problem>,
+    /// What documents with an error declare: it is there to refer to, although it cannot be used.
+    pub broken: BTreeSet<ObjectKey>,
+}
+
+/// Objects that a source may refer to although it does not hold them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LiveNames {
+    /// Those that live in the cluster and are not from this source.
+    pub keys: BTreeSet<ObjectKey>,
+}
+
+/// Reads files (multi-document YAML; those that are not named `*.yaml` or `*.yml` are left out). Every problem of
+/// every document is reported; only a fault of the YAML itself ends its file.
+pub fn parse(files: &[SourceFile]) -> Parsed {
+    let mut files: Vec<&SourceFile> = files.iter().filter(|file| is_yaml(&file.path)).collect();
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let schemas = schema::Schemas::get();
+    let mut parsed = Parsed::default();
+    for file in files {
+        let documents = tree::documents(&file.text);
+        let count = documents.len();
+        for (index, document) in documents.into_iter().enumerate() {
+            match document {
+                Ok(root) => parsed.add(document::read(&file.path, &root, schemas)),
+                Err(error) => parsed.problems.push(syntax_problem(&file.path, &error, index + 1 == count)),
+            }
+        }
+    }
+    parsed.problems.sort();
+    parsed
+}
+
+fn is_yaml(path: &str) -> bool {
+    path.ends_with(".yaml") || path.ends_with(".yml")
+}
+
+impl Parsed {
+    fn add(&mut self, outcome: document::Outcome) {
+        self.problems.extend(outcome.problems);
+        match outcome.object {
+            Some(object) => self.objects.push(object),
+            None => self.broken.extend(outcome.key),
+        }
+    }
+}
+
+/// A document that cannot be read. After the last one of a file nobody knows what else there is.
+fn syntax_problem(path: &str, error: &serde_saphyr::Error, last: bool) -> Problem {
+    let place = error.location().map_or(Place::START, Place::of);
+    let text = error.without_snippet().to_string();
+    let reason = text.split(" at line ").next().unwrap_or(&text);
+    let unread = if last { "; the rest of the file was not read" } else { "; the rest of the document was not read" };
+    let message = format!("not readable as YAML: {reason}{unread}");
+    Problem { path: path.to_owned(), line: place.line, column: place.column, message, severity: Severity::Error }
+}
+
+/// Checks the objects against each other: duplicates, dangling references, cycles, empty selections. Needs no cluster.
+/// The problems that [`parse`] found are not repeated.
+pub fn check(parsed: &Parsed, live: &LiveNames) -> Vec<Problem> {
+    check::check(parsed, live)
+}
+
+/// The objects as [`Policy`]. Of duplicates the first counts.
+pub fn to_policy(parsed: &Parsed) -> Policy {
+    let mut policy = Policy::default();
+    let mut has_cluster = false;
+    for object in &parsed.objects {
+        let name = object.key.name.clone();
+        let added = match &object.spec {
+            ParsedSpec::ContainerCluster(spec) if !has_cluster => {
+                has_cluster = true;
+                policy.cluster = spec.clone();
+                true
+            }
+            ParsedSpec::ContainerCluster(_) | ParsedSpec::PolicyRepository(_) => false,
+            ParsedSpec::ContainerWorkloadProfile(spec) => add(&mut policy.profiles, name, spec),
+            ParsedSpec::VirtualService(spec) => {
+                let namespace = object.key.namespace.clone().unwrap_or_default();
+                add(&mut policy.virtual_services, NamespacedName { namespace, name }, spec)
+            }
+            ParsedSpec::Workload(spec) => add(&mut policy.workloads, name, spec),
+            ParsedSpec::IpList(spec) => add(&mut policy.ip_lists, name, spec),
+            ParsedSpec::LabelGroup(spec) => add(&mut policy.label_groups, name, spec),
+            ParsedSpec::ServiceDefinition(spec) => add(&mut policy.service_definitions, name, spec),
+            ParsedSpec::RuleSet(spec) => add(&mut policy.rule_sets, name, spec),
+        };
+        if added {
+            policy.origins.insert(object.key.clone(), object.origin.clone());
+        }
+    }
+    policy
+}
+
+/// Adds a spec unless the name is taken; says whether it did.
+fn add<K: Ord, V: Clone>(map: &mut BTreeMap<K, V>, key: K, spec: &V) -> bool {
+    match map.entry(key) {
+        Entry::Vacant(free) => {
+            free.insert(spec.clone());
+            true
+        }
+        Entry::Occupied(_) => false,
+    }
+}

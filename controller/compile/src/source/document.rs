@@ -1,0 +1,270 @@
+//! One document: what it is, its metadata, its spec.
+
+use serde_json::Value as Json;
+
+use ringfence_crds::names;
+
+use super::places::{Places, Report, at, field};
+use super::schema::Schemas;
+use super::tree::{Node, Place, Value};
+use super::{ParsedObject, ParsedSpec, Problem, meaning, words};
+use crate::policy::{Kind, ObjectKey, Origin};
+
+/// Kinds of our group that the controller computes.
+const COMPUTED: [&str; 4] = ["NodePolicy", "WorkloadPolicy", "PeerGroup", "AddressGroup"];
+
+/// What became of a document.
+pub(super) struct Outcome {
+    /// The object, when nothing is wrong with it.
+    pub object: Option<ParsedObject>,
+    /// What the document declares, even when something is wrong with it, so that references to it do not dangle.
+    pub key: Option<ObjectKey>,
+    pub problems: Vec<Problem>,
+}
+
+/// Reads one document.
+pub(super) fn read(file: &str, root: &Node, schemas: &Schemas) -> Outcome {
+    let places = Places::new(root);
+    let mut report = Report::new(file, &places);
+    report_duplicate_keys(root, &mut report);
+    let Some(kind) = kind_of(root, &mut report) else {
+        return Outcome { object: None, key: None, problems: report.into_problems() };
+    };
+    let key = key_of(kind, root, &mut report);
+    report_foreign_fields(root, &mut report);
+    let spec = spec_of(kind, root, schemas, &mut report);
+    let whole = !report.has_errors();
+    let problems = report.into_problems();
+    let object = match (&key, spec) {
+        (Some(key), Some(spec)) if whole => {
+            let origin = origin_of(file, root, &spec, &places);
+            Some(ParsedObject { key: key.clone(), origin, spec, json: root.to_json(), places })
+        }
+        _ => None,
+    };
+    Outcome { object, key, problems }
+}
+
+fn report_duplicate_keys(node: &Node, report: &mut Report<'_>) {
+    if let Value::List(items) = &node.value {
+        items.iter().for_each(|item| report_duplicate_keys(item, report));
+    }
+    let entries = node.entries();
+    for (index, entry) in entries.iter().enumerate() {
+        if let Some(first) = entries[..index].iter().find(|other| other.key == entry.key) {
+            let line = first.place.line;
+            report.error_at(entry.place, format!("'{}' is written twice, first on line {line}: remove one", entry.key));
+        }
+        report_duplicate_keys(&entry.node, report);
+    }
+}
+
+/// The kind, read before anything else: the rest is judged by it.
+fn kind_of(root: &Node, report: &mut Report<'_>) -> Option<Kind> {
+    if !matches!(root.value, Value::Map(_)) {
+        report.error("", format!("not a Ringfence object but {}: write apiVersion, kind, metadata and spec", root.describe()));
+        return None;
+    }
+    let api_version = header(root, "apiVersion", report)?;
+    let kind = header(root, "kind", report)?;
+    if api_version.split_once('/').map(|(group, _)| group) != Some(names::GROUP) {
+        report.error(
+            "apiVersion",
+            format!("not a Ringfence object but {kind} of {api_version}: keep it outside the policy's folder"),
+        );
+        return None;
+    }
+    if api_version != names::API_VERSION {
+        report.error("apiVersion", format!("unknown version '{api_version}': write {}", names::API_VERSION));
+        return None;
+    }
+    if COMPUTED.contains(&kind) {
+        report.error("kind", format!("{kind} is computed by the controller: remove the document"));
+        return None;
+    }
+    match kind.parse() {
+        Ok(kind) => Some(kind),
+        Err(_) => {
+            let known = Kind::ALL.iter().map(|kind| kind.as_str());
+            report.error("kind", format!("unknown kind '{kind}': {}", words::suggest(kind, known)));
+            None
+        }
+    }
+}
+
+fn header<'a>(root: &'a Node, name: &str, report: &mut Report<'_>) -> Option<&'a str> {
+    let Some(entry) = root.entry(name) else {
+        report.error("", format!("not a Ringfence object: '{name}' is missing (apiVersion: {})", names::API_VERSION));
+        return None;
+    };
+    let text = entry.node.text();
+    if text.is_none() {
+        report.error(name, format!("{} cannot stand here: text is expected", entry.node.describe()));
+    }
+    text
+}
+
+/// Reads `metadata`. There is a key as soon as the name is readable.
+fn key_of(kind: Kind, root: &Node, report: &mut Report<'_>) -> Option<ObjectKey> {
+    const KNOWN: [&str; 4] = ["annotations", "labels", "name", "namespace"];
+    let Some(metadata) = root.entry("metadata") else {
+        report.error("", "'metadata' is missing: give the object a name, as in 'metadata: {name: shop}'");
+        return None;
+    };
+    if !matches!(metadata.node.value, Value::Map(_)) {
+        report.error("metadata", "metadata is a mapping: write 'metadata: {name: shop}'");
+        return None;
+    }
+    for entry in metadata.node.entries() {
+        if !KNOWN.contains(&entry.key.as_str()) {
+            let advice = words::suggest(&entry.key, KNOWN);
+            let message = format!("unknown field '{}' in metadata: {advice}", entry.key);
+            report.error_at_key(&field("metadata", &entry.key), message);
+        }
+    }
+    check_string_map("labels", &metadata.node, report);
+    check_string_map("annotations", &metadata.node, report);
+    let namespace = namespace_of(kind, &metadata.node, report);
+    let name = name_of(kind, &metadata.node, report)?;
+    Some(ObjectKey { kind, namespace, name })
+}
+
+fn name_of(kind: Kind, metadata: &Node, report: &mut Report<'_>) -> Option<String> {
+    const PATH: &str = "metadata.name";
+    let Some(entry) = metadata.entry("name") else {
+        report.error("metadata", "'name' is missing: give the object a name, as in 'metadata: {name: shop}'");
+        return None;
+    };
+    let Some(name) = entry.node.text() else {
+        report.error(PATH, format!("{} is no name: put it in quotes to make it text", entry.node.describe()));
+        return None;
+    };
+    // A profile is named like a namespace and a VirtualService like a Service: no dots, 63 letters.
+    let one_label = matches!(kind, Kind::ContainerWorkloadProfile | Kind::VirtualService);
+    if (one_label && !is_dns_label(name)) || !is_dns_name(name) {
+        let dots = if one_label { "" } else { " or '.'" };
+        let most = if one_label { 63 } else { 253 };
+        report.error(
+            PATH,
+            format!("'{name}' is no name: use 1 to {most} lower-case letters, digits, '-'{dots}, beginning and ending with a letter or digit"),
+        );
+    }
+    Some(name.to_owned())
+}
+
+fn namespace_of(kind: Kind, metadata: &Node, report: &mut Report<'_>) -> Option<String> {
+    const PATH: &str = "metadata.namespace";
+    match (metadata.entry("namespace"), kind.namespaced()) {
+        (None, false) => None,
+        (None, true) => {
+            report.error("metadata", format!("'namespace' is missing: a {kind} lives in a namespace"));
+            None
+        }
+        (Some(_), false) => {
+            report.error_at_key(PATH, format!("a {kind} is cluster-wide: remove namespace"));
+            None
+        }
+        (Some(entry), true) => {
+            let text = entry.node.text().filter(|text| is_dns_label(text));
+            if text.is_none() {
+                report.error(PATH, format!("{} is no name of a namespace", entry.node.describe()));
+            }
+            text.map(str::to_owned)
+        }
+    }
+}
+
+fn check_string_map(name: &str, metadata: &Node, report: &mut Report<'_>) {
+    let Some(entry) = metadata.entry(name) else { return };
+    let path = field("metadata", name);
+    if !matches!(entry.node.value, Value::Map(_) | Value::Null) {
+        report.error(&path, format!("{name} is a mapping from text to text"));
+    }
+    for value in entry.node.entries() {
+        let path = field(&path, &value.key);
+        let Some(text) = value.node.text() else {
+            let found = value.node.describe();
+            report.error(&path, format!("{found} cannot stand here: put it in quotes to make it text"));
+            continue;
+        };
+        if name == "labels" && !text.is_empty() && text.parse::<ringfence_model::LabelValue>().is_err() {
+            report.error(&path, format!("'{text}' is no value of a Kubernetes label: use at most 63 letters, digits, '-', '_' or '.'"));
+        }
+    }
+}
+
+fn report_foreign_fields(root: &Node, report: &mut Report<'_>) {
+    const KNOWN: [&str; 4] = ["apiVersion", "kind", "metadata", "spec"];
+    for entry in root.entries() {
+        if entry.key == "status" {
+            report.error_at_key("status", "status is written by the controller and never by people: remove it");
+        } else if !KNOWN.contains(&entry.key.as_str()) {
+            let free = KNOWN.into_iter().filter(|name| root.entry(name).is_none());
+            let message = format!("unknown field '{}': {}", entry.key, words::suggest(&entry.key, free));
+            report.error_at_key(&entry.key, message);
+        }
+    }
+}
+
+fn spec_of(kind: Kind, root: &Node, schemas: &Schemas, report: &mut Report<'_>) -> Option<ParsedSpec> {
+    let Some(entry) = root.entry("spec") else {
+        report.error("", format!("'spec' is missing: say what the {kind} is, or write 'spec: {{}}'"));
+        return None;
+    };
+    let json = schemas.check_spec(kind, &entry.node, report);
+    schemas.check_rules(kind, &serde_json::json!({ "spec": json }), report);
+    match typed(kind, json) {
+        Ok(spec) => {
+            meaning::check(&spec, report);
+            Some(spec)
+        }
+        Err(error) => {
+            // The schema has found what serde stumbles over, unless the two disagree.
+            if !report.has_errors() {
+                report.error("spec", error.to_string());
+            }
+            None
+        }
+    }
+}
+
+fn typed(kind: Kind, json: Json) -> Result<ParsedSpec, serde_json::Error> {
+    let from = json;
+    Ok(match kind {
+        Kind::ContainerCluster => ParsedSpec::ContainerCluster(serde_json::from_value(from)?),
+        Kind::ContainerWorkloadProfile => ParsedSpec::ContainerWorkloadProfile(serde_json::from_value(from)?),
+        Kind::VirtualService => ParsedSpec::VirtualService(serde_json::from_value(from)?),
+        Kind::Workload => ParsedSpec::Workload(serde_json::from_value(from)?),
+        Kind::IpList => ParsedSpec::IpList(serde_json::from_value(from)?),
+        Kind::LabelGroup => ParsedSpec::LabelGroup(serde_json::from_value(from)?),
+        Kind::ServiceDefinition => ParsedSpec::ServiceDefinition(serde_json::from_value(from)?),
+        Kind::RuleSet => ParsedSpec::RuleSet(serde_json::from_value(from)?),
+        Kind::PolicyRepository => ParsedSpec::PolicyRepository(serde_json::from_value(from)?),
+    })
+}
+
+fn origin_of(file: &str, root: &Node, spec: &ParsedSpec, places: &Places) -> Origin {
+    let mut origin = Origin { file: file.to_owned(), line: root.place.line, ..Origin::default() };
+    if let ParsedSpec::RuleSet(rule_set) = spec {
+        for (index, rule) in rule_set.rules.iter().enumerate() {
+            let Place { line, .. } = places.of(&at("spec.rules", index));
+            origin.rule_lines.insert(rule.name.clone(), line);
+        }
+    }
+    origin
+}
+
+/// Whether the text is a DNS label, as namespaces are named.
+fn is_dns_label(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let edge = |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    bytes.len() <= 63
+        && edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+}
+
+/// Whether the text is a DNS name, as objects are named.
+fn is_dns_name(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_dns_label)
+}

@@ -1,0 +1,160 @@
+//! What a schema cannot say about one object: labels, addresses, ports, and what selects nothing.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ringfence_crds::container_workload_profile::DimensionLabels;
+use ringfence_crds::rule_set::{Actor, ServiceRef};
+use ringfence_crds::{ContainerClusterSpec, IpListSpec, PortSpec, RuleSetSpec, WorkloadSpec};
+use ringfence_model::{AddressSet, Dimension, LabelValue, PortMatch};
+
+use super::ParsedSpec;
+use super::places::{Report, at, field};
+
+/// Checks what the fields of a spec mean.
+pub(super) fn check(spec: &ParsedSpec, report: &mut Report<'_>) {
+    match spec {
+        ParsedSpec::ContainerCluster(spec) => check_cluster(spec, report),
+        ParsedSpec::ContainerWorkloadProfile(spec) => check_profile_labels("spec.labels", &spec.labels, report),
+        ParsedSpec::VirtualService(spec) => check_labels("spec.labels", &spec.labels, report),
+        ParsedSpec::Workload(spec) => check_workload(spec, report),
+        ParsedSpec::IpList(spec) => check_ip_list(spec, report),
+        ParsedSpec::ServiceDefinition(spec) => check_ports("spec.ports", &spec.ports, report),
+        ParsedSpec::RuleSet(spec) => check_rule_set(spec, report),
+        ParsedSpec::LabelGroup(_) | ParsedSpec::PolicyRepository(_) => {}
+    }
+}
+
+fn check_cluster(spec: &ContainerClusterSpec, report: &mut Report<'_>) {
+    check_profile_labels("spec.defaultProfile.labels", &spec.default_profile.labels, report);
+    check_ports("spec.failsafePorts", &spec.failsafe_ports, report);
+    check_ranges("spec.externalIpRanges", &spec.external_ip_ranges, report);
+    for (index, entry) in spec.label_map.iter().enumerate() {
+        let path = field(&at("spec.labelMap", index), "values");
+        for (from, value) in &entry.values {
+            check_value(&field(&path, from), value, report);
+        }
+    }
+    for (index, network) in spec.pod_networks.iter().enumerate() {
+        let path = at("spec.podNetworks", index);
+        check_ranges(&field(&path, "cidrs"), &network.cidrs, report);
+        if spec.pod_networks[..index].iter().any(|other| other.name == network.name) {
+            report.error(&field(&path, "name"), format!("two Pod networks are named '{}': rename one", network.name));
+        }
+    }
+}
+
+fn check_workload(spec: &WorkloadSpec, report: &mut Report<'_>) {
+    check_labels("spec.labels", &spec.labels, report);
+    for (index, address) in spec.addresses.iter().enumerate() {
+        if address.parse::<IpAddr>().is_err() {
+            let message = format!("'{address}' is no address: write one such as 192.0.2.10 or 2001:db8::10");
+            report.error(&at("spec.addresses", index), message);
+        }
+    }
+}
+
+fn check_ip_list(spec: &IpListSpec, report: &mut Report<'_>) {
+    check_ranges("spec.ranges", &spec.ranges, report);
+    check_ranges("spec.exclusions", &spec.exclusions, report);
+}
+
+fn check_rule_set(spec: &RuleSetSpec, report: &mut Report<'_>) {
+    for (index, scope) in spec.scopes.iter().enumerate() {
+        check_terms(&field(&at("spec.scopes", index), "labels"), &scope.labels, report);
+    }
+    for (index, rule) in spec.rules.iter().enumerate() {
+        let path = at("spec.rules", index);
+        for (name, actors) in [("consumers", &rule.consumers), ("providers", &rule.providers)] {
+            for (index, actor) in actors.iter().enumerate() {
+                check_actor(&at(&field(&path, name), index), actor, report);
+            }
+        }
+        for (index, service) in rule.services.iter().enumerate() {
+            check_service(&at(&field(&path, "services"), index), service, report);
+        }
+    }
+}
+
+fn check_actor(path: &str, actor: &Actor, report: &mut Report<'_>) {
+    check_terms(&field(path, "labels"), &actor.labels, report);
+    check_terms(&field(path, "not"), &actor.not, report);
+}
+
+/// Label terms: from dimension to the values it may have.
+fn check_terms(path: &str, terms: &BTreeMap<String, Vec<String>>, report: &mut Report<'_>) {
+    for (dimension, values) in terms {
+        let path = field(path, dimension);
+        check_dimension(&path, dimension, report);
+        if values.is_empty() {
+            report.warning(&path, format!("no value of {dimension} is listed, so this selects nothing: list one, or remove {dimension}"));
+        }
+        for (index, value) in values.iter().enumerate() {
+            check_value(&at(&path, index), value, report);
+        }
+    }
+}
+
+fn check_labels(path: &str, labels: &BTreeMap<String, String>, report: &mut Report<'_>) {
+    for (dimension, value) in labels {
+        let path = field(path, dimension);
+        check_dimension(&path, dimension, report);
+        check_value(&path, value, report);
+    }
+}
+
+fn check_profile_labels(path: &str, labels: &BTreeMap<String, DimensionLabels>, report: &mut Report<'_>) {
+    for (dimension, entry) in labels {
+        let path = field(path, dimension);
+        check_dimension(&path, dimension, report);
+        if let Some(value) = &entry.value {
+            check_value(&field(&path, "value"), value, report);
+        }
+        for (index, value) in entry.allowed.iter().enumerate() {
+            check_value(&at(&field(&path, "allowed"), index), value, report);
+        }
+    }
+}
+
+fn check_dimension(path: &str, dimension: &str, report: &mut Report<'_>) {
+    if let Err(error) = dimension.parse::<Dimension>() {
+        report.error_at_key(path, error.to_string());
+    }
+}
+
+fn check_value(path: &str, value: &str, report: &mut Report<'_>) {
+    if let Err(error) = value.parse::<LabelValue>()
+        && !report.is_faulty(path)
+    {
+        report.error(path, error.to_string());
+    }
+}
+
+fn check_ranges(path: &str, ranges: &[String], report: &mut Report<'_>) {
+    for (index, range) in ranges.iter().enumerate() {
+        if let Err(error) = AddressSet::parse(range) {
+            report.error(&at(path, index), error.to_string());
+        }
+    }
+}
+
+fn check_ports(path: &str, ports: &[PortSpec], report: &mut Report<'_>) {
+    for (index, port) in ports.iter().enumerate() {
+        let path = at(path, index);
+        if let Err(error) = PortMatch::try_from(port)
+            && !report.is_faulty(&path)
+        {
+            report.error(&path, error.to_string());
+        }
+    }
+}
+
+fn check_service(path: &str, service: &ServiceRef, report: &mut Report<'_>) {
+    let Some(protocol) = &service.protocol else { return };
+    let parsed = PortMatch::parse(protocol, service.port, service.end_port, service.icmp_type, service.icmp_code);
+    if let Err(error) = parsed
+        && !report.is_faulty(path)
+    {
+        report.error(path, error.to_string());
+    }
+}

@@ -1,0 +1,153 @@
+//! Where each field of a document stands, and the problems found in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::tree::{Node, Place, Value};
+use super::{Problem, Severity};
+
+/// The places of a document's fields, by path such as `spec.rules[2].services[0].port`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Places {
+    values: BTreeMap<String, Place>,
+    keys: BTreeMap<String, Place>,
+}
+
+impl Places {
+    pub(super) fn new(root: &Node) -> Self {
+        let mut places = Self::default();
+        places.add(String::new(), None, root);
+        places
+    }
+
+    fn add(&mut self, path: String, key: Option<Place>, node: &Node) {
+        let collection = matches!(node.value, Value::List(_) | Value::Map(_));
+        let place = match key {
+            // A block that begins below its key: the key is what one looks for.
+            Some(key) if collection && key.line != node.place.line => key,
+            // Nothing after the colon: a parser puts that anywhere up to the next token.
+            Some(key) if matches!(node.value, Value::Null) => key,
+            _ => node.place,
+        };
+        match &node.value {
+            Value::List(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.add(at(&path, index), None, item);
+                }
+            }
+            Value::Map(entries) => {
+                for entry in entries {
+                    let path = field(&path, &entry.key);
+                    self.keys.entry(path.clone()).or_insert(entry.place);
+                    self.add(path, Some(entry.place), &entry.node);
+                }
+            }
+            _ => {}
+        }
+        self.values.entry(path).or_insert(place);
+    }
+
+    /// The place of a field's value; of what is nearest around it when it is not written.
+    pub fn of(&self, path: &str) -> Place {
+        around(path).find_map(|path| self.values.get(path)).copied().unwrap_or(Place::START)
+    }
+
+    /// The place of a field's name.
+    pub fn of_key(&self, path: &str) -> Place {
+        self.keys.get(path).copied().unwrap_or_else(|| self.of(path))
+    }
+}
+
+/// The path itself, then those of what it lies in, up to the whole document.
+fn around(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(path), |path| {
+        (!path.is_empty()).then(|| path.rfind(['.', '[']).map_or("", |end| &path[..end]))
+    })
+}
+
+/// The path of a field of a mapping.
+pub(super) fn field(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// The path of an item of a list.
+pub(super) fn at(path: &str, index: usize) -> String {
+    format!("{path}[{index}]")
+}
+
+/// The problems of one document, as they are found.
+pub(super) struct Report<'a> {
+    file: &'a str,
+    places: &'a Places,
+    problems: Vec<Problem>,
+    faulty: BTreeSet<String>,
+    /// Fields that nothing knows, most often misspelled ones, so that rules about what holds them miss the right one.
+    unknown: BTreeSet<String>,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(file: &'a str, places: &'a Places) -> Self {
+        Self { file, places, problems: Vec::new(), faulty: BTreeSet::new(), unknown: BTreeSet::new() }
+    }
+
+    /// An error at a field's value.
+    pub(super) fn error(&mut self, path: &str, message: impl Into<String>) {
+        self.faulty.insert(path.to_owned());
+        self.push(self.places.of(path), message.into(), Severity::Error);
+    }
+
+    /// An error at a field's name.
+    pub(super) fn error_at_key(&mut self, path: &str, message: impl Into<String>) {
+        self.faulty.insert(path.to_owned());
+        self.push(self.places.of_key(path), message.into(), Severity::Error);
+    }
+
+    /// An error at a field's name: nothing knows it.
+    pub(super) fn unknown_field(&mut self, path: &str, message: impl Into<String>) {
+        self.unknown.insert(path.to_owned());
+        self.error_at_key(path, message);
+    }
+
+    /// An error at a place that has no path of its own, such as the second of two equal keys.
+    pub(super) fn error_at(&mut self, place: Place, message: String) {
+        self.push(place, message, Severity::Error);
+    }
+
+    /// A warning at a field's value.
+    pub(super) fn warning(&mut self, path: &str, message: impl Into<String>) {
+        self.push(self.places.of(path), message.into(), Severity::Warning);
+    }
+
+    /// Whether an error was found at the field, within it or around it, so that a further check would only repeat it.
+    pub(super) fn is_faulty(&self, path: &str) -> bool {
+        let within = self.faulty.range(path.to_owned()..).take_while(|other| other.starts_with(path));
+        let inside = |other: &String| matches!(other[path.len()..].chars().next(), None | Some('.' | '['));
+        within.into_iter().any(inside) || around(path).any(|outer| !outer.is_empty() && self.faulty.contains(outer))
+    }
+
+    /// Whether a rule about the value at the path would only repeat an error: the value itself is faulty, or a field
+    /// of it that the rule speaks of, or a field of it is misspelled.
+    pub(super) fn explains(&self, path: &str, rule: &str) -> bool {
+        let parent = |field: &str| around(field).nth(1) == Some(path);
+        let spoken_of = |field: &str| {
+            let name = field[path.len()..].trim_start_matches('.');
+            rule.contains(&format!("self.{name}"))
+        };
+        self.faulty.contains(path)
+            || self.unknown.iter().any(|field| parent(field))
+            || self.faulty.iter().any(|field| parent(field) && spoken_of(field))
+    }
+
+    /// Whether any error was found.
+    pub(super) fn has_errors(&self) -> bool {
+        self.problems.iter().any(|problem| problem.severity == Severity::Error)
+    }
+
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        self.problems
+    }
+
+    fn push(&mut self, place: Place, message: String, severity: Severity) {
+        let Place { line, column } = place;
+        self.problems.push(Problem { path: self.file.to_owned(), line, column, message, severity });
+    }
+}

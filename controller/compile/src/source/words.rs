@@ -1,0 +1,73 @@
+//! Words for messages.
+
+/// `did you mean 'x'?` for a near miss, else the list of what is possible.
+pub(super) fn suggest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let mut known: Vec<&str> = known.into_iter().collect();
+    known.sort_unstable();
+    let near = known
+        .iter()
+        .map(|word| (distance(&wrong.to_lowercase(), &word.to_lowercase()), *word))
+        .filter(|(distance, word)| *distance * 3 <= word.len().max(3))
+        .min();
+    match near {
+        Some((_, word)) => format!("did you mean '{word}'?"),
+        None if known.is_empty() => "nothing may stand here".to_owned(),
+        None => format!("possible here: {}", known.join(", ")),
+    }
+}
+
+/// How many letters one has to insert, delete or replace to get from one word to the other.
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in to.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[to.len()]
+}
+
+/// What to write instead of a text that does not have a schema's form.
+pub(super) fn form(pattern: &str) -> String {
+    let help = match pattern {
+        r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$" => {
+            "a label value has 1 to 63 letters, digits, '-', '_' or '.', and begins and ends with a letter or digit"
+        }
+        r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$" => {
+            "a label dimension has 1 to 63 lower-case letters, digits or '-', and begins with a letter (role, app, env, loc)"
+        }
+        r"^(TCP|UDP|SCTP|ICMP|ICMPv6|[0-9]{1,3})$" => {
+            "write TCP, UDP, SCTP, ICMP, ICMPv6 or a protocol number in quotes (\"47\")"
+        }
+        r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$" => {
+            "write the namespace and the name of the Service (shop/db)"
+        }
+        r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$" | r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" => {
+            "a name has 1 to 63 lower-case letters, digits or '-', and begins and ends with a letter or digit"
+        }
+        r"^[a-z0-9.-]+[/.]$" => "a prefix has lower-case letters, digits, '.' or '-', and ends with '/' or '.'",
+        r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$" => "write a duration such as 30s, 1m or 1h30m",
+        r"^(https|file)://.+$" => "write an address that begins with https:// or file://",
+        r"^[0-9a-f]{40}$" => "write all 40 hexadecimal digits of the commit's id",
+        other => return format!("it must match {other}"),
+    };
+    help.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_near_miss_is_recognized() {
+        let known = ["consumers", "providers", "services"];
+        assert_eq!(suggest("consumer", known), "did you mean 'consumers'?");
+        assert_eq!(suggest("Providers", known), "did you mean 'providers'?");
+        assert_eq!(suggest("colour", known), "possible here: consumers, providers, services");
+    }
+}

@@ -1,0 +1,153 @@
+//! Chores: what is due beside publishing. Objects that Kubelink keeps, every status, Events.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Client;
+use ringfence_compile::compile::Computed;
+use ringfence_crds::common::NamespacedName;
+use ringfence_crds::{LabelGroupSpec, ObjectStatus};
+use serde::Serialize;
+use serde_json::json;
+
+use super::world::World;
+use crate::kubelink::refusals::{self, Notice};
+use crate::kubelink::{cluster, profiles, virtual_services, workloads};
+use crate::publish::Since;
+use crate::status::{self, Reports};
+use crate::write::{self, Operation, Outcome, Target, Write};
+
+/// What need not be done again.
+#[derive(Debug, Default)]
+pub struct Settled {
+    told: BTreeSet<Notice>,
+    kubernetes_version: Option<String>,
+}
+
+impl Settled {
+    /// Notes what was done, and forgets what does not concern anybody any more.
+    pub fn note(&mut self, told: Vec<Notice>, kubernetes_version: Option<String>, computed: &Computed) {
+        self.told.extend(told);
+        let live = refusals::notices(computed);
+        self.told.retain(|notice| live.contains(notice));
+        self.kubernetes_version = kubernetes_version.or(self.kubernetes_version.take());
+    }
+}
+
+/// What is due.
+#[derive(Debug)]
+pub struct Chores {
+    /// Objects and statuses to write.
+    pub writes: Vec<Write>,
+    /// Refusals to tell.
+    pub notices: Vec<Notice>,
+    /// Whether to ask for the version of Kubernetes.
+    ask_version: bool,
+    now: Time,
+}
+
+/// What came of chores.
+pub struct Done {
+    /// What was learned about objects.
+    pub outcomes: Vec<(Write, Outcome)>,
+    /// Refusals that were told.
+    pub notices: Vec<Notice>,
+    /// The version of Kubernetes, when it was asked for.
+    pub kubernetes_version: Option<String>,
+    /// Whether everything was done.
+    pub complete: bool,
+}
+
+impl Chores {
+    /// Everything that is not as it should be.
+    pub fn plan(world: &World, computed: &Computed, since: &Since, settled: &Settled, now: &Time) -> Self {
+        let version = settled.kubernetes_version.as_deref();
+        let writes = [
+            profiles::plan(world),
+            cluster::plan(world, computed, version, now),
+            workloads::plan(world, computed, now),
+            virtual_services::plan(world, computed, now),
+            policy_statuses(world, computed, since, now),
+            definition_statuses(world, now),
+        ]
+        .concat();
+        let notices = refusals::notices(computed).difference(&settled.told).cloned().collect();
+        Self { writes, notices, ask_version: version.is_none(), now: now.clone() }
+    }
+
+    /// Whether nothing is due.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.notices.is_empty() && !self.ask_version
+    }
+
+    /// Does everything.
+    pub async fn carry_out(self, client: Client, instance: String) -> Done {
+        let mut done = Done { outcomes: Vec::new(), notices: Vec::new(), kubernetes_version: None, complete: true };
+        for (write, result) in write::all(&client, self.writes).await {
+            match result {
+                Ok(outcome) => {
+                    done.complete &= write::took(&write, &outcome);
+                    done.outcomes.push((write, outcome));
+                }
+                Err(_) => done.complete = false,
+            }
+        }
+        let due = self.notices.len();
+        done.notices = refusals::tell(&client, &instance, self.notices, &self.now).await;
+        done.complete &= done.notices.len() == due;
+        if self.ask_version {
+            match client.apiserver_version().await {
+                Ok(version) => done.kubernetes_version = Some(version.git_version),
+                Err(error) => {
+                    tracing::warn!(%error, "failed to read the version of Kubernetes, trying again");
+                    done.complete = false;
+                }
+            }
+        }
+        done
+    }
+}
+
+fn due<S: Serialize + PartialEq>(target: Target, key: &NamespacedName, known: Option<&S>, status: &S) -> Option<Write> {
+    (known != Some(status)).then(|| Write { target, key: key.clone(), operation: Operation::Status(json!(status)) })
+}
+
+fn policy_statuses(world: &World, computed: &Computed, since: &Since, now: &Time) -> Vec<Write> {
+    let reports = Reports::of(world);
+    let rule_sets = world.rule_sets.iter().filter_map(|(key, rule_set)| {
+        let warnings = computed.warnings.get(&key.name).map_or(&[][..], Vec::as_slice);
+        let status = status::rule_set::status(rule_set, since.rule_set(&key.name), &reports, warnings, now);
+        due(Target::RuleSet, key, rule_set.status.as_ref(), &status)
+    });
+    let profiles = world.profiles.iter().filter_map(|(key, profile)| {
+        let uid = world.cluster.namespaces.get(&key.name).map(|info| info.uid.as_str());
+        let status = status::profile::status(profile, uid, since.profile(&key.name), &reports, now);
+        due(Target::ContainerWorkloadProfile, key, profile.status.as_ref(), &status)
+    });
+    rule_sets.chain(profiles).collect()
+}
+
+fn definition_statuses(world: &World, now: &Time) -> Vec<Write> {
+    let mut writes = Vec::new();
+    let mut push = |target, key: &NamespacedName, known: Option<&ObjectStatus>, status: ObjectStatus| {
+        writes.extend(due(target, key, known, &status));
+    };
+    for (key, list) in &world.ip_lists {
+        let problem = status::definitions::ip_list_problem(&list.spec);
+        let status = status::definitions::status(list, list.status.as_ref(), problem, now);
+        push(Target::IpList, key, list.status.as_ref(), status);
+    }
+    for (key, service) in &world.service_definitions {
+        let problem = status::definitions::service_problem(&service.spec);
+        let status = status::definitions::status(service, service.status.as_ref(), problem, now);
+        push(Target::ServiceDefinition, key, service.status.as_ref(), status);
+    }
+    let groups: BTreeMap<&str, &LabelGroupSpec> =
+        world.label_groups.iter().map(|(key, group)| (key.name.as_str(), &group.spec)).collect();
+    for (key, group) in &world.label_groups {
+        let problem = status::definitions::label_group_problem(&key.name, &groups);
+        let status = status::definitions::status(group, group.status.as_ref(), problem, now);
+        push(Target::LabelGroup, key, group.status.as_ref(), status);
+    }
+    writes
+}

@@ -1,0 +1,249 @@
+//! The engine: the one task that holds what is known, computes what should be, and has the difference written.
+//!
+//! ```text
+//! watches ──► Input ──► World ──► compile ──► Plan ──► publish ──┐
+//!               ▲                    └──────► chores ────────────┤
+//!               └──────────────── outcomes of writes ◄───────────┘
+//! ```
+//!
+//! A change is acted on at once; changes that follow closely are gathered. Publishing is awaited, since the next plan
+//! starts from what it left; chores (other objects, statuses, Events) go on beside it and never hold it up.
+
+pub mod chores;
+pub mod input;
+pub mod world;
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use ringfence_compile::compile::{Computed, compile};
+use ringfence_crds::Revision;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tracing::Instrument;
+
+use crate::kubelink::sources;
+use crate::publish::{self, Since};
+use chores::{Chores, Done, Settled};
+use input::{Input, of_outcome};
+use world::{Effect, World};
+
+/// How long changes that follow a publication are gathered.
+const GATHER: Duration = Duration::from_millis(25);
+/// How long chores wait after a publication, so that agents are served first, and after each other.
+const CHORES_PAUSE: Duration = Duration::from_millis(100);
+/// Shortest and longest wait after something could not be written.
+const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(10));
+/// How often chores are planned though nothing has happened, for what depends on the time.
+const TICK: Duration = Duration::from_secs(60);
+
+/// When something may be done (again).
+struct Pace {
+    due: Instant,
+    wait: Duration,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { due: Instant::now(), wait: RETRY.0 }
+    }
+
+    fn succeeded(&mut self, pause: Duration) {
+        *self = Self { due: Instant::now() + pause, wait: RETRY.0 };
+    }
+
+    fn failed(&mut self) {
+        self.due = Instant::now() + self.wait;
+        self.wait = (self.wait * 2).min(RETRY.1);
+    }
+}
+
+/// The engine's task.
+pub struct Engine {
+    client: Client,
+    instance: String,
+    inputs: UnboundedReceiver<Input>,
+    world: World,
+    computed: Computed,
+    /// Known once the world is complete.
+    since: Option<Since>,
+    last: Revision,
+    pending: Effect,
+    publishing: Pace,
+    chores_due: bool,
+    chores_pace: Pace,
+    running: JoinSet<Done>,
+    settled: Settled,
+}
+
+/// Runs the engine until the process ends. `instance` is the name of this replica, for Events.
+pub async fn run(client: Client, instance: String) {
+    let (sender, inputs) = unbounded_channel();
+    sources::start(client.clone(), sender);
+    let engine = Engine {
+        client,
+        instance,
+        inputs,
+        world: World::default(),
+        computed: Computed::default(),
+        since: None,
+        last: Revision::default(),
+        pending: Effect::Compile,
+        publishing: Pace::new(),
+        chores_due: true,
+        chores_pace: Pace::new(),
+        running: JoinSet::new(),
+        settled: Settled::default(),
+    };
+    engine.turn().await;
+}
+
+impl Engine {
+    async fn turn(mut self) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let publish_due = self.since.is_some() && self.pending > Effect::Chores;
+            let chores_due = self.since.is_some() && self.chores_due && self.running.is_empty();
+            tokio::select! {
+                biased;
+                input = self.inputs.recv() => match input {
+                    Some(input) => self.take(input),
+                    None => return,
+                },
+                Some(done) = self.running.join_next() => match done {
+                    Ok(done) => self.chores_done(done),
+                    Err(error) => {
+                        tracing::error!(%error, "chores ended early");
+                        self.chores_due = true;
+                        self.chores_pace.failed();
+                    }
+                },
+                () = sleep_until(self.publishing.due), if publish_due => self.publish().await,
+                () = sleep_until(self.chores_pace.due), if chores_due => self.start_chores(),
+                _ = tick.tick() => self.chores_due = true,
+            }
+        }
+    }
+
+    /// Takes in one change and all that wait behind it.
+    fn take(&mut self, input: Input) {
+        let mut next = Some(input);
+        while let Some(input) = next {
+            let effect = self.world.take(input);
+            self.note(effect);
+            next = self.inputs.try_recv().ok();
+        }
+        if self.since.is_none() && self.world.is_complete() {
+            tracing::info!(
+                namespaces = self.world.cluster.namespaces.len(),
+                pods = self.world.cluster.pods.len(),
+                rule_sets = self.world.rule_sets.len(),
+                "everything is listed"
+            );
+            self.last = publish::plan::newest(&self.world);
+            self.since = Some(Since::recover(&self.world));
+        }
+    }
+
+    fn note(&mut self, effect: Effect) {
+        self.pending = self.pending.max(effect);
+        self.chores_due |= effect >= Effect::Chores;
+    }
+
+    async fn publish(&mut self) {
+        let Some(since) = &mut self.since else { return };
+        let began = Instant::now();
+        if self.pending == Effect::Compile {
+            self.computed = compile(&self.world.policy(), &self.world.cluster);
+        }
+        let compiled = began.elapsed();
+        self.pending = Effect::Nothing;
+        self.chores_due = true;
+        let revision = publish::plan::next_revision(&self.world, self.last);
+        let plan = publish::plan(&self.world, &self.computed, since, revision, &now());
+        if plan.is_empty() {
+            self.publishing.succeeded(Duration::ZERO);
+            return;
+        }
+        self.last = revision;
+        let span = tracing::info_span!("publish", %revision, commit = plan.commit.as_deref().unwrap_or("-"));
+        let (writes, closes) = (plan.len(), plan.marker.is_some());
+        let published = publish::carry_out(&self.client, plan).instrument(span.clone()).await;
+        for (write, outcome) in published.outcomes {
+            // Its effect is this publication; what it left undone is pending below.
+            if let Some(input) = of_outcome(&write, outcome) {
+                self.world.take(input);
+            }
+        }
+        if published.complete {
+            self.publishing.succeeded(GATHER);
+        } else {
+            self.pending = self.pending.max(Effect::Publish);
+            self.publishing.failed();
+        }
+        self.chores_pace.due = self.chores_pace.due.max(Instant::now() + CHORES_PAUSE);
+        span.in_scope(|| {
+            tracing::info!(
+                writes,
+                policy = closes,
+                complete = published.complete,
+                compile_us = compiled.as_micros(),
+                total_us = began.elapsed().as_micros(),
+                "published"
+            );
+        });
+    }
+
+    fn start_chores(&mut self) {
+        let Some(since) = &self.since else { return };
+        self.chores_due = false;
+        let chores = Chores::plan(&self.world, &self.computed, since, &self.settled, &now());
+        if chores.is_empty() {
+            return;
+        }
+        tracing::debug!(writes = chores.writes.len(), events = chores.notices.len(), "chores");
+        self.running.spawn(chores.carry_out(self.client.clone(), self.instance.clone()));
+    }
+
+    fn chores_done(&mut self, done: Done) {
+        for (write, outcome) in done.outcomes {
+            if let Some(input) = of_outcome(&write, outcome) {
+                let effect = self.world.take(input);
+                self.note(effect);
+            }
+        }
+        self.settled.note(done.notices, done.kubernetes_version, &self.computed);
+        if done.complete {
+            self.chores_pace.succeeded(CHORES_PAUSE);
+        } else {
+            self.chores_due = true;
+            self.chores_pace.failed();
+        }
+    }
+}
+
+fn now() -> Time {
+    // The apiserver keeps whole seconds: anything finer would look changed when it comes back.
+    let now = Timestamp::now();
+    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_wait_longer_each_time_until_one_succeeds() {
+        let mut pace = Pace::new();
+        for _ in 0..20 {
+            pace.failed();
+        }
+        assert_eq!(pace.wait, RETRY.1);
+        pace.succeeded(GATHER);
+        assert_eq!(pace.wait, RETRY.0);
+    }
+}

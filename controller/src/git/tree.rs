@@ -1,0 +1,126 @@
+//! Reading the policy files of a commit from its tree object.
+
+use git2::{ObjectType, Oid, Repository, Tree, TreeEntry};
+use ringfence_compile::source::SourceFile;
+
+use super::{GitError, Limits};
+
+/// File mode of a symbolic link.
+const MODE_LINK: i32 = 0o120_000;
+/// Entries of any kind that are looked at per allowed policy file: a tree may name itself many times over.
+const ENTRIES_PER_FILE: usize = 10;
+
+/// The policy files (`*.yaml`, `*.yml`) under `folder`, sorted by path. What begins with a dot (`.github`) is not
+/// policy and is left out; a link or a submodule is an error, since leaving it out would silently change policy.
+pub(super) fn read(
+    repository: &Repository,
+    commit: Oid,
+    folder: &str,
+    limits: &Limits,
+) -> Result<Vec<SourceFile>, GitError> {
+    let root = repository.find_commit(commit)?.tree()?;
+    let folder = normal(folder);
+    let tree = subfolder(repository, root, &folder)?;
+    let mut reader = Reader { repository, limits, files: Vec::new(), entries: 0, bytes: 0 };
+    let mut open = vec![(folder, tree)];
+    while let Some((path, tree)) = open.pop() {
+        reader.folder(&path, &tree, &mut open)?;
+    }
+    let mut files = reader.files;
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}
+
+/// `./a//b/` is `a/b`.
+fn normal(folder: &str) -> String {
+    folder.split('/').filter(|part| !part.is_empty() && *part != ".").collect::<Vec<_>>().join("/")
+}
+
+fn subfolder<'r>(repository: &'r Repository, root: Tree<'r>, folder: &str) -> Result<Tree<'r>, GitError> {
+    if folder.is_empty() {
+        return Ok(root);
+    }
+    let mut tree = root;
+    for part in folder.split('/') {
+        let missing = || GitError::PathMissing(folder.to_owned());
+        let entry = tree.get_name(part).ok_or_else(missing)?;
+        if entry.kind() != Some(ObjectType::Tree) {
+            return Err(GitError::PathNoFolder(folder.to_owned()));
+        }
+        let id = entry.id();
+        drop(entry);
+        tree = repository.find_tree(id)?;
+    }
+    Ok(tree)
+}
+
+struct Reader<'r> {
+    repository: &'r Repository,
+    limits: &'r Limits,
+    files: Vec<SourceFile>,
+    entries: usize,
+    bytes: usize,
+}
+
+impl<'r> Reader<'r> {
+    fn folder(&mut self, path: &str, tree: &Tree<'_>, open: &mut Vec<(String, Tree<'r>)>) -> Result<(), GitError> {
+        for entry in tree {
+            self.entries += 1;
+            if self.entries > self.limits.files.saturating_mul(ENTRIES_PER_FILE) {
+                return Err(GitError::TooManyFiles { limit: self.limits.files });
+            }
+            let name = name(path, &entry)?;
+            if name.starts_with('.') {
+                continue;
+            }
+            let path = if path.is_empty() { name } else { format!("{path}/{name}") };
+            match entry.kind() {
+                Some(ObjectType::Tree) => open.push((path, self.repository.find_tree(entry.id())?)),
+                Some(ObjectType::Blob) if entry.filemode() != MODE_LINK => self.file(path, entry.id())?,
+                Some(ObjectType::Blob) => return Err(GitError::NotPlain { path, what: "symbolic link" }),
+                _ => return Err(GitError::NotPlain { path, what: "submodule" }),
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: String, id: Oid) -> Result<(), GitError> {
+        if !(path.ends_with(".yaml") || path.ends_with(".yml")) {
+            return Ok(());
+        }
+        if self.files.len() == self.limits.files {
+            return Err(GitError::TooManyFiles { limit: self.limits.files });
+        }
+        // The size comes first, from the header: the content may be larger than memory.
+        let (size, _) = self.repository.odb()?.read_header(id)?;
+        if size > self.limits.file_bytes {
+            return Err(GitError::FileTooBig { path, size, limit: self.limits.file_bytes });
+        }
+        self.bytes += size;
+        if self.bytes > self.limits.total_bytes {
+            return Err(GitError::TooBig { limit: self.limits.total_bytes });
+        }
+        let content = self.repository.find_blob(id)?.content().to_owned();
+        match String::from_utf8(content) {
+            Ok(text) => self.files.push(SourceFile { path, text }),
+            Err(_) => return Err(GitError::NotText { path }),
+        }
+        Ok(())
+    }
+}
+
+/// The name of an entry. git itself never writes these names, but a tree can be made by hand.
+fn name(folder: &str, entry: &TreeEntry<'_>) -> Result<String, GitError> {
+    let bytes = entry.name_bytes();
+    let odd = bytes.is_empty()
+        || bytes == b"."
+        || bytes == b".."
+        || bytes.iter().any(|byte| matches!(byte, b'/' | b'\\') || byte.is_ascii_control());
+    match std::str::from_utf8(bytes) {
+        Ok(name) if !odd => Ok(name.to_owned()),
+        _ => Err(GitError::BadName {
+            folder: folder.to_owned(),
+            name: String::from_utf8_lossy(bytes).escape_debug().to_string(),
+        }),
+    }
+}

@@ -1,0 +1,50 @@
+//! Whose an object is.
+
+use kube::ResourceExt;
+use ringfence_crds::names;
+use serde_json::{Value, json};
+
+use crate::write::Operation;
+
+/// Whether Kubelink made the object and nobody has taken it over: a git repository, or a tool that applies it
+/// (kubectl apply, Argo, Flux).
+pub fn is_kubelinks(object: &impl ResourceExt) -> bool {
+    let labels = object.labels();
+    let made = labels.get(names::LABEL_CREATED_BY).is_some_and(|by| by == names::CREATED_BY_KUBELINK);
+    let applied = others(object).any(|entry| entry.operation.as_deref() == Some("Apply"));
+    made && !labels.contains_key(names::LABEL_REPOSITORY) && !applied
+}
+
+/// Whether Kubelink made the object and nobody has written its spec since, not even by `kubectl edit`.
+pub fn is_untouched(object: &impl ResourceExt) -> bool {
+    is_kubelinks(object) && others(object).next().is_none()
+}
+
+/// Who else has written the spec; the engine keeps no other entries of the managed fields.
+fn others(
+    object: &impl ResourceExt,
+) -> impl Iterator<Item = &k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry> {
+    let ours = |manager: Option<&str>| manager == Some(names::MANAGER_KUBELINK);
+    object.managed_fields().iter().filter(move |entry| !ours(entry.manager.as_deref()))
+}
+
+/// Makes an object with this spec, marked as Kubelink's.
+pub fn create(spec: Value) -> Operation {
+    let labels = json!({ names::LABEL_CREATED_BY: names::CREATED_BY_KUBELINK });
+    Operation::Create(names::MANAGER_KUBELINK, json!({ "metadata": { "labels": labels }, "spec": spec }))
+}
+
+/// Gives an object another spec and keeps its labels and annotations.
+pub fn replace(object: &impl ResourceExt, spec: Value) -> Operation {
+    let metadata = json!({
+        "labels": object.labels(),
+        "annotations": object.annotations(),
+        "resourceVersion": object.resource_version(),
+    });
+    Operation::Replace(names::MANAGER_KUBELINK, json!({ "metadata": metadata, "spec": spec }))
+}
+
+/// Deletes exactly this object.
+pub fn delete(object: &impl ResourceExt) -> Operation {
+    Operation::Delete(object.uid().unwrap_or_default())
+}

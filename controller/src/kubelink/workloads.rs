@@ -1,0 +1,142 @@
+//! Nodes become Workloads, and belong to the cluster while their machine-ids agree.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use ringfence_compile::compile::{Computed, ComputedWorkload};
+use ringfence_crds::{NodePolicyStatus, Workload, WorkloadSpec, WorkloadStatus};
+use serde_json::json;
+
+use super::owner;
+use crate::engine::world::{World, cluster_wide};
+use crate::status::Ready;
+use crate::write::{Operation, Target, Write};
+
+/// Role of a Workload that is no node.
+const UNMANAGED: &str = "unmanaged";
+
+/// Whether the agent of a node and Kubernetes speak of the same machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Matched {
+    /// They do.
+    Yes,
+    /// They do not.
+    No,
+    /// One of them has not reported.
+    Unknown,
+}
+
+impl Matched {
+    fn of(kubernetes: Option<&str>, agent: Option<&str>) -> Self {
+        // An empty machine-id says nothing: two of them are no agreement.
+        match (kubernetes.filter(|id| !id.is_empty()), agent.filter(|id| !id.is_empty())) {
+            (Some(kubernetes), Some(agent)) if normal(kubernetes) == normal(agent) => Self::Yes,
+            (Some(_), Some(_)) => Self::No,
+            _ => Self::Unknown,
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Yes => "True",
+            Self::No => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// The kubelet may report the same id as a UUID with dashes.
+fn normal(id: &str) -> String {
+    id.chars().filter(|c| *c != '-').collect::<String>().to_ascii_lowercase()
+}
+
+/// Whether a node's machine-ids agree.
+pub fn matched(world: &World, node: &str) -> Matched {
+    let kubernetes = world.cluster.nodes.get(node).map(|info| info.machine_id.as_str());
+    Matched::of(kubernetes, report(world, node).and_then(|report| report.machine_id.as_deref()))
+}
+
+fn report<'a>(world: &'a World, node: &str) -> Option<&'a NodePolicyStatus> {
+    world.node_policies.get(&cluster_wide(node))?.status.as_ref()
+}
+
+/// Workloads to make, to report on, and to delete with their node.
+pub fn plan(world: &World, computed: &Computed, now: &Time) -> Vec<Write> {
+    let write = |name: &str, operation: Operation| Write { target: Target::Workload, key: cluster_wide(name), operation };
+    let nodes = computed.workloads.iter().filter(|(_, found)| found.role != UNMANAGED);
+    let missing = nodes.filter(|(name, _)| !world.workloads.contains_key(&cluster_wide(name.as_str())));
+    let create = owner::create(json!(WorkloadSpec::default()));
+    let mut writes: Vec<Write> = missing.map(|(name, _)| write(name, create.clone())).collect();
+    for (key, workload) in &world.workloads {
+        let found = computed.workloads.get(&key.name).filter(|found| found.role != UNMANAGED);
+        if found.is_none() && owner::is_kubelinks(workload) {
+            writes.push(write(&key.name, owner::delete(workload)));
+            continue;
+        }
+        let status = match found {
+            Some(found) => node_status(world, workload, found, now),
+            None => unmanaged_status(workload, computed.workloads.get(&key.name), now),
+        };
+        if workload.status.as_ref() != Some(&status) {
+            writes.push(write(&key.name, Operation::Status(json!(status))));
+        }
+    }
+    writes
+}
+
+fn node_status(world: &World, workload: &Workload, found: &ComputedWorkload, now: &Time) -> WorkloadStatus {
+    let node = workload.name_any();
+    let matched = matched(world, &node);
+    let report = report(world, &node);
+    let ready = match matched {
+        Matched::Yes if found.warnings.is_empty() => Ready::yes("Matched", "the agent runs on the machine that Kubernetes means"),
+        Matched::Yes => Ready::yes("Matched", found.warnings.join("; ")),
+        Matched::No => Ready::no("OtherMachine", "the agent and Kubernetes report different machine-ids"),
+        Matched::Unknown => Ready::no("WaitingForAgent", "agent and Kubernetes have not both reported a machine-id"),
+    };
+    let cluster = world.first_cluster().map(ResourceExt::name_any);
+    WorkloadStatus {
+        cluster: cluster.filter(|_| matched == Matched::Yes),
+        role: Some(found.role.clone()),
+        matched: Some(matched.text().to_owned()),
+        kubernetes_machine_id: found.kubernetes_machine_id.clone(),
+        agent_machine_id: report.and_then(|report| report.machine_id.clone()),
+        agent_version: report.and_then(|report| report.agent_version.clone()),
+        ..common(workload, found, &ready, now)
+    }
+}
+
+fn unmanaged_status(workload: &Workload, found: Option<&ComputedWorkload>, now: &Time) -> WorkloadStatus {
+    let found = found.cloned().unwrap_or_else(|| ComputedWorkload { role: UNMANAGED.to_owned(), ..Default::default() });
+    let ready = match found.warnings.as_slice() {
+        [] => Ready::yes("Accepted", "accepted"),
+        warnings => Ready::no("Invalid", warnings.join("; ")),
+    };
+    WorkloadStatus { role: Some(UNMANAGED.to_owned()), ..common(workload, &found, &ready, now) }
+}
+
+fn common(workload: &Workload, found: &ComputedWorkload, ready: &Ready, now: &Time) -> WorkloadStatus {
+    let previous = workload.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let generation = workload.metadata.generation;
+    WorkloadStatus {
+        observed_generation: generation,
+        conditions: ready.conditions(previous, generation, now),
+        addresses: found.addresses.clone(),
+        labels: found.labels.clone(),
+        ..WorkloadStatus::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machine_ids_agree_or_do_not_or_nobody_knows() {
+        let id = "0123456789abcdef0123456789abcdef";
+        assert_eq!(Matched::of(Some(id), Some(id)), Matched::Yes);
+        assert_eq!(Matched::of(Some("01234567-89AB-CDEF-0123-456789abcdef"), Some(id)), Matched::Yes);
+        assert_eq!(Matched::of(Some(id), Some("f0")), Matched::No);
+        assert_eq!(Matched::of(Some(id), None), Matched::Unknown);
+        assert_eq!(Matched::of(Some(""), Some("")), Matched::Unknown, "nothing agrees with nothing");
+    }
+}

@@ -1,0 +1,103 @@
+//! Since which revision a RuleSet's rules and a profile are what they are now: `Ready` is asked against it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::ResourceExt;
+use ringfence_compile::compile::Computed;
+use ringfence_crds::{ContainerWorkloadProfileSpec, Revision, names};
+
+use crate::engine::world::{World, cluster_wide};
+use crate::status::condition::is_ready;
+
+/// The revisions of the last changes.
+#[derive(Debug, Default)]
+pub struct Since {
+    rule_sets: BTreeMap<String, Revision>,
+    profiles: BTreeMap<String, (ContainerWorkloadProfileSpec, Revision)>,
+    owed: Revision,
+}
+
+impl Since {
+    /// What the cluster tells after a start: RuleSets by their computed objects; a profile that was Ready needs no new
+    /// acknowledgement, any other is taken as changed.
+    pub fn recover(world: &World) -> Self {
+        let mut since = Self::default();
+        for (key, policy) in &world.workload_policies {
+            if key.name != names::MARKER {
+                let revision = since.rule_sets.entry(policy.spec.rule_set.clone()).or_default();
+                *revision = policy.spec.revision.max(*revision);
+            }
+        }
+        for (key, profile) in &world.profiles {
+            let Some(status) = &profile.status else { continue };
+            let settled = is_ready(&status.conditions, profile.metadata.generation)
+                && status.enforced_state == profile.spec.wanted_state();
+            if settled {
+                since.profiles.insert(key.name.clone(), (profile.spec.clone(), Revision::default()));
+            }
+        }
+        since
+    }
+
+    /// The revision in which a RuleSet's rules last changed.
+    pub fn rule_set(&self, name: &str) -> Revision {
+        self.rule_sets.get(name).copied().unwrap_or_default()
+    }
+
+    /// The revision in which a profile last changed; nothing for one that never said anything to an agent.
+    pub fn profile(&self, name: &str) -> Option<Revision> {
+        self.profiles.get(name).map(|(_, revision)| *revision)
+    }
+
+    /// The least revision that the marker must have.
+    pub fn owed(&self) -> Revision {
+        self.owed
+    }
+
+    /// The marker is to have this revision, however often it takes to write it.
+    pub fn owe(&mut self, revision: Revision) {
+        self.owed = self.owed.max(revision);
+    }
+
+    /// Profiles that say something else to agents than before: changed, new and managed, or gone after having been
+    /// managed.
+    pub fn changed_profiles(&self, world: &World) -> Vec<String> {
+        let changed = world.profiles.iter().filter(|(key, profile)| match self.profiles.get(&key.name) {
+            Some((before, _)) => *before != profile.spec,
+            None => profile.spec.managed,
+        });
+        let gone = self.profiles.iter().filter(|(name, (before, _))| {
+            before.managed && !world.profiles.contains_key(&cluster_wide(name.as_str()))
+        });
+        changed.map(|(key, _)| key.name.clone()).chain(gone.map(|(name, _)| name.clone())).collect()
+    }
+
+    /// Notes that these profiles changed in this revision.
+    pub fn note_profiles(&mut self, world: &World, names: &[String], revision: Revision) {
+        for name in names {
+            match world.profiles.get(&cluster_wide(name)) {
+                Some(profile) => self.profiles.insert(name.clone(), (profile.spec.clone(), revision)),
+                None => self.profiles.remove(name),
+            };
+        }
+    }
+
+    /// Notes that the RuleSets of these WorkloadPolicies changed in this revision.
+    pub fn note_rule_sets(&mut self, world: &World, computed: &Computed, policies: &[&str], revision: Revision) {
+        let concerned: BTreeSet<&str> = policies
+            .iter()
+            .flat_map(|name| {
+                let before = world.workload_policies.get(&cluster_wide(*name)).map(|live| live.spec.rule_set.as_str());
+                let after = computed.workload_policies.get(*name).map(|spec| spec.rule_set.as_str());
+                [before, after]
+            })
+            .flatten()
+            .collect();
+        for name in concerned {
+            self.rule_sets.insert(name.to_owned(), revision);
+        }
+        // A RuleSet of the same name that comes later begins anew.
+        let live: BTreeSet<String> = world.rule_sets.values().map(ResourceExt::name_any).collect();
+        self.rule_sets.retain(|name, _| live.contains(name));
+    }
+}

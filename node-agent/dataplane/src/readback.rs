@@ -1,0 +1,176 @@
+//! What is in the kernel, as iptables-save prints it: whether it is what was rendered, how to put it right, how to
+//! take it away. Chains and rules of others are only read.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use sha2::{Digest, Sha256};
+
+use crate::render::{CHAIN_PREFIX, Hook};
+use crate::sets;
+
+/// Whether what is in the kernel is what was rendered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readback {
+    /// It is.
+    Ok,
+    /// Nothing of ours is there.
+    Missing,
+    /// Something of ours is not as it was put there.
+    Changed,
+}
+
+/// The chains and rules of one family in one network namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Installed {
+    /// By table and chain, the rules without `-A CHAIN`.
+    tables: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+}
+
+impl Installed {
+    /// Reads the output of `iptables-save` (all tables, or `-t mangle` and `-t filter` one after the other), with or
+    /// without counters. Anything else in it is left out.
+    pub fn parse(save: &str) -> Self {
+        let mut tables: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
+        let mut table = String::new();
+        for line in save.lines().map(str::trim) {
+            if let Some(name) = line.strip_prefix('*') {
+                table = name.to_owned();
+            } else if let Some(declared) = line.strip_prefix(':') {
+                let name = declared.split(' ').next().unwrap_or_default();
+                tables.entry(table.clone()).or_default().entry(name.to_owned()).or_default();
+            } else if let Some((chain, rule)) = appended(line) {
+                let rules = tables.entry(table.clone()).or_default().entry(chain.to_owned()).or_default();
+                rules.push(rule.to_owned());
+            }
+        }
+        Self { tables }
+    }
+
+    /// Whether nothing of ours is there.
+    pub fn is_empty(&self) -> bool {
+        self.tables.keys().all(|table| self.own(table).next().is_none() && self.jumps(table).is_empty())
+    }
+
+    /// The generation of the sets that our rules name, if they name any.
+    pub fn generation(&self) -> Option<u32> {
+        let mut words = self.own("mangle").flat_map(|(_, rules)| rules).flat_map(|rule| rule.split(' '));
+        words.find_map(|word| word.strip_prefix(sets::PREFIX_V4)?.split('-').next()?.parse().ok())
+    }
+
+    /// A hash over all that is ours. Remembered after a restore, it tells later whether anything was touched, down to
+    /// a single rule.
+    pub fn digest(&self) -> String {
+        let mut text = String::new();
+        for table in self.tables.keys() {
+            for (chain, rules) in self.own(table) {
+                // Writing to a String cannot fail.
+                let _ = writeln!(text, "{table} {chain} {}", rules.join("\n"));
+            }
+            for (chain, rule) in self.jumps(table) {
+                let _ = writeln!(text, "{table} {chain} {rule}");
+            }
+        }
+        Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Whether a table holds exactly the chains of `wanted` as ours, with as many rules each, hooked first and once.
+    /// (The text of a rule comes back in another form; that it is the right text is told by the fingerprint chain,
+    /// which is among the chains, and by [`Installed::digest`].)
+    pub(crate) fn holds(&self, table: &str, wanted: &str, hooks: &[Hook]) -> bool {
+        let wanted = Self::parse(wanted);
+        let counts = |of: &Self| -> BTreeMap<String, usize> {
+            of.own(table).map(|(chain, rules)| (chain.clone(), rules.len())).collect()
+        };
+        counts(self) == counts(&wanted) && self.hooked(table, hooks)
+    }
+
+    fn hooked(&self, table: &str, hooks: &[Hook]) -> bool {
+        let first = |hook: &Hook| {
+            let rules = self.tables.get(table).and_then(|chains| chains.get(hook.chain));
+            rules.and_then(|rules| rules.first()).is_some_and(|rule| *rule == jump(hook))
+        };
+        hooks.iter().all(first) && self.jumps(table).len() == hooks.len()
+    }
+
+    /// Restore input for one table: `text` with hooks put right and our chains that it does not declare taken away.
+    pub(crate) fn with_hooks(&self, table: &str, text: &str, hooks: &[Hook]) -> String {
+        let wanted = Self::parse(text);
+        let mut extra = String::new();
+        if !self.hooked(table, hooks) {
+            extra += &self.unhook(table);
+            for hook in hooks {
+                let _ = writeln!(extra, "-I {} 1 {}", hook.chain, jump(hook));
+            }
+        }
+        let declared = |chain: &String| wanted.tables.get(table).is_some_and(|chains| chains.contains_key(chain));
+        let stale = self.own(table).map(|(chain, _)| chain).filter(|chain| !declared(chain));
+        extra += &delete_chains(stale);
+        let body = text.strip_suffix("COMMIT\n").unwrap_or(text);
+        format!("{body}{extra}COMMIT\n")
+    }
+
+    /// Our chains of a table.
+    fn own<'a>(&'a self, table: &str) -> impl Iterator<Item = (&'a String, &'a Vec<String>)> {
+        let chains = self.tables.get(table).into_iter().flatten();
+        chains.filter(|(chain, _)| chain.starts_with(CHAIN_PREFIX))
+    }
+
+    /// Rules in chains of others that lead to ours.
+    fn jumps<'a>(&'a self, table: &str) -> Vec<(&'a String, &'a String)> {
+        let chains = self.tables.get(table).into_iter().flatten();
+        let foreign = chains.filter(|(chain, _)| !chain.starts_with(CHAIN_PREFIX));
+        foreign
+            .flat_map(|(chain, rules)| rules.iter().map(move |rule| (chain, rule)))
+            .filter(|(_, rule)| leads_to_us(rule))
+            .collect()
+    }
+
+    fn unhook(&self, table: &str) -> String {
+        self.jumps(table).iter().map(|(chain, rule)| format!("-D {chain} {rule}\n")).collect()
+    }
+}
+
+/// `iptables-restore --noflush` input that takes away every chain and hook of ours, and nothing else. Empty if there
+/// is nothing. Sets can be destroyed afterwards.
+pub fn removal(installed: &Installed) -> String {
+    let mut text = String::new();
+    // Table filter last: what is marked must be rejected for as long as something marks.
+    let mut tables: Vec<&String> = installed.tables.keys().collect();
+    tables.sort_by_key(|table| (table.as_str() == "filter", table.as_str()));
+    for table in tables {
+        let hooks = installed.unhook(table);
+        let chains = delete_chains(installed.own(table).map(|(chain, _)| chain));
+        if !(hooks.is_empty() && chains.is_empty()) {
+            let _ = write!(text, "*{table}\n{hooks}{chains}COMMIT\n");
+        }
+    }
+    text
+}
+
+/// Flushes all before it deletes any: they lead to one another.
+fn delete_chains<'a>(chains: impl Iterator<Item = &'a String>) -> String {
+    let chains: Vec<&String> = chains.collect();
+    let flush = chains.iter().map(|chain| format!("-F {chain}\n"));
+    let delete = chains.iter().map(|chain| format!("-X {chain}\n"));
+    flush.chain(delete).collect()
+}
+
+fn jump(hook: &Hook) -> String {
+    format!("-j {}", hook.target)
+}
+
+fn leads_to_us(rule: &str) -> bool {
+    let words: Vec<&str> = rule.split(' ').collect();
+    words.windows(2).any(|pair| matches!(pair[0], "-j" | "-g") && pair[1].starts_with(CHAIN_PREFIX))
+}
+
+/// Chain and rule of a line `-A CHAIN rule`, with or without counters before it.
+fn appended(line: &str) -> Option<(&str, &str)> {
+    let line = match line.strip_prefix('[') {
+        Some(counted) => counted.split_once("] ")?.1,
+        None => line,
+    };
+    let rest = line.strip_prefix("-A ")?;
+    Some(rest.split_once(' ').unwrap_or((rest, "")))
+}

@@ -1,0 +1,92 @@
+//! The chains of one direction, in the order of the policy model's table `side`.
+
+use ringfence_model::Direction;
+
+use super::lines::{Line, Lines, Seen};
+use super::{Chain, ENDED, REJECT};
+use crate::policy::{Enforcement, NetnsPolicy};
+use crate::sets::SetDef;
+
+/// What IPv4 puts into table mangle, with the sets it names.
+pub struct V4Chains {
+    pub sets: Vec<SetDef>,
+    pub chains: Vec<Chain>,
+}
+
+/// What becomes of a packet that an entry hits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Pass,
+    Block { reject: bool },
+}
+
+/// The rules of both directions and the chains they lead to.
+pub fn v4_chains(policy: &NetnsPolicy, generation: u32) -> V4Chains {
+    let lines = Lines::new(policy, generation);
+    let mut chains = Vec::new();
+    for (name, old, direction) in
+        [("RF-IN", "RF-IN-OLD", Direction::Inbound), ("RF-OUT", "RF-OUT-OLD", Direction::Outbound)]
+    {
+        let mut rules = head(policy.state, direction, old);
+        rules.extend(steps(policy.state, &lines, &[Seen::first(direction)]));
+        chains.push(Chain::new(name, rules));
+        let both = [Seen::first(direction), Seen::backwards(direction)];
+        chains.push(Chain::new(old, steps(policy.state, &lines, &both)));
+    }
+    chains.push(Chain::new("RF-DROP", ["-j DROP".to_owned()]));
+    chains.push(Chain::new("RF-MARK", [format!("-j MARK --set-xmark {REJECT:#x}/{REJECT:#x}")]));
+    chains.push(Chain::new("RF-WOULD", ["-j RETURN".to_owned()]));
+    V4Chains { sets: lines.into_sets(), chains }
+}
+
+/// What comes before every rule.
+fn head(state: Enforcement, direction: Direction, old: &str) -> Vec<String> {
+    let local = match direction {
+        Direction::Inbound => "-i",
+        Direction::Outbound => "-o",
+    };
+    let mut rules = vec![format!("{local} lo -j RETURN")];
+    if state != Enforcement::VisibilityOnly {
+        rules.push(format!("-m connmark --mark {ENDED:#x}/{ENDED:#x} -j DROP"));
+    }
+    rules.push("-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned());
+    if state == Enforcement::Full {
+        rules.push("-m conntrack --ctstate INVALID -j DROP".to_owned());
+    }
+    rules.push(format!("-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -g {old}"));
+    rules
+}
+
+/// Essential, OverrideDeny, Allow, Deny, default; within each step, every orientation that the packet may have.
+fn steps(state: Enforcement, lines: &Lines, orientations: &[Seen]) -> Vec<String> {
+    let order: [(fn(&super::lines::SideLines) -> &Vec<Line>, bool); 4] = [
+        (|side| &side.essential, false),
+        (|side| &side.override_deny, true),
+        (|side| &side.allow, false),
+        (|side| &side.deny, true),
+    ];
+    let mut rules = Vec::new();
+    for (pick, blocks) in order {
+        for seen in orientations {
+            for line in pick(lines.side(seen.rules_of)) {
+                let effect = if blocks { Effect::Block { reject: line.reject } } else { Effect::Pass };
+                let matches = line.matches(*seen, orientations.len() > 1);
+                rules.extend(matches.into_iter().map(|matching| format!("{matching} {}", target(state, effect))));
+            }
+        }
+    }
+    rules.push(match state {
+        Enforcement::Full => "-g RF-DROP".to_owned(),
+        Enforcement::Selective | Enforcement::VisibilityOnly => "-g RF-WOULD".to_owned(),
+    });
+    rules
+}
+
+fn target(state: Enforcement, effect: Effect) -> &'static str {
+    match (effect, state) {
+        (Effect::Pass, _) => "-j RETURN",
+        (Effect::Block { .. }, Enforcement::VisibilityOnly) => "-g RF-WOULD",
+        (Effect::Block { reject: true }, _) => "-g RF-MARK",
+        (Effect::Block { reject: false }, _) => "-g RF-DROP",
+    }
+}

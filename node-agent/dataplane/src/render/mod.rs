@@ -1,0 +1,247 @@
+//! Room 7: a typed policy as text for iptables-restore and ipset.
+//!
+//! Goals and the design that meets them:
+//! 1. One atomic change per family: everything that decides is in table `mangle`, in own chains that one restore
+//!    with `--noflush` redeclares and fills. Rules of others stay as they are.
+//! 2. Other people's rules still see what we let pass: a packet leaves our chains by RETURN, never by ACCEPT. The
+//!    inner chains are entered by goto, so that a RETURN there leaves `RF-IN` or `RF-OUT` as well.
+//! 3. Ports are seen before a sidecar or kube-proxy rewrites them, and conntrack's state is known: PREROUTING and
+//!    OUTPUT of mangle, first.
+//! 4. REJECT is not possible in mangle: packets are marked there, and one chain in `filter`, which never changes,
+//!    rejects on the mark.
+//! 5. A change of membership changes no rule: rules name sets, and the text does not depend on members.
+//! 6. What is in force can be read back: a chain named after the text's hash is put in by the same restore.
+//!
+//! | chain | holds |
+//! | --- | --- |
+//! | `RF-IN`, `RF-OUT` | loopback, ended flows, established, essential, OverrideDeny, Allow, Deny, state |
+//! | `RF-IN-OLD`, `RF-OUT-OLD` | TCP flows older than the rules, judged in both orientations |
+//! | `RF-DROP` | drops |
+//! | `RF-MARK` | marks for rejection |
+//! | `RF-WOULD` | counts what a stricter state would block |
+//! | `RF-REJECT` (filter) | rejects what is marked |
+
+mod direction;
+mod lines;
+
+use sha2::{Digest, Sha256};
+
+use crate::policy::{Enforcement, NetnsPolicy};
+use crate::readback::{Installed, Readback};
+use crate::sets::{self, SetChange, SetDef};
+use direction::{V4Chains, v4_chains};
+
+/// Bit of the conntrack mark that ends a flow. Set by the agent, matched by the rules.
+pub const ENDED: u32 = 0x4000_0000;
+/// Bit of the packet mark that asks table filter to reject.
+pub const REJECT: u32 = 0x2000_0000;
+/// What the names of all our chains begin with.
+pub const CHAIN_PREFIX: &str = "RF-";
+/// What the name of the chain begins with that tells which text is in force.
+pub const FINGERPRINT_PREFIX: &str = "RF-FP-";
+/// ICMPv6 types that Full lets pass: MLD, router and neighbour discovery.
+pub const V6_ESSENTIAL: [u8; 8] = [130, 131, 132, 133, 134, 135, 136, 143];
+
+/// An address family, with the commands it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4: iptables.
+    V4,
+    /// IPv6: ip6tables.
+    V6,
+}
+
+/// Where a chain of ours hangs in a chain of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hook {
+    /// Table.
+    pub table: &'static str,
+    /// Chain of the kernel.
+    pub chain: &'static str,
+    /// Chain of ours that it jumps to, first of all.
+    pub target: &'static str,
+}
+
+const MANGLE_HOOKS: [Hook; 2] = [
+    Hook { table: "mangle", chain: "PREROUTING", target: "RF-IN" },
+    Hook { table: "mangle", chain: "OUTPUT", target: "RF-OUT" },
+];
+const FILTER_HOOKS: [Hook; 3] = [
+    Hook { table: "filter", chain: "INPUT", target: "RF-REJECT" },
+    // A Pod that forwards is rare, but a packet that is marked must never pass.
+    Hook { table: "filter", chain: "FORWARD", target: "RF-REJECT" },
+    Hook { table: "filter", chain: "OUTPUT", target: "RF-REJECT" },
+];
+
+impl Family {
+    /// The hooks in table mangle.
+    pub fn mangle_hooks(self) -> &'static [Hook] {
+        &MANGLE_HOOKS
+    }
+
+    /// The hooks in table filter; IPv6 has no rules that reject.
+    pub fn filter_hooks(self) -> &'static [Hook] {
+        match self {
+            Self::V4 => &FILTER_HOOKS,
+            Self::V6 => &[],
+        }
+    }
+
+    /// Table filter with our chain that rejects, which is the same for every policy.
+    pub fn filter_text(self) -> String {
+        match self {
+            Self::V4 => filter_text(),
+            Self::V6 => String::new(),
+        }
+    }
+}
+
+/// A policy as text, for one network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// The generation that the names of the sets carry.
+    pub generation: u32,
+    /// The sets that the rules name, in the order of their slots.
+    pub sets: Vec<SetDef>,
+    /// `iptables-restore --noflush` input: table mangle with our chains, without hooks (see
+    /// [`Rendered::restore_text`]).
+    pub v4: String,
+    /// The same for `ip6tables-restore --noflush`.
+    pub v6: String,
+}
+
+/// Renders a policy. `generation` names the sets: rules of different generations can be in the kernel's hands while
+/// one replaces the other.
+pub fn render(policy: &NetnsPolicy, generation: u32) -> Rendered {
+    let V4Chains { sets, chains } = v4_chains(policy, generation);
+    Rendered { generation, sets, v4: table_text("mangle", &chains), v6: table_text("mangle", &v6_chains(policy.state)) }
+}
+
+impl Rendered {
+    /// Whether both have the same rules, so that going from one to the other is a matter of members only. Generations
+    /// do not count.
+    pub fn same_shape(&self, other: &Self) -> bool {
+        let kinds = |r: &Self| r.sets.iter().map(|set| set.kind).collect::<Vec<_>>();
+        kinds(self) == kinds(other) && self.v6 == other.v6 && self.shape() == other.shape()
+    }
+
+    /// The IPv4 rules without what depends on the generation.
+    fn shape(&self) -> String {
+        let own = format!("{}{}-", sets::PREFIX_V4, self.generation);
+        let lines = self.v4.lines().filter(|line| !line.contains(FINGERPRINT_PREFIX));
+        lines.map(|line| format!("{}\n", line.replace(&own, sets::PREFIX_V4))).collect()
+    }
+
+    /// `ipset restore` input that makes the sets. Before the rules.
+    pub fn create_sets(&self) -> String {
+        sets::create_text(&self.sets)
+    }
+
+    /// `ipset restore` input that takes the sets away. After the rules that name them are gone; the kernel lets go of
+    /// a set a little later than the restore returns, so that a refusal ("in use") is to be tried again.
+    pub fn destroy_sets(&self) -> String {
+        sets::destroy_text(self.sets.iter().map(|set| set.name.as_str()))
+    }
+
+    /// What turns the members of the sets in force (`self`) into those of another rendering of the same shape.
+    pub fn delta(&self, wanted: &Self) -> Vec<SetChange> {
+        sets::changes(&self.sets, &wanted.sets)
+    }
+
+    /// What turns the sets that the kernel holds (see [`sets::parse_save`]) into these. `None` if one is not there.
+    pub fn delta_from(&self, present: &[SetDef]) -> Option<Vec<SetChange>> {
+        let find = |set: &SetDef| {
+            present.iter().find(|other| other.name == set.name && other.kind == set.kind).cloned()
+        };
+        let present: Vec<SetDef> = self.sets.iter().map(find).collect::<Option<_>>()?;
+        Some(sets::changes(&present, &self.sets))
+    }
+
+    /// Input for `iptables-restore --noflush` (`ip6tables-restore`) that puts this policy into force, whatever of ours
+    /// is `installed`: hooks that are missing, doubled or not first are put right, chains that are no longer needed
+    /// go. Table filter is in it only if it has to change.
+    pub fn restore_text(&self, family: Family, installed: &Installed) -> String {
+        let mut text = String::new();
+        let filter = family.filter_text();
+        if !installed.holds("filter", &filter, family.filter_hooks()) {
+            text += &installed.with_hooks("filter", &filter, family.filter_hooks());
+        }
+        text + &installed.with_hooks("mangle", self.text(family), family.mangle_hooks())
+    }
+
+    /// Whether what is installed is this policy.
+    pub fn verify(&self, family: Family, installed: &Installed) -> Readback {
+        if installed.is_empty() {
+            return Readback::Missing;
+        }
+        let mangle = installed.holds("mangle", self.text(family), family.mangle_hooks());
+        if mangle && installed.holds("filter", &family.filter_text(), family.filter_hooks()) {
+            Readback::Ok
+        } else {
+            Readback::Changed
+        }
+    }
+
+    /// The text of one family.
+    pub fn text(&self, family: Family) -> &str {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+}
+
+/// A chain of ours with its rules (each without `-A CHAIN`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Chain {
+    name: &'static str,
+    rules: Vec<String>,
+}
+
+impl Chain {
+    fn new(name: &'static str, rules: impl IntoIterator<Item = String>) -> Self {
+        Self { name, rules: rules.into_iter().collect() }
+    }
+}
+
+/// A table with these chains and the chain that carries the fingerprint of them.
+fn table_text(table: &str, chains: &[Chain]) -> String {
+    let declare: String = chains.iter().map(|chain| format!(":{} - [0:0]\n", chain.name)).collect();
+    let rules: String = chains
+        .iter()
+        .flat_map(|chain| chain.rules.iter().map(|rule| format!("-A {} {rule}\n", chain.name)))
+        .collect();
+    let digest = Sha256::digest(format!("{declare}{rules}").as_bytes());
+    let fingerprint: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    format!("*{table}\n{declare}:{FINGERPRINT_PREFIX}{fingerprint} - [0:0]\n{rules}COMMIT\n")
+}
+
+/// Replies to what is rejected are RELATED to it and are no packets to reject, even if they carry its mark.
+fn filter_text() -> String {
+    let marked = format!("-m mark --mark {REJECT:#x}/{REJECT:#x} -m conntrack ! --ctstate RELATED,ESTABLISHED");
+    format!(
+        "*filter\n:RF-REJECT - [0:0]\n\
+         -A RF-REJECT -p tcp {marked} -j REJECT --reject-with tcp-reset\n\
+         -A RF-REJECT {marked} -j REJECT --reject-with icmp-port-unreachable\n\
+         COMMIT\n"
+    )
+}
+
+/// IPv6 has no policy yet: Full drops it but for what keeps the interface alive, any other state lets it pass.
+fn v6_chains(state: Enforcement) -> Vec<Chain> {
+    let rules = |local: &str| {
+        if state != Enforcement::Full {
+            return Vec::new();
+        }
+        let discovery =
+            V6_ESSENTIAL.iter().map(|kind| format!("-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN"));
+        let mut rules = vec![format!("{local} lo -j RETURN")];
+        rules.extend(discovery);
+        rules.push("-j DROP".to_owned());
+        rules
+    };
+    vec![Chain::new("RF-IN", rules("-i")), Chain::new("RF-OUT", rules("-o"))]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,316 @@
+//! Rules against the judge, and both against tables written by hand from the policy model.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use proptest::prelude::*;
+use ringfence_model::{Action, Decision, Direction, PortMatch, Ports, Protocol, Services};
+use rstest::rstest;
+
+use super::*;
+use crate::judge::Packet;
+use crate::policy::{End, Entry, HostSet, Match, NetnsPolicy, Origin, Peers};
+use crate::sets;
+use crate::trace::{Fate, Kernel, Probe};
+
+const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
+const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+
+fn listed(addresses: &[Ipv4Addr]) -> Peers {
+    Peers::Listed(HostSet {
+        origins: BTreeSet::from([Origin::PeerGroup("p-1".to_owned())]),
+        nets: addresses.iter().map(|address| (*address).into()).collect(),
+    })
+}
+
+fn only(protocol: Protocol, port: u16) -> Services {
+    Services::Only(PortMatch::single(protocol, port).into_iter().collect())
+}
+
+fn entry(peers: Peers, services: Services, reject: bool) -> Entry {
+    Entry { matching: Match::Hosts { peers, services }, reject, rule: "set/rule".to_owned() }
+}
+
+fn with(state: Enforcement, direction: Direction, entries: &[(Action, Entry)]) -> NetnsPolicy {
+    let mut policy = NetnsPolicy::new(state);
+    policy.own.insert(OWN);
+    for (action, entry) in entries {
+        let side = match direction {
+            Direction::Inbound => &mut policy.inbound,
+            Direction::Outbound => &mut policy.outbound,
+        };
+        side.of(*action).push(entry.clone());
+    }
+    policy
+}
+
+fn packet(direction: Direction, peer: Ipv4Addr, protocol: Protocol, sport: u16, dport: u16) -> Packet {
+    let (src, dst) = match direction {
+        Direction::Inbound => (peer, OWN),
+        Direction::Outbound => (OWN, peer),
+    };
+    Packet { direction, protocol, src: src.into(), dst: dst.into(), sport, dport, icmp: None }
+}
+
+fn fate(policy: &NetnsPolicy, probe: &Probe) -> Fate {
+    Kernel::load(&render(policy, 7), Family::V4).trace(probe)
+}
+
+/// The table `side` of the policy model: which actions hit, and what becomes of it in VisibilityOnly, Selective, Full.
+#[rstest]
+#[case::nothing(&[], [Fate::WouldBlock, Fate::WouldBlock, Fate::Dropped])]
+#[case::allow(&[Action::Allow], [Fate::Passed; 3])]
+#[case::deny(&[Action::Deny], [Fate::WouldBlock, Fate::Dropped, Fate::Dropped])]
+#[case::override_deny(&[Action::OverrideDeny], [Fate::WouldBlock, Fate::Dropped, Fate::Dropped])]
+#[case::allow_and_deny(&[Action::Allow, Action::Deny], [Fate::Passed; 3])]
+#[case::deny_and_allow(&[Action::Deny, Action::Allow], [Fate::Passed; 3])]
+#[case::allow_and_override(
+    &[Action::Allow, Action::OverrideDeny], [Fate::WouldBlock, Fate::Dropped, Fate::Dropped])]
+#[case::all_three(
+    &[Action::Deny, Action::Allow, Action::OverrideDeny], [Fate::WouldBlock, Fate::Dropped, Fate::Dropped])]
+fn side_of_the_policy_model(#[case] actions: &[Action], #[case] expected: [Fate; 3]) {
+    let states = [Enforcement::VisibilityOnly, Enforcement::Selective, Enforcement::Full];
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        for (state, expected) in states.into_iter().zip(expected) {
+            for reject in [false, true] {
+                let entries: Vec<(Action, Entry)> = actions
+                    .iter()
+                    .map(|action| (*action, entry(listed(&[PEER]), only(Protocol::TCP, 80), reject)))
+                    .collect();
+                let policy = with(state, direction, &entries);
+                let hit = packet(direction, PEER, Protocol::TCP, 40000, 80);
+                // Only a rule that asks for it rejects; a default deny drops.
+                let expected = if expected == Fate::Dropped && reject && !actions.is_empty() {
+                    Fate::Rejected
+                } else {
+                    expected
+                };
+                assert_eq!(fate(&policy, &Probe::new(hit)), expected, "{state:?} {direction:?} {reject}");
+                let judged = policy.judge(&hit);
+                assert_eq!(judged.blocks, matches!(expected, Fate::Dropped | Fate::Rejected));
+                assert_eq!(judged.reject, expected == Fate::Rejected);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rule_hits_its_peers_and_ports_and_nothing_else() {
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        let policy =
+            with(Enforcement::Full, direction, &[(Action::Allow, entry(listed(&[PEER]), only(Protocol::TCP, 80), false))]);
+        let passes = |packet: Packet| fate(&policy, &Probe::new(packet)) == Fate::Passed;
+        assert!(passes(packet(direction, PEER, Protocol::TCP, 1, 80)));
+        assert!(!passes(packet(direction, OTHER, Protocol::TCP, 1, 80)));
+        assert!(!passes(packet(direction, PEER, Protocol::TCP, 80, 81)));
+        assert!(!passes(packet(direction, PEER, Protocol::UDP, 1, 80)));
+        let back = if direction == Direction::Inbound { Direction::Outbound } else { Direction::Inbound };
+        assert!(!passes(packet(back, PEER, Protocol::TCP, 1, 80)));
+    }
+}
+
+#[test]
+fn what_comes_before_every_rule() {
+    let policy = with(Enforcement::Full, Direction::Inbound, &[]);
+    let probe = Probe::new(packet(Direction::Inbound, PEER, Protocol::TCP, 1, 80));
+    assert_eq!(fate(&policy, &probe), Fate::Dropped);
+    assert_eq!(fate(&policy, &Probe { interface: "lo", ..probe }), Fate::Passed);
+    for state in ["ESTABLISHED", "RELATED"] {
+        let known = Probe { state, syn: false, ..probe };
+        assert_eq!(fate(&policy, &known), Fate::Passed);
+        assert_eq!(fate(&policy, &Probe { connmark: ENDED, ..known }), Fate::Dropped, "ended");
+    }
+    let invalid = Probe { state: "INVALID", syn: false, ..probe };
+    assert_eq!(fate(&policy, &invalid), Fate::Dropped);
+    let selective = with(Enforcement::Selective, Direction::Inbound, &[]);
+    assert_eq!(fate(&selective, &invalid), Fate::WouldBlock, "INVALID alone blocks in Full only");
+    let visibility = with(Enforcement::VisibilityOnly, Direction::Inbound, &[]);
+    let ended = Probe { state: "ESTABLISHED", connmark: ENDED, ..probe };
+    assert_eq!(fate(&visibility, &ended), Fate::Passed, "VisibilityOnly blocks nothing");
+}
+
+#[test]
+fn an_older_flow_is_hit_by_a_rule_of_either_orientation() {
+    let web = entry(listed(&[PEER]), only(Protocol::TCP, 80), false);
+    let policy = with(Enforcement::Full, Direction::Inbound, &[(Action::Allow, web)]);
+    // A reply of the Pod's own server on port 80, the first that conntrack sees of the flow.
+    let reply = packet(Direction::Outbound, PEER, Protocol::TCP, 80, 40000);
+    assert_eq!(fate(&policy, &Probe { syn: false, ..Probe::new(reply) }), Fate::Passed);
+    assert_eq!(fate(&policy, &Probe::new(reply)), Fate::Dropped, "a SYN from port 80 opens a new connection");
+    assert!(!policy.judge_flow(&reply, true).blocks);
+    assert!(policy.judge_flow(&reply, false).blocks, "its direction is known: it is the Pod's own");
+}
+
+#[test]
+fn ipv6_is_dropped_in_full_but_for_discovery() {
+    let v6 = |last: u16| IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last));
+    let packet = |protocol, icmp| Packet {
+        direction: Direction::Inbound,
+        protocol,
+        src: v6(1),
+        dst: v6(2),
+        sport: 0,
+        dport: 80,
+        icmp,
+    };
+    for (state, tcp) in [
+        (Enforcement::VisibilityOnly, Fate::Passed),
+        (Enforcement::Selective, Fate::Passed),
+        (Enforcement::Full, Fate::Dropped),
+    ] {
+        let policy = with(state, Direction::Inbound, &[]);
+        let kernel = Kernel::load(&render(&policy, 1), Family::V6);
+        assert_eq!(kernel.trace(&Probe::new(packet(Protocol::TCP, None))), tcp);
+        assert_eq!(policy.judge(&packet(Protocol::TCP, None)).blocks, tcp == Fate::Dropped);
+        for (kind, fate) in [(135, Fate::Passed), (136, Fate::Passed), (143, Fate::Passed), (128, tcp)] {
+            let icmp = packet(Protocol::ICMPV6, Some((kind, 0)));
+            assert_eq!(kernel.trace(&Probe { state: "UNTRACKED", ..Probe::new(icmp) }), fate, "{state:?} {kind}");
+        }
+    }
+}
+
+#[test]
+fn membership_alone_changes_no_rule() {
+    let one = |members: &[Ipv4Addr], port| {
+        let allow = entry(listed(members), only(Protocol::TCP, port), false);
+        with(Enforcement::Full, Direction::Inbound, &[(Action::Allow, allow)])
+    };
+    let old = render(&one(&[PEER], 80), 1);
+    let new = render(&one(&[PEER, OTHER], 80), 2);
+    assert!(old.same_shape(&new));
+    assert_eq!(sets::change_text(&old.delta(&new)), "add RF4-1-0 10.0.0.2\n");
+    assert_eq!(sets::change_text(&render(&one(&[OTHER], 80), 1).delta(&old)), "add RF4-1-0 10.0.0.1\ndel RF4-1-0 10.0.0.2\n");
+    assert!(old.same_shape(&render(&one(&[], 80), 1)), "an empty set matches nobody");
+    assert!(!old.same_shape(&render(&one(&[PEER], 81), 1)));
+    assert_eq!(old.create_sets(), "create RF4-1-0 hash:net family inet hashsize 64 maxelem 1048576\nflush RF4-1-0\nadd RF4-1-0 10.0.0.1\n");
+    assert_eq!(old.destroy_sets(), "destroy RF4-1-0\n");
+}
+
+#[test]
+fn entries_of_one_origin_share_a_set_and_everything_fits() {
+    let allow = |port| (Action::Allow, entry(listed(&[PEER]), only(Protocol::TCP, port), false));
+    let policy = with(Enforcement::Full, Direction::Inbound, &[allow(80), allow(81)]);
+    let rendered = render(&policy, u32::MAX);
+    assert_eq!(rendered.sets.len(), 1);
+    assert_eq!(rendered.sets[0].name, "RF4-4294967295-0");
+}
+
+#[test]
+fn what_iptables_takes_for_any_is_never_written() {
+    let odd = Services::Only(BTreeSet::from([
+        PortMatch { protocol: Protocol(0), ports: Ports::All },
+        PortMatch { protocol: Protocol::ICMP, ports: Ports::Icmp(255, None) },
+    ]));
+    let policy = with(Enforcement::Full, Direction::Inbound, &[(Action::Allow, entry(Peers::Anyone, odd, false))]);
+    assert!(!render(&policy, 1).v4.contains("set/rule"));
+}
+
+#[test]
+fn a_rules_name_cannot_leave_its_comment() {
+    let mut allow = entry(Peers::Anyone, Services::All, false);
+    allow.rule = "a/\" -j ACCEPT\n-A RF-IN ".repeat(30);
+    let text = render(&with(Enforcement::Full, Direction::Inbound, &[(Action::Allow, allow)]), 1).v4;
+    assert!(!text.contains("ACCEPT\n") && !text.contains("j ACCEPT"), "{text}");
+    assert!(text.lines().all(|line| line.len() < 255), "{text}");
+}
+
+fn peers() -> impl Strategy<Value = Peers> {
+    let nets = prop::collection::btree_set((0u8..8, 29u8..=32), 0..4).prop_map(|list| {
+        let net = |(last, length)| ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, last), length).trunc();
+        let nets: BTreeSet<_> = list.into_iter().map(net).collect();
+        Peers::Listed(HostSet { origins: BTreeSet::from([Origin::Prefixes(nets.clone())]), nets })
+    });
+    prop_oneof![1 => Just(Peers::Anyone), 6 => nets]
+}
+
+fn services() -> impl Strategy<Value = Services> {
+    let protocol = prop_oneof![Just(Protocol::TCP), Just(Protocol::UDP), Just(Protocol::SCTP)];
+    let port = (protocol, 80u16..84, 0u16..3)
+        .prop_map(|(protocol, port, more)| PortMatch { protocol, ports: Ports::Range(port, port + more) });
+    let icmp = (0u8..3, prop::option::of(0u8..2))
+        .prop_map(|(kind, code)| PortMatch { protocol: Protocol::ICMP, ports: Ports::Icmp(kind, code) });
+    let whole = prop_oneof![Just(Protocol::TCP), Just(Protocol::ICMP), Just(Protocol(47))]
+        .prop_map(|protocol| PortMatch { protocol, ports: Ports::All });
+    let list = prop::collection::btree_set(prop_oneof![6 => port, 2 => icmp, 1 => whole], 0..3);
+    prop_oneof![1 => Just(Services::All), 6 => list.prop_map(Services::Only)]
+}
+
+fn entries(outbound: bool) -> impl Strategy<Value = Vec<Entry>> {
+    let hosts = (peers(), services()).prop_map(|(peers, services)| Match::Hosts { peers, services });
+    let protocol = prop_oneof![Just(Protocol::TCP), Just(Protocol::UDP)];
+    let end = (0u8..8, protocol, 80u16..84).prop_map(|(last, protocol, port)| End {
+        address: Ipv4Addr::new(10, 0, 0, last),
+        protocol,
+        port,
+    });
+    let ends = prop::collection::btree_set(end, 0..4).prop_map(Match::Ends);
+    let special = if outbound { ends.boxed() } else { Just(Match::OwnOrigin).boxed() };
+    let entry = (prop_oneof![5 => hosts, 1 => special], any::<bool>());
+    let entry = entry.prop_map(|(matching, reject)| Entry { matching, reject, rule: "r/r".to_owned() });
+    prop::collection::vec(entry, 0..3)
+}
+
+fn side(outbound: bool) -> impl Strategy<Value = crate::policy::Side> {
+    (entries(outbound), entries(outbound), entries(outbound), entries(outbound)).prop_map(
+        |(essential, override_deny, allow, deny)| crate::policy::Side { essential, override_deny, allow, deny },
+    )
+}
+
+fn policies() -> impl Strategy<Value = NetnsPolicy> {
+    let state = prop_oneof![
+        Just(Enforcement::VisibilityOnly),
+        Just(Enforcement::Selective),
+        Just(Enforcement::Full)
+    ];
+    (state, side(false), side(true)).prop_map(|(state, inbound, outbound)| NetnsPolicy {
+        state,
+        own: BTreeSet::from([OWN]),
+        inbound,
+        outbound,
+    })
+}
+
+fn packets() -> impl Strategy<Value = Packet> {
+    let protocol = prop_oneof![
+        4 => Just(Protocol::TCP), 2 => Just(Protocol::UDP), 1 => Just(Protocol::ICMP), 1 => Just(Protocol(47))
+    ];
+    let direction = prop_oneof![Just(Direction::Inbound), Just(Direction::Outbound)];
+    (direction, protocol, 0u8..9, 79u16..86, 79u16..86, 0u8..4, 0u8..3).prop_map(
+        |(direction, protocol, last, sport, dport, kind, code)| {
+            let ports = protocol.has_ports();
+            Packet {
+                icmp: (protocol == Protocol::ICMP).then_some((kind, code)),
+                ..packet(
+                    direction,
+                    Ipv4Addr::new(10, 0, 0, last),
+                    protocol,
+                    if ports { sport } else { 0 },
+                    if ports { dport } else { 0 },
+                )
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn rules_do_what_the_judge_says(policy in policies(), packets in prop::collection::vec(packets(), 8), syn: bool) {
+        let kernel = Kernel::load(&render(&policy, 3), Family::V4);
+        for packet in packets {
+            let old = packet.protocol == Protocol::TCP && !syn;
+            let judged = policy.judge_flow(&packet, old);
+            let passing = matches!(judged.decision, Decision::Essential | Decision::Allow);
+            let expected = match (judged.blocks, judged.reject) {
+                (true, true) => Fate::Rejected,
+                (true, false) => Fate::Dropped,
+                (false, _) if passing => Fate::Passed,
+                (false, _) => Fate::WouldBlock,
+            };
+            let fate = kernel.trace(&Probe { syn, ..Probe::new(packet) });
+            prop_assert_eq!(fate, expected, "{:?}\n{}", packet, render(&policy, 3).v4);
+        }
+    }
+}

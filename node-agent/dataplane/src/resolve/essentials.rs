@@ -1,0 +1,74 @@
+//! What no policy touches at a Pod (policy model, "Essential for a Pod"), beside loopback and replies, which every
+//! rendered ruleset lets pass.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use ringfence_crds::NodePolicySpec;
+use ringfence_crds::node_policy::InboundEssential;
+use ringfence_model::{PortMatch, Protocol, Services};
+
+use super::{classes, ipv4, subject};
+use crate::input::LocalPod;
+use crate::policy::{Entry, HostSet, Match, NetnsPolicy, Origin, Peers};
+
+/// Adds the essentials of both directions to a policy.
+pub fn add(policy: &mut NetnsPolicy, node: &NodePolicySpec, pod: &LocalPod, node_addresses: &[IpAddr]) {
+    policy.outbound.essential.extend(resolvers(node, pod));
+    if !policy.own.is_empty() {
+        let rule = "essential:self".to_owned();
+        policy.inbound.essential.push(Entry { matching: Match::OwnOrigin, reject: false, rule });
+    }
+    policy.inbound.essential.extend(probes(pod, node_addresses));
+    let declared = node.inbound_essentials.iter().filter_map(|essential| inbound(essential, pod));
+    policy.inbound.essential.extend(declared);
+}
+
+/// DNS, to the resolvers of the Pod's resolv.conf and to the cluster's.
+fn resolvers(node: &NodePolicySpec, pod: &LocalPod) -> Option<Entry> {
+    let mut servers = ipv4(pod.dns_servers.iter().copied());
+    servers.extend(node.dns_servers.iter().filter_map(|text| text.parse::<Ipv4Addr>().ok()));
+    let ports = [Protocol::UDP, Protocol::TCP].iter().filter_map(|protocol| PortMatch::single(*protocol, 53));
+    let nets = servers.into_iter().map(Ipv4Net::from).collect();
+    listed("dns", Origin::Resolvers, nets, ports.collect())
+}
+
+/// Probes and lifecycle hooks, from this node's addresses to exactly the ports that the Pod's spec names.
+fn probes(pod: &LocalPod, node_addresses: &[IpAddr]) -> Option<Entry> {
+    let ports = pod.probe_ports.iter().filter_map(|(protocol, port)| PortMatch::single(*protocol, *port));
+    let nets = ipv4(node_addresses.iter().copied()).into_iter().map(Ipv4Net::from).collect();
+    listed("probe", Origin::Node, nets, ports.collect())
+}
+
+/// What the NodePolicy declares for Pods like this one.
+fn inbound(essential: &InboundEssential, pod: &LocalPod) -> Option<Entry> {
+    let selected = !essential.selector.is_empty()
+        && essential.namespace == pod.namespace
+        && essential.selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value));
+    if !selected {
+        return None;
+    }
+    let mut ports = subject::port_matches(&essential.ports);
+    ports.extend(essential.port_names.iter().flat_map(|name| subject::named_ports(name, pod)));
+    let prefixes = classes::prefixes(&essential.from);
+    if essential.any_source || prefixes.iter().any(|net| net.prefix_len() == 0) {
+        return entry(&essential.reason, Peers::Anyone, ports);
+    }
+    listed(&essential.reason, Origin::Prefixes(prefixes.clone()), prefixes, ports)
+}
+
+fn listed(reason: &str, origin: Origin, nets: BTreeSet<Ipv4Net>, ports: BTreeSet<PortMatch>) -> Option<Entry> {
+    if nets.is_empty() {
+        return None;
+    }
+    entry(reason, Peers::Listed(HostSet { origins: BTreeSet::from([origin]), nets }), ports)
+}
+
+fn entry(reason: &str, peers: Peers, ports: BTreeSet<PortMatch>) -> Option<Entry> {
+    if ports.is_empty() {
+        return None;
+    }
+    let matching = Match::Hosts { peers, services: Services::Only(ports) };
+    Some(Entry { matching, reject: false, rule: format!("essential:{reason}") })
+}

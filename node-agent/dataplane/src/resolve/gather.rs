@@ -1,0 +1,209 @@
+//! Merging rules into entries: one per direction, action, kind of refusal and services, with the union of the peers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::Ipv4Net;
+use ringfence_crds::address_group::{FrontEnd, ServiceEnds};
+use ringfence_crds::workload_policy::{CompiledRule, Peer};
+use ringfence_model::{Action, Direction, PortMatch, Protocol, Services};
+
+use super::Missing;
+use super::classes::{self, Classes};
+use super::subject::{contains, covers_target, written_services};
+use crate::policy::{End, Enforcement, Entry, HostSet, Match, NetnsPolicy, Origin, Peers};
+
+/// Where rules of one kind meet. The order of the fields is the order of entries in a step; `drops` comes before
+/// services so that a rule that asks to reject is met before one that drops.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    direction: Direction,
+    action: Action,
+    drops: bool,
+}
+
+#[derive(Debug, Default)]
+struct Hosts {
+    rules: BTreeSet<String>,
+    anyone: bool,
+    set: HostSet,
+}
+
+#[derive(Debug, Default)]
+struct Ends {
+    rules: BTreeSet<String>,
+    ends: BTreeSet<End>,
+}
+
+/// Collects rules that apply to one Pod.
+pub struct Gatherer<'a> {
+    classes: Classes<'a>,
+    hosts: BTreeMap<(Key, Services), Hosts>,
+    ends: BTreeMap<Key, Ends>,
+}
+
+/// A rule on its way into the groups.
+struct Placed<'r> {
+    rule: &'r CompiledRule,
+    name: &'r str,
+    key: Key,
+}
+
+impl<'r> Placed<'r> {
+    fn new(rule: &'r CompiledRule, name: &'r str) -> Self {
+        let rejects = rule.reject && rule.action != Action::Allow;
+        let key = Key { direction: rule.direction, action: rule.action, drops: !rejects };
+        Self { rule, name, key }
+    }
+}
+
+impl<'a> Gatherer<'a> {
+    pub fn new(classes: Classes<'a>) -> Self {
+        Self { classes, hosts: BTreeMap::new(), ends: BTreeMap::new() }
+    }
+
+    /// A rule at a provider: peers are sources, so that front ends do not matter, and a virtual service, which does not
+    /// connect, is nobody.
+    pub fn inbound(
+        &mut self,
+        rule: &CompiledRule,
+        name: &str,
+        services: &Services,
+        missing: &mut BTreeSet<Missing>,
+    ) {
+        let placed = Placed::new(rule, name);
+        for peer in &rule.peers {
+            if let Some(group) = &peer.peer_group {
+                if let Some((_, nets)) = self.classes.peer_group(group, missing) {
+                    self.add_hosts(&placed, services, Origin::PeerGroup(group.clone()), nets);
+                }
+            } else {
+                self.add_prefixes(&placed, services, peer);
+            }
+        }
+    }
+
+    /// A rule at a consumer: peers are destinations, reached directly or through a Service.
+    pub fn outbound(&mut self, rule: &CompiledRule, name: &str, missing: &mut BTreeSet<Missing>) {
+        let placed = Placed::new(rule, name);
+        let services = written_services(rule);
+        for peer in &rule.peers {
+            if let Some(group) = &peer.peer_group {
+                self.outbound_group(&placed, &services, group, missing);
+            } else if let Some(class) = &peer.virtual_service {
+                if let Some(ends) = self.classes.service(class, missing) {
+                    self.outbound_service(&placed, &services, ends);
+                }
+            } else {
+                self.add_prefixes(&placed, &services, peer);
+            }
+        }
+    }
+
+    /// Providers by label: their addresses, and the front ends of the Services before them.
+    fn outbound_group(
+        &mut self,
+        placed: &Placed<'_>,
+        services: &Services,
+        group: &str,
+        missing: &mut BTreeSet<Missing>,
+    ) {
+        let Some((spec, nets)) = self.classes.peer_group(group, missing) else { return };
+        self.add_hosts(placed, services, Origin::PeerGroup(group.to_owned()), nets);
+        for class in &spec.services {
+            let Some(service) = self.classes.service(class, missing) else { continue };
+            // A Deny hits a front end only if whatever is behind it is denied; a mixed Service is judged at the
+            // provider.
+            let wholly = !service.back_end_classes.is_empty()
+                && service.back_end_classes.iter().all(|class| spec.classes.contains(class));
+            if placed.rule.action != Action::Allow && !wholly {
+                continue;
+            }
+            let hit = |target: &PortMatch| contains(services, target);
+            self.add_ends(placed, front_ends(service, placed.rule.action, hit));
+        }
+    }
+
+    /// A Service as the provider: exactly its front ends and back ends.
+    fn outbound_service(&mut self, placed: &Placed<'_>, services: &Services, service: &ServiceEnds) {
+        let hit = |target: &PortMatch| covers_target(placed.rule, services, target);
+        let here = service.back_ends.iter().filter(|end| self.classes.is_here(&end.network));
+        let back = here
+            .filter_map(|end| classes::end(&end.address, &end.protocol, end.port))
+            .filter(|end| PortMatch::single(end.protocol, end.port).is_some_and(|target| hit(&target)));
+        let ends: Vec<End> = back.chain(front_ends(service, placed.rule.action, hit)).collect();
+        self.add_ends(placed, ends);
+    }
+
+    fn add_prefixes(&mut self, placed: &Placed<'_>, services: &Services, peer: &Peer) {
+        let Some(texts) = &peer.addresses else { return };
+        let nets = classes::prefixes(texts);
+        // What does not change with membership needs no entry while it is empty.
+        if !nets.is_empty() {
+            self.add_hosts(placed, services, Origin::Prefixes(nets.clone()), nets);
+        }
+    }
+
+    fn add_hosts(&mut self, placed: &Placed<'_>, services: &Services, origin: Origin, nets: BTreeSet<Ipv4Net>) {
+        if matches!(services, Services::Only(list) if list.is_empty()) {
+            return;
+        }
+        let hosts = self.hosts.entry((placed.key.clone(), services.clone())).or_default();
+        hosts.rules.insert(placed.name.to_owned());
+        hosts.anyone |= nets.iter().any(|net| net.prefix_len() == 0);
+        hosts.set.origins.insert(origin);
+        hosts.set.nets.extend(nets);
+    }
+
+    fn add_ends(&mut self, placed: &Placed<'_>, ends: impl IntoIterator<Item = End>) {
+        let group = self.ends.entry(placed.key.clone()).or_default();
+        group.rules.insert(placed.name.to_owned());
+        group.ends.extend(ends);
+    }
+
+    /// The entries; the state is set by the caller.
+    pub fn finish(self) -> NetnsPolicy {
+        let mut policy = NetnsPolicy::new(Enforcement::Full);
+        let mut entries: BTreeMap<(Key, Option<Services>), Entry> = BTreeMap::new();
+        for (key, group) in self.ends {
+            let entry = entry(&key, Match::Ends(group.ends), group.rules);
+            entries.insert((key, None), entry);
+        }
+        for ((key, services), group) in self.hosts {
+            let peers = if group.anyone { Peers::Anyone } else { Peers::Listed(group.set) };
+            let entry = entry(&key, Match::Hosts { peers, services: services.clone() }, group.rules);
+            entries.insert((key, Some(services)), entry);
+        }
+        for ((key, _), entry) in entries {
+            let side = match key.direction {
+                Direction::Inbound => &mut policy.inbound,
+                Direction::Outbound => &mut policy.outbound,
+            };
+            side.of(key.action).push(entry);
+        }
+        policy
+    }
+}
+
+fn entry(key: &Key, matching: Match, rules: BTreeSet<String>) -> Entry {
+    Entry { matching, reject: !key.drops, rule: rules.into_iter().next().unwrap_or_default() }
+}
+
+/// The front ends of a Service that a rule hits. An Allow opens one that leads to any port it covers; a Deny closes
+/// one only if it covers every port it leads to.
+fn front_ends(service: &ServiceEnds, action: Action, covers: impl Fn(&PortMatch) -> bool) -> Vec<End> {
+    let hit = |front: &&FrontEnd| {
+        let Ok(protocol) = front.protocol.parse::<Protocol>() else { return false };
+        let covered = |port: &i32| {
+            let port = u16::try_from(*port).ok();
+            port.and_then(|port| PortMatch::single(protocol, port)).is_some_and(|target| covers(&target))
+        };
+        match action {
+            Action::Allow => front.target_ports.iter().any(covered),
+            Action::Deny | Action::OverrideDeny => {
+                !front.target_ports.is_empty() && front.target_ports.iter().all(covered)
+            }
+        }
+    };
+    let hits = service.front_ends.iter().filter(hit);
+    hits.filter_map(|front| classes::end(&front.address, &front.protocol, front.port)).collect()
+}

@@ -1,0 +1,520 @@
+//! What resolve makes of stores that are written out here, judged packet by packet as the policy model says.
+
+use std::net::IpAddr;
+
+use ringfence_crds::address_group::{AddressGroupSpec, BackEnd, FrontEnd, ServiceEnds, TargetPort};
+use ringfence_crds::common::{NetworkAddress, PortSpec};
+use ringfence_crds::container_workload_profile::{ContainerWorkloadProfileSpec, DimensionLabels};
+use ringfence_crds::node_policy::{InboundEssential, NodePolicySpec};
+use ringfence_crds::workload_policy::{CompiledRule, LabelSelector, Peer, Subject, WorkloadPolicySpec};
+use ringfence_crds::{ContainerClusterSpec, PeerGroupSpec};
+use ringfence_model::{Action, Decision, Direction, PolicyState, Protocol};
+use rstest::rstest;
+
+use super::*;
+use crate::input::ContainerPort;
+use crate::judge::Packet;
+
+const NETWORK: &str = "uid-1/default";
+const NODE: &str = "10.244.0.1";
+const OWN: &str = "10.244.0.10";
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address of the test")
+}
+
+fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+fn texts(list: &[&str]) -> Vec<String> {
+    list.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// A Pod of namespace shop, labelled role=web by annotation.
+fn pod() -> LocalPod {
+    LocalPod {
+        namespace: "shop".to_owned(),
+        name: "web-1".to_owned(),
+        labels: map(&[("app", "web")]),
+        annotations: map(&[("ringfence.dev/role", "web")]),
+        ips: vec![ip(OWN)],
+        probe_ports: BTreeSet::from([(Protocol::TCP, 8080)]),
+        container_ports: vec![ContainerPort { name: Some("http".to_owned()), protocol: Protocol::TCP, port: 8000 }],
+        dns_servers: vec![ip("10.96.0.10")],
+        ..LocalPod::default()
+    }
+}
+
+/// Namespace shop in Full: app=shop fixed, role web or db. No rule.
+fn store() -> ObjectStore {
+    let fixed = DimensionLabels { value: Some("shop".to_owned()), ..DimensionLabels::default() };
+    let choice = DimensionLabels { allowed: texts(&["web", "db"]), ..DimensionLabels::default() };
+    let spec = ContainerWorkloadProfileSpec {
+        managed: true,
+        policy_state: Some(PolicyState::Full),
+        labels: [("app".to_owned(), fixed), ("role".to_owned(), choice)].into(),
+        ..ContainerWorkloadProfileSpec::default()
+    };
+    let profile = Profile { spec, enforced_state: Some(PolicyState::Full) };
+    ObjectStore {
+        node_policy: Some(NodePolicySpec { pod_network: NETWORK.to_owned(), ..NodePolicySpec::default() }),
+        profiles: [("shop".to_owned(), profile)].into(),
+        ..ObjectStore::default()
+    }
+}
+
+fn rule(direction: Direction, action: Action, peer: Peer) -> CompiledRule {
+    CompiledRule {
+        name: "rule".to_owned(),
+        direction,
+        action,
+        reject: false,
+        subjects: vec![Subject { labels: Some(selector(&[("role", "web")])), ..Subject::default() }],
+        peers: vec![peer],
+        all_services: false,
+        services: vec![port("TCP", 80)],
+        virtual_service_ports: false,
+    }
+}
+
+fn selector(pairs: &[(&str, &str)]) -> LabelSelector {
+    let is_in = pairs.iter().map(|(dimension, value)| ((*dimension).to_owned(), texts(&[value]))).collect();
+    LabelSelector { is_in, ..LabelSelector::default() }
+}
+
+fn port(protocol: &str, port: i32) -> PortSpec {
+    PortSpec { protocol: protocol.to_owned(), port: Some(port), ..PortSpec::default() }
+}
+
+fn group(name: &str) -> Peer {
+    Peer { peer_group: Some(name.to_owned()), ..Peer::default() }
+}
+
+fn list(prefixes: &[&str]) -> Peer {
+    Peer { addresses: Some(texts(prefixes)), ..Peer::default() }
+}
+
+fn service_peer(class: &str) -> Peer {
+    Peer { virtual_service: Some(class.to_owned()), ..Peer::default() }
+}
+
+fn add_rule(store: &mut ObjectStore, rule: CompiledRule) {
+    let policy = store.workload_policies.entry("set-1".to_owned()).or_default();
+    *policy = WorkloadPolicySpec { rule_set: "set".to_owned(), ..policy.clone() };
+    policy.rules.push(rule);
+}
+
+/// A PeerGroup of one class, whose members lie on this node's Pod network.
+fn add_group(store: &mut ObjectStore, name: &str, class: &str, members: &[&str], services: &[&str]) {
+    let classes = texts(&[class]);
+    let spec = PeerGroupSpec { classes, services: texts(services), ..PeerGroupSpec::default() };
+    store.peer_groups.insert(name.to_owned(), spec);
+    add_slice(store, class, 0, Some(1), members, NETWORK);
+}
+
+fn add_slice(store: &mut ObjectStore, class: &str, slice: i32, slices: Option<i32>, members: &[&str], network: &str) {
+    let member = |address: &&str| NetworkAddress { network: network.to_owned(), address: (*address).to_owned() };
+    let spec = AddressGroupSpec {
+        class: class.to_owned(),
+        slice,
+        slices,
+        members: members.iter().map(member).collect(),
+        ..AddressGroupSpec::default()
+    };
+    store.address_groups.insert(format!("{class}-{slice}"), spec);
+}
+
+/// Service shop/front: 10.96.0.80:8080 leads to port 80, :9090 to 90 and 91; its Pods are app=web, ports 80 and http.
+fn add_service(store: &mut ObjectStore, class: &str, back_end_classes: &[&str]) {
+    let front = |port: i32, targets: &[i32]| FrontEnd {
+        address: "10.96.0.80".to_owned(),
+        protocol: "TCP".to_owned(),
+        port,
+        target_ports: targets.to_vec(),
+    };
+    let back = |network: &str, address: &str, port: i32| BackEnd {
+        network: network.to_owned(),
+        address: address.to_owned(),
+        protocol: "TCP".to_owned(),
+        port,
+    };
+    let target = |port: Option<i32>, name: Option<&str>| TargetPort {
+        protocol: "TCP".to_owned(),
+        port,
+        name: name.map(str::to_owned),
+    };
+    let ends = ServiceEnds {
+        namespace: "shop".to_owned(),
+        name: "front".to_owned(),
+        selector: map(&[("app", "web")]),
+        target_pods: Vec::new(),
+        target_ports: vec![target(Some(80), None), target(None, Some("http"))],
+        front_ends: vec![front(8080, &[80]), front(9090, &[90, 91])],
+        back_ends: vec![back(NETWORK, "10.244.1.5", 80), back(NETWORK, "10.244.1.5", 90), back("other/net", "10.244.1.6", 80)],
+        back_end_classes: texts(back_end_classes),
+    };
+    let spec = AddressGroupSpec {
+        class: class.to_owned(),
+        slices: Some(1),
+        service: Some(ends),
+        ..AddressGroupSpec::default()
+    };
+    store.address_groups.insert(format!("{class}-0"), spec);
+}
+
+fn policy(store: &ObjectStore, pod: &LocalPod) -> NetnsPolicy {
+    match resolve(store, pod, &[ip(NODE)]) {
+        Resolution::Enforce(policy) => policy,
+        other => panic!("no policy: {other:?}"),
+    }
+}
+
+fn decide(policy: &NetnsPolicy, direction: Direction, peer: &str, protocol: Protocol, dport: u16) -> Decision {
+    let (src, dst) = match direction {
+        Direction::Inbound => (ip(peer), ip(OWN)),
+        Direction::Outbound => (ip(OWN), ip(peer)),
+    };
+    policy.judge(&Packet { direction, protocol, src, dst, sport: 40000, dport, icmp: None }).decision
+}
+
+fn inbound(policy: &NetnsPolicy, peer: &str, port: u16) -> Decision {
+    decide(policy, Direction::Inbound, peer, Protocol::TCP, port)
+}
+
+fn outbound(policy: &NetnsPolicy, peer: &str, port: u16) -> Decision {
+    decide(policy, Direction::Outbound, peer, Protocol::TCP, port)
+}
+
+#[rstest]
+#[case::unmanaged(false, Some(PolicyState::Full), Resolution::Unmanaged)]
+#[case::not_released(true, None, Resolution::Unmanaged)]
+#[case::idle(true, Some(PolicyState::Idle), Resolution::Idle)]
+fn states_without_rules(#[case] managed: bool, #[case] state: Option<PolicyState>, #[case] expected: Resolution) {
+    let mut store = store();
+    let profile = store.profiles.get_mut("shop").expect("it is there");
+    profile.spec.managed = managed;
+    profile.enforced_state = state;
+    assert_eq!(resolve(&store, &pod(), &[]), expected);
+}
+
+#[test]
+fn pods_without_a_profile_or_on_the_host_network_are_none_of_ours() {
+    let elsewhere = LocalPod { namespace: "other".to_owned(), ..pod() };
+    assert_eq!(resolve(&store(), &elsewhere, &[]), Resolution::Unmanaged);
+    let host = LocalPod { host_network: true, ..pod() };
+    assert_eq!(resolve(&store(), &host, &[]), Resolution::Unmanaged);
+}
+
+#[test]
+fn without_its_node_policy_an_agent_knows_nothing() {
+    let store = ObjectStore { node_policy: None, ..store() };
+    assert_eq!(resolve(&store, &pod(), &[]), Resolution::Incomplete(vec![Missing::NodePolicy]));
+}
+
+#[test]
+fn a_rule_applies_by_derived_labels() {
+    let mut store = store();
+    add_group(&mut store, "p-1", "c-1", &["10.244.1.5"], &[]);
+    add_rule(&mut store, rule(Direction::Inbound, Action::Allow, group("p-1")));
+    assert_eq!(inbound(&policy(&store, &pod()), "10.244.1.5", 80), Decision::Allow);
+    assert_eq!(inbound(&policy(&store, &pod()), "10.244.1.5", 81), Decision::Default);
+    assert_eq!(inbound(&policy(&store, &pod()), "10.244.1.6", 80), Decision::Default);
+    let annotated = |pairs: &[(&str, &str)]| LocalPod { annotations: map(pairs), ..pod() };
+    for other in [annotated(&[]), annotated(&[("ringfence.dev/role", "db")]), annotated(&[("ringfence.dev/role", "admin")])] {
+        assert_eq!(inbound(&policy(&store, &other), "10.244.1.5", 80), Decision::Default, "{:?}", other.annotations);
+    }
+    let mirror = LocalPod { mirror: true, ..pod() };
+    assert_eq!(inbound(&policy(&store, &mirror), "10.244.1.5", 80), Decision::Default, "fixed labels only");
+    let second = annotated(&[("com.illumio.role", "web")]);
+    assert_eq!(inbound(&policy(&store, &second), "10.244.1.5", 80), Decision::Default, "not a prefix of this cluster");
+    store.cluster =
+        Some(ContainerClusterSpec { annotation_prefixes: texts(&["com.illumio."]), ..ContainerClusterSpec::default() });
+    assert_eq!(inbound(&policy(&store, &second), "10.244.1.5", 80), Decision::Allow);
+}
+
+#[test]
+fn a_label_map_is_for_pods_if_it_says_so_and_never_widens() {
+    let mut store = store();
+    let by_map = DimensionLabels { from_label_map: true, ..DimensionLabels::default() };
+    store.profiles.get_mut("shop").expect("it is there").spec.labels.insert("env".to_owned(), by_map);
+    let labels = |store: &ObjectStore| {
+        let labelled = LocalPod { labels: map(&[("stage", "live")]), ..pod() };
+        pod_labels(store, &store.profiles["shop"], &labelled).to_string()
+    };
+    let mut with = |kind: LabelMapKind, values: &[(&str, &str)]| {
+        let (from, to) = ("stage".to_owned(), "env".to_owned());
+        let label_map = vec![LabelMapEntry { kind, from, to, values: map(values) }];
+        store.cluster = Some(ContainerClusterSpec { label_map, ..ContainerClusterSpec::default() });
+        labels(&store)
+    };
+    assert_eq!(with(LabelMapKind::Pod, &[("live", "prod")]), "app=shop,env=prod,role=web");
+    assert_eq!(with(LabelMapKind::Pod, &[]), "app=shop,env=live,role=web");
+    assert_eq!(with(LabelMapKind::Node, &[("live", "prod")]), "app=shop,role=web");
+    assert_eq!(with(LabelMapKind::Pod, &[("live", "no value!")]), "app=shop,role=web");
+}
+
+#[test]
+fn nothing_empty_or_malformed_selects_anything() {
+    let nothing = |change: &dyn Fn(&mut CompiledRule)| {
+        let mut store = store();
+        let mut rule = rule(Direction::Inbound, Action::Allow, list(&["0.0.0.0/0"]));
+        change(&mut rule);
+        add_rule(&mut store, rule);
+        inbound(&policy(&store, &pod()), "192.0.2.1", 80)
+    };
+    assert_eq!(nothing(&|_| {}), Decision::Allow, "as it stands the rule hits");
+    assert_eq!(nothing(&|rule| rule.subjects.clear()), Decision::Default);
+    assert_eq!(nothing(&|rule| rule.subjects = vec![Subject::default()]), Decision::Default);
+    assert_eq!(nothing(&|rule| rule.peers.clear()), Decision::Default);
+    assert_eq!(nothing(&|rule| rule.peers = vec![Peer::default()]), Decision::Default);
+    assert_eq!(nothing(&|rule| rule.peers = vec![list(&[])]), Decision::Default);
+    assert_eq!(nothing(&|rule| rule.peers = vec![list(&["::/0", "nonsense", "10.0.0.0/33"])]), Decision::Default);
+    assert_eq!(nothing(&|rule| rule.services.clear()), Decision::Default);
+    assert_eq!(nothing(&|rule| rule.services = vec![port("TCP", 0), port("XYZ", 80)]), Decision::Default);
+    let zero = PortSpec { protocol: "0".to_owned(), ..PortSpec::default() };
+    assert_eq!(nothing(&|rule| rule.services = vec![zero.clone()]), Decision::Default);
+    assert_eq!(nothing(&|rule| (rule.services.clear(), rule.virtual_service_ports = true).0), Decision::Default);
+    let node = Subject { container_hosts: true, ..Subject::default() };
+    assert_eq!(nothing(&|rule| rule.subjects = vec![node.clone()]), Decision::Default, "a Pod is no node");
+    let bad = LabelSelector { is_in: [("Role!".to_owned(), texts(&["web"]))].into(), ..LabelSelector::default() };
+    let bad = Subject { labels: Some(bad), ..Subject::default() };
+    assert_eq!(nothing(&|rule| rule.subjects = vec![bad.clone()]), Decision::Default);
+    let none = LabelSelector { is_in: [("role".to_owned(), Vec::new())].into(), ..LabelSelector::default() };
+    let none = Subject { labels: Some(none), ..Subject::default() };
+    assert_eq!(nothing(&|rule| rule.subjects = vec![none.clone()]), Decision::Default);
+}
+
+#[test]
+fn ip_lists_are_exact_and_an_empty_group_is_nobody() {
+    let mut store = store();
+    add_group(&mut store, "p-1", "c-1", &[], &[]);
+    add_rule(&mut store, rule(Direction::Outbound, Action::Allow, group("p-1")));
+    add_rule(&mut store, rule(Direction::Outbound, Action::Allow, list(&["198.51.100.0/25", "203.0.113.7"])));
+    let policy = policy(&store, &pod());
+    assert_eq!(outbound(&policy, "198.51.100.127", 80), Decision::Allow);
+    assert_eq!(outbound(&policy, "198.51.100.128", 80), Decision::Default);
+    assert_eq!(outbound(&policy, "203.0.113.7", 80), Decision::Allow);
+    assert_eq!(policy.outbound.allow.len(), 1, "one entry for one action and one list of services");
+}
+
+#[test]
+fn a_rule_with_unknown_peers_makes_the_policy_incomplete() {
+    let mut store = store();
+    add_rule(&mut store, rule(Direction::Inbound, Action::Allow, group("p-1")));
+    let missing = |store: &ObjectStore| match resolve(store, &pod(), &[]) {
+        Resolution::Incomplete(missing) => missing.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        other => panic!("complete: {other:?}"),
+    };
+    assert_eq!(missing(&store), ["PeerGroup p-1"]);
+    add_group(&mut store, "p-1", "c-1", &["10.244.1.5"], &[]);
+    store.address_groups.clear();
+    assert_eq!(missing(&store), ["AddressGroups of class c-1"]);
+    add_slice(&mut store, "c-1", 1, None, &["10.244.1.6"], NETWORK);
+    assert_eq!(missing(&store), ["AddressGroups of class c-1"], "how many slices there are is said in slice 0");
+    add_slice(&mut store, "c-1", 0, Some(3), &["10.244.1.5"], NETWORK);
+    assert_eq!(missing(&store), ["AddressGroups of class c-1"], "slice 2 is not there");
+    add_slice(&mut store, "c-1", 2, None, &[], NETWORK);
+    let policy = policy(&store, &pod());
+    assert_eq!(inbound(&policy, "10.244.1.5", 80), Decision::Allow);
+    assert_eq!(inbound(&policy, "10.244.1.6", 80), Decision::Allow);
+
+    let mut other = rule(Direction::Inbound, Action::Allow, group("p-2"));
+    other.subjects = vec![Subject { labels: Some(selector(&[("role", "db")])), ..Subject::default() }];
+    add_rule(&mut store, other);
+    assert!(matches!(resolve(&store, &pod(), &[]), Resolution::Enforce(_)), "that rule is not this Pod's");
+}
+
+#[test]
+fn addresses_of_another_pod_network_are_not_those_of_this_one() {
+    let mut store = store();
+    add_group(&mut store, "p-1", "c-1", &[], &[]);
+    add_slice(&mut store, "c-1", 0, Some(2), &["10.244.1.5"], "uid-2/default");
+    add_slice(&mut store, "c-1", 1, None, &["192.0.2.9"], "");
+    add_rule(&mut store, rule(Direction::Inbound, Action::Allow, group("p-1")));
+    let policy = policy(&store, &pod());
+    assert_eq!(inbound(&policy, "10.244.1.5", 80), Decision::Default);
+    assert_eq!(inbound(&policy, "192.0.2.9", 80), Decision::Allow, "outside every Pod network");
+}
+
+#[test]
+fn labels_are_reached_through_the_services_in_front() {
+    let mut store = store();
+    add_group(&mut store, "p-1", "c-1", &["10.244.1.5"], &["s-1"]);
+    add_service(&mut store, "s-1", &["c-1", "c-2"]);
+    add_rule(&mut store, rule(Direction::Outbound, Action::Allow, group("p-1")));
+    let policy = policy(&store, &pod());
+    assert_eq!(outbound(&policy, "10.244.1.5", 80), Decision::Allow);
+    assert_eq!(outbound(&policy, "10.96.0.80", 8080), Decision::Allow, "leads to port 80");
+    assert_eq!(outbound(&policy, "10.96.0.80", 80), Decision::Default, "not a port of the Service");
+    assert_eq!(outbound(&policy, "10.96.0.80", 9090), Decision::Default, "leads to other ports");
+    store.address_groups.remove("s-1-0");
+    let missing = Resolution::Incomplete(vec![Missing::Service("s-1".to_owned())]);
+    assert_eq!(resolve(&store, &pod(), &[]), missing);
+}
+
+#[rstest]
+#[case::all_ports_and_all_classes(&[90, 91], &["c-1"], Decision::Deny)]
+#[case::one_port_of_two(&[90], &["c-1"], Decision::Default)]
+#[case::one_class_of_two(&[90, 91], &["c-1", "c-2"], Decision::Default)]
+#[case::nobody_behind(&[90, 91], &[], Decision::Default)]
+fn a_deny_closes_a_front_end_only_if_it_denies_all_behind(
+    #[case] ports: &[i32],
+    #[case] back_end_classes: &[&str],
+    #[case] expected: Decision,
+) {
+    let mut store = store();
+    add_group(&mut store, "p-1", "c-1", &["10.244.1.5"], &["s-1"]);
+    add_service(&mut store, "s-1", back_end_classes);
+    let services = ports.iter().map(|number| port("TCP", *number)).collect();
+    add_rule(&mut store, CompiledRule { services, ..rule(Direction::Outbound, Action::Deny, group("p-1")) });
+    let policy = policy(&store, &pod());
+    assert_eq!(outbound(&policy, "10.244.1.5", 90), Decision::Deny);
+    assert_eq!(outbound(&policy, "10.96.0.80", 9090), expected);
+}
+
+#[test]
+fn a_virtual_service_as_provider_opens_exact_pairs_at_the_consumer() {
+    let mut store = store();
+    add_service(&mut store, "s-1", &["c-1"]);
+    let mut open = rule(Direction::Outbound, Action::Allow, service_peer("s-1"));
+    (open.services, open.virtual_service_ports) = (Vec::new(), true);
+    add_rule(&mut store, open.clone());
+    let own_ports = policy(&store, &pod());
+    let allowed = [("10.96.0.80", 8080), ("10.96.0.80", 9090), ("10.244.1.5", 80), ("10.244.1.5", 90)];
+    for (peer, port) in allowed {
+        assert_eq!(outbound(&own_ports, peer, port), Decision::Allow, "{peer} {port}");
+    }
+    for (peer, port) in [("10.96.0.80", 80), ("10.244.1.5", 8080), ("10.244.1.6", 80)] {
+        assert_eq!(outbound(&own_ports, peer, port), Decision::Default, "{peer} {port}");
+    }
+    // With services, only those whose target port is among them.
+    store.workload_policies.clear();
+    add_rule(&mut store, CompiledRule { services: vec![port("TCP", 80)], virtual_service_ports: false, ..open });
+    let some = policy(&store, &pod());
+    assert_eq!(outbound(&some, "10.96.0.80", 8080), Decision::Allow);
+    assert_eq!(outbound(&some, "10.244.1.5", 80), Decision::Allow);
+    assert_eq!(outbound(&some, "10.96.0.80", 9090), Decision::Default);
+    assert_eq!(outbound(&some, "10.244.1.5", 90), Decision::Default);
+}
+
+#[test]
+fn a_virtual_service_as_provider_opens_its_target_ports_on_pods_of_its_namespace() {
+    let mut store = store();
+    add_service(&mut store, "s-1", &["c-1"]);
+    let mut open = rule(Direction::Inbound, Action::Allow, list(&["192.0.2.0/24"]));
+    open.subjects = vec![Subject { virtual_service: Some("shop/front".to_owned()), ..Subject::default() }];
+    (open.services, open.virtual_service_ports) = (Vec::new(), true);
+    add_rule(&mut store, open.clone());
+    let served = policy(&store, &pod());
+    assert_eq!(inbound(&served, "192.0.2.1", 80), Decision::Allow);
+    assert_eq!(inbound(&served, "192.0.2.1", 8000), Decision::Allow, "the Pod's own port http");
+    assert_eq!(inbound(&served, "192.0.2.1", 8080), Decision::Default, "the Service's port is none of the Pod's");
+    let unnamed = LocalPod { container_ports: Vec::new(), ..pod() };
+    assert_eq!(inbound(&policy(&store, &unnamed), "192.0.2.1", 8000), Decision::Default);
+    let other = LocalPod { labels: map(&[("app", "db")]), ..pod() };
+    assert_eq!(inbound(&policy(&store, &other), "192.0.2.1", 80), Decision::Default, "not behind the Service");
+
+    // The same Pod of another namespace is not behind it, and does not wait for it.
+    let profile = store.profiles["shop"].clone();
+    store.profiles.insert("copy".to_owned(), profile);
+    let foreign = LocalPod { namespace: "copy".to_owned(), ..pod() };
+    assert_eq!(inbound(&policy(&store, &foreign), "192.0.2.1", 80), Decision::Default);
+
+    store.workload_policies.clear();
+    add_rule(&mut store, CompiledRule { services: vec![port("TCP", 80)], virtual_service_ports: false, ..open });
+    let some = policy(&store, &pod());
+    assert_eq!(inbound(&some, "192.0.2.1", 80), Decision::Allow);
+    assert_eq!(inbound(&some, "192.0.2.1", 8000), Decision::Default, "not among the rule's services");
+    store.address_groups.clear();
+    let missing = Resolution::Incomplete(vec![Missing::Service("shop/front".to_owned())]);
+    assert_eq!(resolve(&store, &pod(), &[]), missing);
+}
+
+#[test]
+fn a_service_without_a_selector_selects_the_pods_it_names_only() {
+    let mut store = store();
+    add_service(&mut store, "s-1", &["c-1"]);
+    let ends = store.address_groups.get_mut("s-1-0").and_then(|group| group.service.as_mut()).expect("it is there");
+    (ends.selector, ends.target_pods) = (BTreeMap::new(), texts(&["web-1"]));
+    let mut open = rule(Direction::Inbound, Action::Allow, list(&["192.0.2.0/24"]));
+    open.subjects = vec![Subject { virtual_service: Some("shop/front".to_owned()), ..Subject::default() }];
+    add_rule(&mut store, open);
+    assert_eq!(inbound(&policy(&store, &pod()), "192.0.2.1", 80), Decision::Allow);
+    let other = LocalPod { name: "web-2".to_owned(), ..pod() };
+    assert_eq!(inbound(&policy(&store, &other), "192.0.2.1", 80), Decision::Default);
+}
+
+#[test]
+fn essentials_are_exact() {
+    let mut store = store();
+    let essential = |reason: &str, selector: &[(&str, &str)], port_number: i32| InboundEssential {
+        reason: reason.to_owned(),
+        namespace: "shop".to_owned(),
+        selector: map(selector),
+        ports: vec![port("TCP", port_number)],
+        ..InboundEssential::default()
+    };
+    let node = store.node_policy.as_mut().expect("it is there");
+    node.dns_servers = texts(&["10.96.0.11"]);
+    node.inbound_essentials = vec![
+        InboundEssential { from: texts(&["172.18.0.2/32"]), ..essential("webhook", &[("app", "web")], 9443) },
+        InboundEssential { any_source: true, ..essential("dns", &[("app", "web")], 53) },
+        InboundEssential { any_source: true, ..essential("nobody", &[], 1001) },
+        InboundEssential { any_source: true, ..essential("others", &[("app", "db")], 1002) },
+        InboundEssential { any_source: true, namespace: "other".to_owned(), ..essential("away", &[("app", "web")], 1003) },
+        essential("from nowhere", &[("app", "web")], 1004),
+    ];
+    // An OverrideDeny of everything touches none of them.
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        let deny = rule(direction, Action::OverrideDeny, list(&["0.0.0.0/0"]));
+        add_rule(&mut store, CompiledRule { all_services: true, services: Vec::new(), ..deny });
+    }
+    let policy = policy(&store, &pod());
+    let cases = [
+        (NODE, 8080, true),
+        (NODE, 8000, false),
+        ("192.0.2.1", 8080, false),
+        (OWN, 80, true),
+        ("172.18.0.2", 9443, true),
+        ("172.18.0.3", 9443, false),
+        ("192.0.2.1", 53, true),
+        ("192.0.2.1", 1001, false),
+        ("192.0.2.1", 1002, false),
+        ("192.0.2.1", 1003, false),
+        ("192.0.2.1", 1004, false),
+    ];
+    for (peer, port, essential) in cases {
+        let expected = if essential { Decision::Essential } else { Decision::OverrideDeny };
+        assert_eq!(inbound(&policy, peer, port), expected, "{peer} {port}");
+    }
+    for protocol in [Protocol::TCP, Protocol::UDP] {
+        let to = |server: &str, port| decide(&policy, Direction::Outbound, server, protocol, port);
+        assert_eq!(to("10.96.0.10", 53), Decision::Essential, "in its resolv.conf");
+        assert_eq!(to("10.96.0.11", 53), Decision::Essential, "of the cluster");
+        assert_eq!(to("10.96.0.10", 54), Decision::OverrideDeny);
+        assert_eq!(to("10.96.0.12", 53), Decision::OverrideDeny);
+    }
+}
+
+#[test]
+fn the_order_of_rules_and_objects_does_not_matter() {
+    let rules = || {
+        let mut rules = Vec::new();
+        for (peer, action) in [("192.0.2.1", Action::Allow), ("192.0.2.2", Action::Allow), ("192.0.2.3", Action::Deny)] {
+            for reject in [false, true] {
+                rules.push(CompiledRule { reject, ..rule(Direction::Inbound, action, list(&[peer])) });
+            }
+        }
+        rules
+    };
+    let mut forward = store();
+    rules().into_iter().for_each(|rule| add_rule(&mut forward, rule));
+    let mut backward = store();
+    rules().into_iter().rev().for_each(|rule| add_rule(&mut backward, rule));
+    let policy = policy(&forward, &pod());
+    assert_eq!(policy, self::policy(&backward, &pod()));
+    assert_eq!(policy.inbound.allow.len(), 1, "both peers in one set; an Allow rejects nothing");
+    let rejects: Vec<bool> = policy.inbound.deny.iter().map(|entry| entry.reject).collect();
+    assert_eq!(rejects, [true, false], "where one rule asks to reject and one does not, it is rejected");
+}

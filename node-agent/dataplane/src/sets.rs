@@ -1,0 +1,140 @@
+//! Address sets of the kernel (ipset): definitions, and the text for `ipset restore`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+/// Prefix of the names of our IPv4 sets.
+pub const PREFIX_V4: &str = "RF4-";
+/// Prefix of the names of our IPv6 sets.
+pub const PREFIX_V6: &str = "RF6-";
+
+/// The type of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SetKind {
+    /// Prefixes.
+    HashNet,
+    /// Pairs of address and port.
+    HashIpPort,
+}
+
+impl SetKind {
+    /// Both types.
+    const ALL: [Self; 2] = [Self::HashNet, Self::HashIpPort];
+
+    /// The name that ipset knows it by.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::HashNet => "hash:net",
+            Self::HashIpPort => "hash:ip,port",
+        }
+    }
+}
+
+/// A set with its members, each written as `ipset save` writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetDef {
+    /// Name, at most 31 characters.
+    pub name: String,
+    /// Type.
+    pub kind: SetKind,
+    /// Members: `10.0.0.1`, `10.0.0.0/8`, or `10.0.0.1,tcp:80`.
+    pub members: BTreeSet<String>,
+}
+
+/// What changes in one set. Additions come first, so that what is in the set before and after is in it throughout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetChange {
+    /// Name of the set.
+    pub set: String,
+    /// Type of the set.
+    pub kind: SetKind,
+    /// Members to add.
+    pub add: Vec<String>,
+    /// Members to delete.
+    pub del: Vec<String>,
+}
+
+/// `ipset restore` input (with `-exist`) that creates and fills sets. A set that was left behind under the same name
+/// is emptied first: nobody may be in a set who was in it once.
+pub fn create_text(sets: &[SetDef]) -> String {
+    let mut text = String::new();
+    for set in sets {
+        let SetDef { name, kind, members } = set;
+        let kind = kind.as_str();
+        // Room for what the largest IP lists need; memory is taken by members only.
+        push(&mut text, format_args!("create {name} {kind} family inet hashsize 64 maxelem 1048576"));
+        push(&mut text, format_args!("flush {name}"));
+        for member in members {
+            push(&mut text, format_args!("add {name} {member}"));
+        }
+    }
+    text
+}
+
+/// `ipset restore` input that destroys sets.
+pub fn destroy_text<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let mut text = String::new();
+    for name in names {
+        push(&mut text, format_args!("destroy {name}"));
+    }
+    text
+}
+
+/// `ipset restore` input (with `-exist`) that makes the changes.
+pub fn change_text(changes: &[SetChange]) -> String {
+    let mut text = String::new();
+    for SetChange { set, add, del, .. } in changes {
+        add.iter().for_each(|member| push(&mut text, format_args!("add {set} {member}")));
+        del.iter().for_each(|member| push(&mut text, format_args!("del {set} {member}")));
+    }
+    text
+}
+
+/// What turns the members of `present` into those of `wanted`, set by set in order; names are those of `present`.
+pub fn changes(present: &[SetDef], wanted: &[SetDef]) -> Vec<SetChange> {
+    let one = |(old, new): (&SetDef, &SetDef)| SetChange {
+        set: old.name.clone(),
+        kind: old.kind,
+        add: new.members.difference(&old.members).cloned().collect(),
+        del: old.members.difference(&new.members).cloned().collect(),
+    };
+    let differs = |change: &SetChange| !(change.add.is_empty() && change.del.is_empty());
+    present.iter().zip(wanted).map(one).filter(differs).collect()
+}
+
+/// Our sets as `ipset save` prints them, sorted by name. Left out are sets of others, and any that has our prefix and a
+/// type that we do not use.
+pub fn parse_save(text: &str) -> Vec<SetDef> {
+    let mut sets: BTreeMap<String, SetDef> = BTreeMap::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(verb), Some(name), Some(what)) = (words.next(), words.next(), words.next()) else { continue };
+        if !is_ours(name) {
+            continue;
+        }
+        match verb {
+            "create" => {
+                let Some(kind) = SetKind::ALL.into_iter().find(|kind| kind.as_str() == what) else { continue };
+                let def = SetDef { name: name.to_owned(), kind, members: BTreeSet::new() };
+                sets.insert(name.to_owned(), def);
+            }
+            "add" => {
+                if let Some(set) = sets.get_mut(name) {
+                    set.members.insert(what.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    sets.into_values().collect()
+}
+
+/// Whether a set of this name is ours.
+pub fn is_ours(name: &str) -> bool {
+    name.starts_with(PREFIX_V4) || name.starts_with(PREFIX_V6)
+}
+
+fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{line}");
+}

@@ -1,0 +1,258 @@
+//! A small fake kernel: loads restore text and sets, and walks a packet through them. It knows only what we emit, and
+//! refuses everything else: unknown matches, chains and sets that are not there, names that are too long.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ringfence_model::{Direction, Protocol};
+
+use crate::judge::Packet;
+use crate::readback::Installed;
+use crate::render::{Family, Rendered};
+use crate::sets::SetKind;
+
+/// A packet with what the kernel knows about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Probe {
+    pub packet: Packet,
+    pub interface: &'static str,
+    /// NEW, ESTABLISHED, RELATED or INVALID.
+    pub state: &'static str,
+    /// A TCP packet that opens a connection.
+    pub syn: bool,
+    pub connmark: u32,
+}
+
+impl Probe {
+    /// The first packet of a connection.
+    pub fn new(packet: Packet) -> Self {
+        Self { packet, interface: "eth0", state: "NEW", syn: true, connmark: 0 }
+    }
+}
+
+/// What became of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Passed,
+    /// It passed, and was counted as what a stricter state would block.
+    WouldBlock,
+    Dropped,
+    Rejected,
+}
+
+/// Tables, chains and sets.
+pub struct Kernel {
+    tables: BTreeMap<String, BTreeMap<String, Vec<Vec<String>>>>,
+    sets: BTreeMap<String, (SetKind, Vec<String>)>,
+}
+
+enum Verdict {
+    Continue,
+    Drop,
+    Reject,
+}
+
+/// A packet's walk: what it has picked up on the way.
+struct Walk {
+    mark: u32,
+    would: bool,
+}
+
+impl Kernel {
+    /// A kernel that nothing was in before.
+    pub fn load(rendered: &Rendered, family: Family) -> Self {
+        let mut kernel = Self { tables: BTreeMap::new(), sets: BTreeMap::new() };
+        for set in &rendered.sets {
+            assert!(set.name.len() <= 31, "{} is too long", set.name);
+            let members: Vec<String> = set.members.iter().cloned().collect();
+            assert!(members.iter().all(|member| !member.ends_with("/0")), "a set cannot hold /0");
+            assert!(kernel.sets.insert(set.name.clone(), (set.kind, members)).is_none(), "{} is there twice", set.name);
+        }
+        kernel.restore(&rendered.restore_text(family, &Installed::default()));
+        kernel
+    }
+
+    fn restore(&mut self, text: &str) {
+        let mut table = String::new();
+        for line in text.lines() {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            if let Some(name) = line.strip_prefix('*') {
+                table = name.to_owned();
+                let base = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT"].map(|name| (name.to_owned(), Vec::new()));
+                self.tables.entry(table.clone()).or_insert_with(|| BTreeMap::from(base));
+                continue;
+            }
+            let chains = self.tables.get_mut(&table).expect("a table comes first");
+            match words[0].as_str() {
+                "COMMIT" => {}
+                "-A" => chains.get_mut(&words[1]).expect("the chain is declared").push(words[2..].to_vec()),
+                "-I" => chains.get_mut(&words[1]).expect("the chain is there").insert(0, words[3..].to_vec()),
+                name => {
+                    let name = name.strip_prefix(':').expect("a declaration");
+                    assert!(name.len() <= 28, "{name} is too long");
+                    chains.insert(name.to_owned(), Vec::new());
+                }
+            }
+        }
+        self.check_targets();
+    }
+
+    fn check_targets(&self) {
+        for chains in self.tables.values() {
+            for rule in chains.values().flatten() {
+                for pair in rule.windows(2).filter(|pair| pair[0] == "-j" || pair[0] == "-g") {
+                    let builtin = ["RETURN", "DROP", "MARK", "REJECT"].contains(&pair[1].as_str());
+                    assert!(builtin || chains.contains_key(&pair[1]), "{rule:?} leads nowhere");
+                }
+            }
+        }
+    }
+
+    /// Walks a packet through mangle and filter, as the Pod's network namespace does.
+    pub fn trace(&self, probe: &Probe) -> Fate {
+        let chains = match probe.packet.direction {
+            Direction::Inbound => [("mangle", "PREROUTING"), ("filter", "INPUT")],
+            Direction::Outbound => [("mangle", "OUTPUT"), ("filter", "OUTPUT")],
+        };
+        let mut walk = Walk { mark: 0, would: false };
+        for (table, chain) in chains {
+            let Some(chains) = self.tables.get(table) else { continue };
+            match self.walk(chains, chain, probe, &mut walk) {
+                Verdict::Continue => {}
+                Verdict::Drop => return Fate::Dropped,
+                Verdict::Reject => return Fate::Rejected,
+            }
+        }
+        if walk.would { Fate::WouldBlock } else { Fate::Passed }
+    }
+
+    fn walk(
+        &self,
+        chains: &BTreeMap<String, Vec<Vec<String>>>,
+        chain: &str,
+        probe: &Probe,
+        walk: &mut Walk,
+    ) -> Verdict {
+        walk.would |= chain == "RF-WOULD";
+        for rule in &chains[chain] {
+            let Some(target) = self.matches(rule, probe, walk) else { continue };
+            match target.as_slice() {
+                ["-j", "RETURN"] => return Verdict::Continue,
+                ["-j", "DROP"] => return Verdict::Drop,
+                ["-j", "REJECT", "--reject-with", with] => {
+                    let tcp = probe.packet.protocol == Protocol::TCP;
+                    assert_eq!(*with == "tcp-reset", tcp, "{rule:?}");
+                    return Verdict::Reject;
+                }
+                ["-j", "MARK", "--set-xmark", mark] => {
+                    let (value, mask) = masked(mark);
+                    walk.mark = (walk.mark & !mask) ^ value;
+                }
+                // A goto does not come back here.
+                ["-g", next] => return self.walk(chains, next, probe, walk),
+                ["-j", next] => match self.walk(chains, next, probe, walk) {
+                    Verdict::Continue => {}
+                    verdict => return verdict,
+                },
+                other => panic!("unknown target {other:?}"),
+            }
+        }
+        Verdict::Continue
+    }
+
+    /// The target of a rule, if its matches hold.
+    fn matches<'r>(&self, rule: &'r [String], probe: &Probe, walk: &Walk) -> Option<Vec<&'r str>> {
+        let words: Vec<&str> = rule.iter().map(String::as_str).collect();
+        let mut rest = &words[..];
+        loop {
+            let negated = rest.first() == Some(&"!");
+            let body = if negated { &rest[1..] } else { rest };
+            let (holds, used) = match body {
+                ["-j" | "-g", ..] => return Some(body.to_vec()),
+                ["-m", _, ..] => (!negated, 2),
+                [option, ..] => self.option(option, &body[1..], probe, walk),
+                [] => panic!("{rule:?} has no target"),
+            };
+            if holds == negated {
+                return None;
+            }
+            rest = &body[used..];
+        }
+    }
+
+    /// Whether an option holds, and how many words it takes.
+    fn option(&self, option: &str, args: &[&str], probe: &Probe, walk: &Walk) -> (bool, usize) {
+        let Packet { protocol, src, sport, dport, icmp, .. } = probe.packet;
+        match (option, args) {
+            ("-i" | "-o", [name, ..]) => (*name == probe.interface, 2),
+            ("-p", [name, ..]) => (protocol_named(name) == protocol, 2),
+            ("--comment", [_, ..]) => (true, 2),
+            ("--dport", [range, ..]) => (in_range(range, dport), 2),
+            ("--sport", [range, ..]) => (in_range(range, sport), 2),
+            ("--icmp-type", [text, ..]) => (icmp_is(text, icmp), 2),
+            ("--tcp-flags", ["FIN,SYN,RST,ACK", "SYN", ..]) => (probe.syn, 3),
+            ("--ctstate", [list, ..]) => (list.split(',').any(|state| state == probe.state), 2),
+            ("--ctorigsrc", [address, ..]) => (src.to_string() == **address, 2),
+            ("--mark", [mark, ..]) => {
+                let (value, mask) = masked(mark);
+                // `-m connmark` comes before the ended bit, `-m mark` before the reject bit; they are different bits.
+                let held = if mask == crate::render::ENDED { probe.connmark } else { walk.mark };
+                (held & mask == value, 2)
+            }
+            ("--match-set", [name, dirs, ..]) => (self.in_set(name, dirs, &probe.packet), 3),
+            ("--icmpv6-type", [text, ..]) => (icmp_is(text, icmp), 2),
+            _ => panic!("unknown match {option} {args:?}"),
+        }
+    }
+
+    fn in_set(&self, name: &str, dirs: &str, packet: &Packet) -> bool {
+        let (kind, members) = self.sets.get(name).unwrap_or_else(|| panic!("set {name} is not there"));
+        let address = |dir: &str| if dir == "src" { packet.src } else { packet.dst };
+        let port = |dir: &str| if dir == "src" { packet.sport } else { packet.dport };
+        match (kind, dirs.split(',').collect::<Vec<_>>().as_slice()) {
+            (SetKind::HashNet, [dir]) => members.iter().any(|member| contains(member, address(dir))),
+            (SetKind::HashIpPort, [first, second]) => {
+                let protocol = packet.protocol.to_string().to_lowercase();
+                members.contains(&format!("{},{protocol}:{}", address(first), port(second)))
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+fn contains(member: &str, address: IpAddr) -> bool {
+    match member.parse::<ipnet::IpNet>() {
+        Ok(net) => net.contains(&address),
+        Err(_) => member.parse() == Ok(address),
+    }
+}
+
+fn protocol_named(name: &str) -> Protocol {
+    match name {
+        "ipv6-icmp" => Protocol::ICMPV6,
+        name => {
+            let protocol: Protocol = name.parse().expect("a protocol");
+            assert_ne!(protocol, Protocol(0), "iptables takes 0 for any");
+            protocol
+        }
+    }
+}
+
+fn in_range(range: &str, port: u16) -> bool {
+    let (start, end) = range.split_once(':').unwrap_or((range, range));
+    (start.parse::<u16>().expect("a port")..=end.parse().expect("a port")).contains(&port)
+}
+
+fn icmp_is(text: &str, icmp: Option<(u8, u8)>) -> bool {
+    let (kind, code) = text.split_once('/').map_or((text, None), |(kind, code)| (kind, Some(code)));
+    let kind: u8 = kind.parse().expect("an ICMP type");
+    assert_ne!(kind, 255, "iptables takes 255 for any");
+    let code: Option<u8> = code.map(|code| code.parse().expect("an ICMP code"));
+    icmp.is_some_and(|(k, c)| k == kind && code.is_none_or(|code| code == c))
+}
+
+fn masked(text: &str) -> (u32, u32) {
+    let hex = |text: &str| u32::from_str_radix(text.trim_start_matches("0x"), 16).expect("a number");
+    let (value, mask) = text.split_once('/').expect("a mask");
+    (hex(value), hex(mask))
+}

@@ -1,0 +1,241 @@
+//! The rendered text in a real kernel: real connections between network namespaces. Needs root.
+
+mod lab;
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use lab::{At, Lab, Reach};
+use ringfence_dataplane::policy::Origin;
+use ringfence_dataplane::{End, Enforcement, Entry, Family, HostSet, Match, NetnsPolicy, Peers, Readback, render, sets};
+use ringfence_model::{Action, Direction, PortMatch, Protocol, Services};
+
+fn hosts(addresses: &[&str]) -> Peers {
+    Peers::Listed(HostSet {
+        origins: BTreeSet::from([Origin::PeerGroup(format!("p-{}", addresses.first().unwrap_or(&"none")))]),
+        nets: addresses.iter().map(|text| text.parse::<Ipv4Addr>().expect("an address of the test").into()).collect(),
+    })
+}
+
+fn ports(protocol: Protocol, list: &[u16]) -> Services {
+    Services::Only(list.iter().filter_map(|port| PortMatch::single(protocol, *port)).collect())
+}
+
+fn rule(policy: &mut NetnsPolicy, direction: Direction, action: Action, peers: Peers, services: Services, reject: bool) {
+    let side = match direction {
+        Direction::Inbound => &mut policy.inbound,
+        Direction::Outbound => &mut policy.outbound,
+    };
+    let entry = Entry { matching: Match::Hosts { peers, services }, reject, rule: "lab/rule".to_owned() };
+    side.of(action).push(entry);
+}
+
+fn policy(state: Enforcement) -> NetnsPolicy {
+    let mut policy = NetnsPolicy::new(state);
+    policy.own = [Lab::POD_A, Lab::POD_B].iter().map(|text| text.parse().expect("an address")).collect();
+    policy
+}
+
+/// Allow, Deny and OverrideDeny from or to A on ports of their own.
+fn three_actions(state: Enforcement, direction: Direction, reject: bool) -> NetnsPolicy {
+    let mut policy = policy(state);
+    for protocol in [Protocol::TCP, Protocol::UDP] {
+        let services = |list: &[u16]| ports(protocol, list);
+        rule(&mut policy, direction, Action::Allow, hosts(&[Lab::A]), services(&[80, 82, 83]), false);
+        rule(&mut policy, direction, Action::Deny, hosts(&[Lab::A]), services(&[81, 82]), reject);
+        rule(&mut policy, direction, Action::OverrideDeny, hosts(&[Lab::A]), services(&[83]), reject);
+    }
+    policy
+}
+
+/// From the table `side` of the policy model: port 80 is allowed, 81 denied, 82 allowed and denied, 83 allowed and
+/// override-denied, 84 hit by nothing.
+fn expected(state: Enforcement, port: u16, reject: bool) -> Reach {
+    let blocked = if reject { Reach::Refused } else { Reach::Dropped };
+    match (state, port) {
+        (Enforcement::VisibilityOnly, _) | (_, 80 | 82) => Reach::Open,
+        (_, 81 | 83) => blocked,
+        (Enforcement::Selective, _) => Reach::Open,
+        (Enforcement::Full, _) => Reach::Dropped,
+    }
+}
+
+const STATES: [Enforcement; 3] = [Enforcement::VisibilityOnly, Enforcement::Selective, Enforcement::Full];
+
+#[test]
+fn every_state_direction_and_action_on_real_connections() {
+    let Some(mut lab) = Lab::new("every_state_direction_and_action_on_real_connections") else { return };
+    for state in STATES {
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            for reject in [false, true] {
+                let rendered = lab.enforce(&three_actions(state, direction, reject));
+                assert_eq!(rendered.verify(Family::V4, &lab.installed(Family::V4)), Readback::Ok);
+                assert_eq!(rendered.verify(Family::V6, &lab.installed(Family::V6)), Readback::Ok);
+                for port in 80..=84 {
+                    let want = expected(state, port, reject);
+                    let (from, to) = match direction {
+                        Direction::Inbound => (At::A, (At::Pod, Lab::POD_A, port)),
+                        Direction::Outbound => (At::Pod, (At::A, Lab::A, port)),
+                    };
+                    assert_eq!(lab.tcp(from, to), want, "{state:?} {direction:?} tcp {port} reject {reject}");
+                    assert_eq!(lab.udp(from, to), want, "{state:?} {direction:?} udp {port} reject {reject}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn others_and_the_other_direction_get_nothing_from_a_rule() {
+    let Some(mut lab) = Lab::new("others_and_the_other_direction_get_nothing_from_a_rule") else { return };
+    lab.enforce(&three_actions(Enforcement::Full, Direction::Inbound, false));
+    assert_eq!(lab.tcp(At::A, (At::Pod, Lab::POD_A, 80)), Reach::Open);
+    assert_eq!(lab.tcp(At::B, (At::Pod, Lab::POD_B, 80)), Reach::Dropped, "B is no peer");
+    assert_eq!(lab.tcp(At::Pod, (At::A, Lab::A, 80)), Reach::Dropped, "outbound has no rule");
+    assert_eq!(lab.tcp(At::Pod, (At::Pod, "127.0.0.1", 8080)), Reach::Open, "loopback");
+    assert_eq!(lab.tcp(At::Pod, (At::Pod, Lab::POD_A, 8080)), Reach::Open, "its own address");
+}
+
+#[test]
+fn front_ends_are_exact_pairs() {
+    let Some(mut lab) = Lab::new("front_ends_are_exact_pairs") else { return };
+    let mut policy = policy(Enforcement::Full);
+    let end = |address: &str, protocol, port| End { address: address.parse().expect("an address"), protocol, port };
+    let ends = BTreeSet::from([end(Lab::A, Protocol::TCP, 80), end(Lab::B, Protocol::UDP, 90)]);
+    policy.outbound.allow.push(Entry { matching: Match::Ends(ends), reject: false, rule: "lab/ends".to_owned() });
+    lab.enforce(&policy);
+    assert_eq!(lab.tcp(At::Pod, (At::A, Lab::A, 80)), Reach::Open);
+    assert_eq!(lab.udp(At::Pod, (At::B, Lab::B, 90)), Reach::Open);
+    assert_eq!(lab.udp(At::Pod, (At::A, Lab::A, 80)), Reach::Dropped);
+    assert_eq!(lab.tcp(At::Pod, (At::A, Lab::A, 90)), Reach::Dropped);
+    assert_eq!(lab.tcp(At::Pod, (At::B, Lab::B, 80)), Reach::Dropped);
+    assert_eq!(lab.tcp(At::Pod, (At::B, Lab::B, 90)), Reach::Dropped);
+}
+
+#[test]
+fn members_come_and_go_without_a_change_of_rules() {
+    let Some(mut lab) = Lab::new("members_come_and_go_without_a_change_of_rules") else { return };
+    let with = |peers: &[&str]| {
+        let mut policy = policy(Enforcement::Full);
+        let mut set = hosts(&[]);
+        if let (Peers::Listed(set), Peers::Listed(members)) = (&mut set, hosts(peers)) {
+            set.nets = members.nets;
+        }
+        rule(&mut policy, Direction::Inbound, Action::Allow, set, ports(Protocol::TCP, &[80]), false);
+        policy
+    };
+    let reach = |lab: &Lab| {
+        (lab.tcp(At::A, (At::Pod, Lab::POD_A, 80)), lab.tcp(At::B, (At::Pod, Lab::POD_B, 80)))
+    };
+    let empty = lab.enforce(&with(&[]));
+    assert_eq!(reach(&lab), (Reach::Dropped, Reach::Dropped), "an empty set is nobody");
+    let digest = lab.installed(Family::V4).digest();
+
+    let both = render(&with(&[Lab::A, Lab::B]), empty.generation);
+    assert!(empty.same_shape(&both));
+    lab.ipset_restore(&sets::change_text(&empty.delta(&both)));
+    assert_eq!(reach(&lab), (Reach::Open, Reach::Open));
+
+    let one = render(&with(&[Lab::B]), empty.generation);
+    lab.ipset_restore(&sets::change_text(&both.delta(&one)));
+    assert_eq!(reach(&lab), (Reach::Dropped, Reach::Open));
+    assert_eq!(lab.sets(), one.sets, "what ipset prints is what we think it holds");
+    assert_eq!(one.delta_from(&lab.sets()), Some(Vec::new()));
+    assert_eq!(lab.installed(Family::V4).digest(), digest, "no rule was touched");
+}
+
+#[test]
+fn established_flows_survive_an_update_and_an_ended_one_does_not() {
+    let Some(mut lab) = Lab::new("established_flows_survive_an_update_and_an_ended_one_does_not") else { return };
+    lab.enforce(&three_actions(Enforcement::Full, Direction::Inbound, false));
+    let mut flow = lab.tcp_flow(At::A, (At::Pod, Lab::POD_A, 80));
+    assert!(flow.lives());
+    lab.enforce(&policy(Enforcement::Full));
+    assert!(flow.lives(), "new rules alone end nothing that is established");
+    lab.exec(At::Pod, "conntrack", &["-U", "-f", "ipv4", "-p", "tcp", "--dport", "80", "--mark", "0x40000000/0x40000000"], "");
+    assert!(!flow.lives() && !flow.answers(), "the mark ends it in both directions");
+}
+
+#[test]
+fn flows_older_than_the_rules_are_judged_in_both_orientations() {
+    let Some(mut lab) = Lab::new("flows_older_than_the_rules_are_judged_in_both_orientations") else { return };
+    // Before there is a rule, nothing tracks connections in the Pod.
+    let mut served = lab.tcp_flow(At::A, (At::Pod, Lab::POD_A, 80));
+    let mut opened = lab.tcp_flow(At::Pod, (At::B, Lab::B, 5432));
+    let mut denied = lab.tcp_flow(At::B, (At::Pod, Lab::POD_B, 80));
+    let mut full = three_actions(Enforcement::Full, Direction::Inbound, false);
+    rule(&mut full, Direction::Outbound, Action::Allow, hosts(&[Lab::B]), ports(Protocol::TCP, &[5432]), false);
+    lab.enforce(&full);
+    assert!(served.answers(), "first seen as outbound, from port 80: it is the inbound rule's");
+    assert!(opened.answers(), "first seen as inbound, from port 5432: it is the outbound rule's");
+    assert!(served.lives() && opened.lives());
+    assert!(!denied.answers() && !denied.lives(), "hit by nothing in either orientation");
+}
+
+#[test]
+fn an_older_flow_that_a_deny_hits_in_either_orientation_is_blocked() {
+    let Some(mut lab) = Lab::new("an_older_flow_that_a_deny_hits_in_either_orientation_is_blocked") else { return };
+    let mut served = lab.tcp_flow(At::A, (At::Pod, Lab::POD_A, 81));
+    let mut other = lab.tcp_flow(At::A, (At::Pod, Lab::POD_A, 84));
+    lab.enforce(&three_actions(Enforcement::Selective, Direction::Inbound, false));
+    assert!(!served.answers(), "the Deny on 81 is inbound, the packet is outbound");
+    assert!(other.answers() && other.lives(), "Selective lets pass what nothing hits");
+}
+
+#[test]
+fn what_others_do_to_our_rules_is_seen_and_put_right() {
+    let Some(mut lab) = Lab::new("what_others_do_to_our_rules_is_seen_and_put_right") else { return };
+    let rendered = lab.enforce(&three_actions(Enforcement::Full, Direction::Inbound, true));
+    let digest = lab.installed(Family::V4).digest();
+    let damages: [&[&str]; 7] = [
+        &["-t", "mangle", "-F", "PREROUTING"],
+        &["-t", "mangle", "-I", "PREROUTING", "1", "-j", "ACCEPT"],
+        &["-t", "mangle", "-A", "OUTPUT", "-j", "RF-OUT"],
+        &["-t", "mangle", "-D", "RF-IN", "1"],
+        &["-t", "filter", "-F", "INPUT"],
+        &["-t", "filter", "-F", "RF-REJECT"],
+        &["-t", "mangle", "-N", "RF-STRAY"],
+    ];
+    for damage in damages {
+        lab.exec(At::Pod, "iptables-nft", damage, "");
+        let installed = lab.installed(Family::V4);
+        assert_eq!(rendered.verify(Family::V4, &installed), Readback::Changed, "{damage:?}");
+        lab.restore(Family::V4, &rendered.restore_text(Family::V4, &installed));
+        assert_eq!(rendered.verify(Family::V4, &lab.installed(Family::V4)), Readback::Ok, "{damage:?}");
+        assert_eq!(lab.installed(Family::V4).digest(), digest, "{damage:?}");
+    }
+    let accept = lab.exec(At::Pod, "iptables-nft", &["-t", "mangle", "-S", "PREROUTING"], "");
+    assert!(accept.contains("-A PREROUTING -j ACCEPT"), "rules of others stay: {accept}");
+}
+
+#[test]
+fn removal_leaves_nothing_of_ours_and_everything_of_others() {
+    let Some(mut lab) = Lab::new("removal_leaves_nothing_of_ours_and_everything_of_others") else { return };
+    lab.exec(At::Pod, "iptables-nft", &["-t", "mangle", "-A", "PREROUTING", "-s", "192.0.2.1", "-j", "ACCEPT"], "");
+    lab.exec(At::Pod, "iptables-nft", &["-A", "INPUT", "-s", "192.0.2.1", "-j", "ACCEPT"], "");
+    let rendered = lab.enforce(&three_actions(Enforcement::Full, Direction::Inbound, true));
+    assert_eq!(lab.tcp(At::A, (At::Pod, Lab::POD_A, 84)), Reach::Dropped);
+    assert_eq!(lab.installed(Family::V4).generation(), Some(rendered.generation));
+    lab.remove();
+    for family in [Family::V4, Family::V6] {
+        assert!(lab.installed(family).is_empty());
+        assert_eq!(rendered.verify(family, &lab.installed(family)), Readback::Missing);
+    }
+    let save = lab.exec(At::Pod, "iptables-nft-save", &[], "");
+    assert!(!save.contains("RF-"), "{save}");
+    assert_eq!(save.matches("192.0.2.1").count(), 2, "{save}");
+    assert!(lab.sets().is_empty());
+    assert_eq!(lab.tcp(At::A, (At::Pod, Lab::POD_A, 84)), Reach::Open);
+}
+
+#[test]
+fn full_drops_ipv6_and_keeps_neighbour_discovery() {
+    let Some(mut lab) = Lab::new("full_drops_ipv6_and_keeps_neighbour_discovery") else { return };
+    lab.enforce(&policy(Enforcement::Full));
+    assert_eq!(lab.tcp(At::A, (At::Pod, Lab::POD_V6, 80)), Reach::Dropped);
+    let neighbour = lab.exec(At::A, "ip", &["-6", "neigh", "show", Lab::POD_V6], "");
+    assert!(neighbour.contains("lladdr"), "the Pod answered the solicitation: {neighbour}");
+    assert_eq!(lab.tcp(At::Pod, (At::Pod, "::1", 80)), Reach::Open, "loopback");
+    lab.enforce(&policy(Enforcement::Selective));
+    assert_eq!(lab.tcp(At::A, (At::Pod, Lab::POD_V6, 80)), Reach::Open);
+}

@@ -1,0 +1,195 @@
+//! The Kubernetes feed: one watch per kind, each with its own index of what it is about to hand over. A watch is
+//! resumed where it ended; only when the apiserver has forgotten that place is the kind listed again.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, Resource, ResourceExt};
+use ringfence_crds::{AddressGroup, ContainerCluster, ContainerWorkloadProfile, NodePolicy, PeerGroup, WorkloadPolicy};
+use ringfence_dataplane::Profile;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{Change, ClusterEntry, Kind, NodeEntry, Object, pods};
+
+/// An object of the apiserver that the agent reads.
+trait Watched: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
+    /// What it is to us.
+    const KIND: Kind;
+
+    /// Its key and what is used of it; `None` if it does not concern this node.
+    fn trim(self) -> Option<(String, Object)>;
+
+    /// Its key.
+    fn key(&self) -> String {
+        self.name_any()
+    }
+}
+
+macro_rules! watched {
+    ($kind:ident, $type:ty, $trim:expr) => {
+        impl Watched for $type {
+            const KIND: Kind = Kind::$kind;
+
+            fn trim(self) -> Option<(String, Object)> {
+                let trim: fn($type) -> _ = $trim;
+                Some((self.key(), Object::$kind(trim(self))))
+            }
+        }
+    };
+}
+watched!(NodePolicy, NodePolicy, |object| NodeEntry { generation: object.metadata.generation, spec: object.spec });
+watched!(Cluster, ContainerCluster, |object| ClusterEntry {
+    created: object.metadata.creation_timestamp.map_or(i64::MAX, |time| time.0.as_second()),
+    spec: object.spec,
+});
+watched!(Profile, ContainerWorkloadProfile, |object| Profile {
+    spec: object.spec,
+    enforced_state: object.status.and_then(|status| status.enforced_state),
+});
+watched!(WorkloadPolicy, WorkloadPolicy, |object| object.spec);
+watched!(PeerGroup, PeerGroup, |object| object.spec);
+watched!(AddressGroup, AddressGroup, |object| object.spec);
+
+impl Watched for Pod {
+    const KIND: Kind = Kind::Pod;
+
+    fn trim(self) -> Option<(String, Object)> {
+        Some((self.key(), Object::Pod(pods::local_pod(&self)?)))
+    }
+
+    fn key(&self) -> String {
+        pods::runtime_uid(self)
+    }
+}
+
+/// Watches everything that the agent of `node` reads and hands it to `changes`; returns at once.
+pub fn start(client: &Client, node: &str, changes: &UnboundedSender<Change>) {
+    let all = watcher::Config::default();
+    let named = all.clone().fields(&format!("metadata.name={node}"));
+    let local = all.clone().fields(&format!("spec.nodeName={node}"));
+    follow::<NodePolicy>(Api::all(client.clone()), named, changes);
+    follow::<ContainerCluster>(Api::all(client.clone()), all.clone(), changes);
+    follow::<ContainerWorkloadProfile>(Api::all(client.clone()), all.clone(), changes);
+    follow::<WorkloadPolicy>(Api::all(client.clone()), all.clone(), changes);
+    follow::<PeerGroup>(Api::all(client.clone()), all.clone(), changes);
+    follow::<AddressGroup>(Api::all(client.clone()), all, changes);
+    follow::<Pod>(Api::all(client.clone()), local, changes);
+}
+
+fn follow<K: Watched>(api: Api<K>, config: watcher::Config, changes: &UnboundedSender<Change>) {
+    let changes = changes.clone();
+    tokio::spawn(async move {
+        let mut stream = watcher::watcher(api, config).backoff(Patience::default()).boxed();
+        let mut listing = BTreeMap::new();
+        loop {
+            let change = match stream.try_next().await {
+                Ok(Some(event)) => translate(event, &mut listing),
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!(kind = ?K::KIND, %error, "the watch was interrupted and is tried again");
+                    None
+                }
+            };
+            if let Some(change) = change
+                && changes.send(change).is_err()
+            {
+                return;
+            }
+        }
+    });
+}
+
+/// What an event means; a list is gathered in `listing` until it is whole.
+fn translate<K: Watched>(event: Event<K>, listing: &mut BTreeMap<String, Object>) -> Option<Change> {
+    let gone = |name| Change::Gone { kind: K::KIND, name };
+    match event {
+        Event::Init => {
+            listing.clear();
+            None
+        }
+        Event::InitApply(object) => {
+            listing.extend(object.trim());
+            None
+        }
+        Event::InitDone => Some(Change::All { kind: K::KIND, objects: std::mem::take(listing) }),
+        Event::Apply(object) => {
+            let name = object.key();
+            Some(match object.trim() {
+                Some((name, object)) => Change::Put { name, object },
+                None => gone(name),
+            })
+        }
+        Event::Delete(object) => Some(gone(object.key())),
+    }
+}
+
+/// How long to wait before an interrupted watch is tried again: from 100 ms, doubling to 5 s, each time between half
+/// and all of it, so that the agents of a big cluster do not come back all at once.
+#[derive(Debug, Default)]
+struct Patience {
+    failures: u32,
+}
+
+impl Patience {
+    const FIRST: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(5);
+}
+
+impl Iterator for Patience {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let whole = Self::FIRST.saturating_mul(1 << self.failures.min(10)).min(Self::LONGEST);
+        self.failures += 1;
+        Some(whole / 2 + crate::clock::jitter(whole / 2))
+    }
+}
+
+impl Backoff for Patience {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringfence_crds::PeerGroupSpec;
+
+    fn group(name: &str) -> PeerGroup {
+        PeerGroup::new(name, PeerGroupSpec::default())
+    }
+
+    #[test]
+    fn a_list_is_handed_over_whole() {
+        let mut listing = BTreeMap::new();
+        assert_eq!(translate::<PeerGroup>(Event::Init, &mut listing), None);
+        assert_eq!(translate(Event::InitApply(group("a")), &mut listing), None);
+        assert_eq!(translate(Event::InitApply(group("b")), &mut listing), None);
+        let Some(Change::All { kind: Kind::PeerGroup, objects }) =
+            translate::<PeerGroup>(Event::InitDone, &mut listing)
+        else {
+            panic!("no list");
+        };
+        assert_eq!(objects.keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert!(listing.is_empty());
+    }
+
+    #[test]
+    fn patience_grows_and_is_bounded() {
+        let mut patience = Patience::default();
+        assert!(patience.next().is_some_and(|wait| wait <= Duration::from_millis(100)));
+        for _ in 0..50 {
+            assert!(patience.next().is_some_and(|wait| wait <= Duration::from_secs(5)));
+        }
+        patience.reset();
+        assert!(patience.next().is_some_and(|wait| wait <= Duration::from_millis(100)));
+    }
+}

@@ -1,0 +1,122 @@
+//! Feeds: where computed objects and local Pods come from. The Kubernetes feed and the folder feed say the same things
+//! in the same words, so nothing behind them knows which one is in use.
+
+pub mod folder;
+pub mod kubernetes;
+pub mod pod_file;
+pub mod pods;
+
+use std::collections::BTreeMap;
+
+use ringfence_crds::{AddressGroupSpec, ContainerClusterSpec, NodePolicySpec, PeerGroupSpec, WorkloadPolicySpec};
+use ringfence_dataplane::{LocalPod, Profile};
+
+/// The kinds of objects that an agent reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// What this node must know.
+    NodePolicy,
+    /// Settings of the cluster.
+    Cluster,
+    /// Labels and state, per namespace.
+    Profile,
+    /// Compiled rules.
+    WorkloadPolicy,
+    /// Which label classes a selector selects.
+    PeerGroup,
+    /// Addresses of label classes.
+    AddressGroup,
+    /// Pods of this node.
+    Pod,
+}
+
+impl Kind {
+    /// All of them: a view is complete when each has been read once.
+    pub const ALL: [Self; 7] = [
+        Self::NodePolicy,
+        Self::Cluster,
+        Self::Profile,
+        Self::WorkloadPolicy,
+        Self::PeerGroup,
+        Self::AddressGroup,
+        Self::Pod,
+    ];
+}
+
+/// One object, trimmed to what is used.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Object {
+    /// See [`Kind::NodePolicy`].
+    NodePolicy(NodeEntry),
+    /// See [`Kind::Cluster`].
+    Cluster(ClusterEntry),
+    /// See [`Kind::Profile`].
+    Profile(Profile),
+    /// See [`Kind::WorkloadPolicy`].
+    WorkloadPolicy(WorkloadPolicySpec),
+    /// See [`Kind::PeerGroup`].
+    PeerGroup(PeerGroupSpec),
+    /// See [`Kind::AddressGroup`].
+    AddressGroup(AddressGroupSpec),
+    /// See [`Kind::Pod`]. Its key is the uid that the container runtime knows it by.
+    Pod(LocalPod),
+}
+
+/// A NodePolicy with its generation, which reports name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeEntry {
+    /// Generation, from the apiserver only.
+    pub generation: Option<i64>,
+    /// The policy.
+    pub spec: NodePolicySpec,
+}
+
+/// A ContainerCluster with its age: of several, the oldest counts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterEntry {
+    /// Seconds since 1970.
+    pub created: i64,
+    /// Its settings.
+    pub spec: ContainerClusterSpec,
+}
+
+impl Object {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::NodePolicy(_) => Kind::NodePolicy,
+            Self::Cluster(_) => Kind::Cluster,
+            Self::Profile(_) => Kind::Profile,
+            Self::WorkloadPolicy(_) => Kind::WorkloadPolicy,
+            Self::PeerGroup(_) => Kind::PeerGroup,
+            Self::AddressGroup(_) => Kind::AddressGroup,
+            Self::Pod(_) => Kind::Pod,
+        }
+    }
+}
+
+/// News from a feed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// These are all objects of the kind, and no others.
+    All {
+        /// The kind.
+        kind: Kind,
+        /// The objects by name.
+        objects: BTreeMap<String, Object>,
+    },
+    /// This object is new or different.
+    Put {
+        /// Its name.
+        name: String,
+        /// The object.
+        object: Object,
+    },
+    /// This object is gone.
+    Gone {
+        /// Its kind.
+        kind: Kind,
+        /// Its name.
+        name: String,
+    },
+}

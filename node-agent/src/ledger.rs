@@ -1,0 +1,273 @@
+//! The ledger: what the agent has read, on disk, in the form that the folder feed reads. An agent that starts without
+//! an apiserver goes on from there.
+//!
+//! ```text
+//! STATE_DIR/node                         whose ledger it is
+//! STATE_DIR/objects/<kind>/<name>.json   computed objects
+//! STATE_DIR/pods.json                    local Pods
+//! ```
+//!
+//! A file is replaced as a whole. A ledger in which anything is unreadable counts as none: a missing object might widen
+//! what is allowed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use ringfence_crds::container_workload_profile::ContainerWorkloadProfileStatus;
+use ringfence_crds::names::CLUSTER;
+use ringfence_crds::{AddressGroup, ContainerCluster, ContainerWorkloadProfile, NodePolicy, PeerGroup, WorkloadPolicy};
+use ringfence_dataplane::{LocalPod, ObjectStore, Profile};
+use serde::Serialize;
+
+use crate::feed::folder::{self, FolderError};
+use crate::feed::pod_file::PodEntry;
+use crate::feed::{Change, Object};
+
+/// Why the ledger could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// A file could not be written or read.
+    #[error("use {}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// An object could not be written as JSON, or Pods not be read.
+    #[error("write or read JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The objects could not be read.
+    #[error(transparent)]
+    Objects(#[from] FolderError),
+}
+
+/// The ledger of one node.
+#[derive(Debug)]
+pub struct Ledger {
+    folder: PathBuf,
+    node: String,
+    /// What is on disk.
+    saved: ObjectStore,
+    saved_pods: BTreeMap<String, LocalPod>,
+}
+
+impl Ledger {
+    /// The ledger of `node` in this folder, and what it holds; nothing if it is new, unreadable (which is logged), or
+    /// another node's.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn open(folder: &Path, node: &str) -> Result<(Self, Option<(ObjectStore, Vec<LocalPod>)>), LedgerError> {
+        fs::create_dir_all(folder).map_err(at(folder))?;
+        let mut ledger = Self {
+            folder: folder.to_owned(),
+            node: node.to_owned(),
+            saved: ObjectStore::default(),
+            saved_pods: BTreeMap::new(),
+        };
+        let found = match fs::read_to_string(folder.join("node")) {
+            Ok(owner) if owner.trim() == node => ledger.load(),
+            _ => Ok(None),
+        };
+        match found {
+            Ok(Some((store, pods))) => {
+                ledger.saved = store.clone();
+                ledger.saved_pods = pods.iter().map(|pod| (pod.uid.clone(), pod.clone())).collect();
+                Ok((ledger, Some((store, pods))))
+            }
+            other => {
+                if let Err(error) = other {
+                    tracing::warn!(%error, "failed to read the ledger: starting without it");
+                }
+                ledger.clear()?;
+                Ok((ledger, None))
+            }
+        }
+    }
+
+    fn load(&self) -> Result<Option<(ObjectStore, Vec<LocalPod>)>, LedgerError> {
+        let objects = self.folder.join("objects");
+        let pods = self.folder.join("pods.json");
+        if !objects.is_dir() || !pods.is_file() {
+            return Ok(None);
+        }
+        let mut store = ObjectStore::default();
+        for change in folder::read(&objects, Some(&self.node))? {
+            let Change::All { objects, .. } = change else { continue };
+            objects.into_iter().for_each(|(name, object)| insert(&mut store, name, object));
+        }
+        let text = fs::read_to_string(&pods).map_err(at(&pods))?;
+        let entries: Vec<PodEntry> = serde_json::from_str(&text)?;
+        Ok(Some((store, entries.into_iter().map(LocalPod::from).collect())))
+    }
+
+    /// Removes what is on disk.
+    ///
+    /// # Errors
+    /// When a file cannot be removed or written.
+    pub fn clear(&self) -> Result<(), LedgerError> {
+        let objects = self.folder.join("objects");
+        let node = self.folder.join("node");
+        gone(fs::remove_file(&node)).map_err(at(&node))?;
+        gone(fs::remove_dir_all(&objects)).map_err(at(&objects))
+    }
+
+    /// Writes what differs from what is on disk.
+    ///
+    /// # Errors
+    /// When a file cannot be written; what was written until then stays.
+    pub fn save(&mut self, store: ObjectStore, pods: BTreeMap<String, LocalPod>) -> Result<(), LedgerError> {
+        let node = [(self.node.clone(), store.node_policy.clone())];
+        let some_node: BTreeMap<_, _> = node.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
+        let saved_node = [(self.node.clone(), self.saved.node_policy.clone())];
+        let saved_node: BTreeMap<_, _> = saved_node.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
+        self.save_kind("nodepolicies", &saved_node, &some_node, NodePolicy::new)?;
+        let cluster = |spec: &Option<_>| spec.iter().map(|s| (CLUSTER.to_owned(), Clone::clone(s))).collect();
+        self.save_kind(
+            "containerclusters",
+            &cluster(&self.saved.cluster),
+            &cluster(&store.cluster),
+            ContainerCluster::new,
+        )?;
+        self.save_kind("containerworkloadprofiles", &self.saved.profiles, &store.profiles, profile)?;
+        // Groups before the policies that refer to them, so that a crash in between leaves nothing referred to missing.
+        self.save_kind("addressgroups", &self.saved.address_groups, &store.address_groups, AddressGroup::new)?;
+        self.save_kind("peergroups", &self.saved.peer_groups, &store.peer_groups, PeerGroup::new)?;
+        let old = &self.saved.workload_policies;
+        self.save_kind("workloadpolicies", old, &store.workload_policies, WorkloadPolicy::new)?;
+        if self.saved_pods != pods || !self.folder.join("pods.json").is_file() {
+            let entries: Vec<PodEntry> = pods.values().map(PodEntry::from).collect();
+            replace(&self.folder.join("pods.json"), &entries)?;
+        }
+        replace_text(&self.folder.join("node"), self.node.as_bytes())?;
+        self.saved = store;
+        self.saved_pods = pods;
+        Ok(())
+    }
+
+    fn save_kind<S: PartialEq + Clone, K: Serialize>(
+        &self,
+        kind: &str,
+        old: &BTreeMap<String, S>,
+        new: &BTreeMap<String, S>,
+        object: impl Fn(&str, S) -> K,
+    ) -> Result<(), LedgerError> {
+        let folder = self.folder.join("objects").join(kind);
+        fs::create_dir_all(&folder).map_err(at(&folder))?;
+        for (name, spec) in new.iter().filter(|(name, spec)| old.get(*name) != Some(spec)) {
+            replace(&folder.join(format!("{name}.json")), &object(name, spec.clone()))?;
+        }
+        for name in old.keys().filter(|name| !new.contains_key(*name)) {
+            let path = folder.join(format!("{name}.json"));
+            gone(fs::remove_file(&path)).map_err(at(&path))?;
+        }
+        Ok(())
+    }
+}
+
+fn insert(store: &mut ObjectStore, name: String, object: Object) {
+    match object {
+        Object::NodePolicy(entry) => store.node_policy = Some(entry.spec),
+        Object::Cluster(entry) => store.cluster = Some(entry.spec),
+        Object::Profile(profile) => drop(store.profiles.insert(name, profile)),
+        Object::WorkloadPolicy(spec) => drop(store.workload_policies.insert(name, spec)),
+        Object::PeerGroup(spec) => drop(store.peer_groups.insert(name, spec)),
+        Object::AddressGroup(spec) => drop(store.address_groups.insert(name, spec)),
+        Object::Pod(_) => {}
+    }
+}
+
+fn profile(name: &str, profile: Profile) -> ContainerWorkloadProfile {
+    let mut object = ContainerWorkloadProfile::new(name, profile.spec);
+    object.status = Some(ContainerWorkloadProfileStatus {
+        enforced_state: profile.enforced_state,
+        ..ContainerWorkloadProfileStatus::default()
+    });
+    object
+}
+
+fn replace(path: &Path, value: &impl Serialize) -> Result<(), LedgerError> {
+    replace_text(path, &serde_json::to_vec(value)?)
+}
+
+/// Replaces a file as a whole: whoever reads it, also after a crash, finds the old or the new content.
+fn replace_text(path: &Path, text: &[u8]) -> Result<(), LedgerError> {
+    let aside = path.with_extension("new");
+    let write = || {
+        let mut file = fs::File::create(&aside)?;
+        file.write_all(text)?;
+        file.sync_data()?;
+        fs::rename(&aside, path)
+    };
+    write().map_err(at(path))
+}
+
+/// Something to remove that is not there is as good as removed.
+fn gone(result: std::io::Result<()>) -> std::io::Result<()> {
+    match result {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn at(path: &Path) -> impl Fn(std::io::Error) -> LedgerError {
+    let path = path.to_owned();
+    move |source| LedgerError::File { path: path.clone(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringfence_crds::{ContainerClusterSpec, NodePolicySpec, PeerGroupSpec};
+    use ringfence_model::PolicyState;
+
+    fn store() -> ObjectStore {
+        let mut store = ObjectStore {
+            node_policy: Some(NodePolicySpec { cluster_uid: "u".to_owned(), ..NodePolicySpec::default() }),
+            cluster: Some(ContainerClusterSpec { policy_epoch: Some(3), ..ContainerClusterSpec::default() }),
+            ..ObjectStore::default()
+        };
+        let group = PeerGroupSpec { classes: vec!["c-1".to_owned()], ..PeerGroupSpec::default() };
+        store.peer_groups.insert("p-1".to_owned(), group);
+        let profile = Profile { enforced_state: Some(PolicyState::Full), ..Profile::default() };
+        store.profiles.insert("shop".to_owned(), profile);
+        store
+    }
+
+    #[test]
+    fn what_is_saved_is_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pod = LocalPod { uid: "u-1".to_owned(), name: "web".to_owned(), ..LocalPod::default() };
+        let (mut ledger, found) = Ledger::open(folder.path(), "n1").expect("opened");
+        assert!(found.is_none());
+        ledger.save(store(), [("u-1".to_owned(), pod.clone())].into()).expect("saved");
+        let (mut ledger, found) = Ledger::open(folder.path(), "n1").expect("opened");
+        assert_eq!(found, Some((store(), vec![pod])));
+
+        let mut fewer = store();
+        fewer.peer_groups.clear();
+        ledger.save(fewer.clone(), BTreeMap::new()).expect("saved");
+        let (_, found) = Ledger::open(folder.path(), "n1").expect("opened");
+        assert_eq!(found, Some((fewer, Vec::new())));
+    }
+
+    #[test]
+    fn the_ledger_of_another_node_counts_as_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut ledger, _) = Ledger::open(folder.path(), "n1").expect("opened");
+        ledger.save(store(), BTreeMap::new()).expect("saved");
+        assert!(Ledger::open(folder.path(), "n2").expect("opened").1.is_none());
+    }
+
+    #[test]
+    fn a_broken_file_makes_the_ledger_count_as_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut ledger, _) = Ledger::open(folder.path(), "n1").expect("opened");
+        ledger.save(store(), BTreeMap::new()).expect("saved");
+        fs::write(folder.path().join("objects/peergroups/p-1.json"), "{").expect("written");
+        assert!(Ledger::open(folder.path(), "n1").expect("opened").1.is_none());
+    }
+}

@@ -1,0 +1,69 @@
+//! What the node says about itself.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+
+/// The machine-id, from the first of these files that is there.
+pub fn machine_id(files: &[&Path]) -> Option<String> {
+    let texts = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
+    texts.map(|text| text.trim().to_owned()).find(|id| !id.is_empty())
+}
+
+/// All addresses that interfaces of the calling thread's network namespace have, but for loopback and link-local ones.
+/// Among them are those of bridges, from which probes come.
+pub fn addresses() -> Vec<IpAddr> {
+    let interfaces = match nix::ifaddrs::getifaddrs() {
+        Ok(interfaces) => interfaces,
+        Err(error) => {
+            tracing::warn!(%error, "failed to read the node's addresses");
+            return Vec::new();
+        }
+    };
+    let found: BTreeSet<IpAddr> = interfaces
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|socket| IpAddr::V4(socket.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|socket| IpAddr::V6(socket.ip())))
+        })
+        .filter(|address| is_usable(*address))
+        .collect();
+    found.into_iter().collect()
+}
+
+fn is_usable(address: IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !(address.is_loopback() || address.is_unspecified() || address.is_multicast() || link_local)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_file_with_a_machine_id_counts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (missing, empty, good) = (folder.path().join("a"), folder.path().join("b"), folder.path().join("c"));
+        std::fs::write(&empty, "\n").expect("written");
+        std::fs::write(&good, "0123456789abcdef\n").expect("written");
+        let id = machine_id(&[&missing, &empty, &good]);
+        assert_eq!(id.as_deref(), Some("0123456789abcdef"));
+    }
+
+    #[test]
+    fn loopback_and_link_local_are_nobodys_address() {
+        for (text, usable) in [
+            ("127.0.0.1", false),
+            ("169.254.1.1", false),
+            ("fe80::1", false),
+            ("::1", false),
+            ("10.244.0.1", true),
+            ("fd00::1", true),
+        ] {
+            assert_eq!(is_usable(text.parse().expect("valid")), usable, "{text}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The report: what is in force on this node, as the status of its NodePolicy, at most once a second.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use ringfence_crds::names::{API_VERSION, MANAGER_AGENT};
+use ringfence_crds::{NodePolicy, NodePolicyStatus, Revision};
+use tokio::sync::watch;
+
+use crate::clock::jitter;
+
+/// At least so long between two reports.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Reports of many agents are spread over so long a time.
+const SPREAD: Duration = Duration::from_millis(250);
+/// How many problems a report names.
+const MOST_PROBLEMS: usize = 20;
+
+/// What the engine says is in force.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Report {
+    /// Whether everything has been read.
+    pub loaded: bool,
+    /// Generation of the NodePolicy; `None` while there is none to report to.
+    pub node_generation: Option<i64>,
+    /// Newest policy revision that was in force in every Pod.
+    pub acknowledged: Option<Revision>,
+    /// Whether every Pod holds what it is to hold.
+    pub settled: bool,
+    /// The published revision and the newer one that was seen before.
+    pub went_back: Option<(Revision, Revision)>,
+    /// What has been missing for too long.
+    pub stalled: Vec<String>,
+    /// What failed.
+    pub problems: Vec<String>,
+    /// Pods with rules of ours.
+    pub pods_enforced: usize,
+    /// Addresses of the node.
+    pub node_addresses: Vec<IpAddr>,
+}
+
+/// What never changes while the agent runs.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Name of the node.
+    pub node: String,
+    /// machine-id.
+    pub machine_id: Option<String>,
+    /// Back end of iptables.
+    pub backend: &'static str,
+}
+
+/// Reports until the engine has ended.
+pub async fn follow(client: Client, identity: Identity, mut reports: watch::Receiver<Report>) {
+    let api: Api<NodePolicy> = Api::all(client);
+    let mut conditions = Vec::new();
+    let mut failed = false;
+    loop {
+        if !failed && reports.changed().await.is_err() {
+            return;
+        }
+        tokio::time::sleep(jitter(SPREAD)).await;
+        let report = reports.borrow_and_update().clone();
+        failed = false;
+        if report.loaded && report.node_generation.is_some() {
+            let status = status(&report, &identity, &conditions, Timestamp::now());
+            conditions.clone_from(&status.conditions);
+            if let Err(error) = send(&api, &identity.node, &status).await {
+                tracing::warn!(%error, "failed to report: trying again");
+                failed = true;
+            }
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+async fn send(api: &Api<NodePolicy>, node: &str, status: &NodePolicyStatus) -> Result<(), kube::Error> {
+    let body = serde_json::json!({
+        "apiVersion": API_VERSION,
+        "kind": "NodePolicy",
+        "metadata": { "name": node },
+        "status": status,
+    });
+    let parameters = PatchParams::apply(MANAGER_AGENT).force();
+    api.patch_status(node, &parameters, &Patch::Apply(body)).await.map(drop)
+}
+
+fn status(report: &Report, identity: &Identity, before: &[Condition], now: Timestamp) -> NodePolicyStatus {
+    let problems: Vec<String> = report.stalled.iter().chain(&report.problems).take(MOST_PROBLEMS).cloned().collect();
+    NodePolicyStatus {
+        observed_generation: report.node_generation,
+        conditions: conditions(report)
+            .into_iter()
+            .map(|said| said.condition(report.node_generation, before, now))
+            .collect(),
+        acknowledged: report.acknowledged,
+        machine_id: identity.machine_id.clone(),
+        agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        backend: Some(identity.backend.to_owned()),
+        node_addresses: report.node_addresses.iter().map(ToString::to_string).collect(),
+        pods_enforced: i32::try_from(report.pods_enforced).ok(),
+        problems,
+    }
+}
+
+/// A condition without its times.
+struct Said {
+    kind: &'static str,
+    status: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl Said {
+    fn condition(self, generation: Option<i64>, before: &[Condition], now: Timestamp) -> Condition {
+        let status = if self.status { "True" } else { "False" };
+        let same = before.iter().find(|old| old.type_ == self.kind && old.status == status);
+        Condition {
+            last_transition_time: same.map_or(Time(now), |old| old.last_transition_time.clone()),
+            message: self.message,
+            observed_generation: generation,
+            reason: self.reason.to_owned(),
+            status: status.to_owned(),
+            type_: self.kind.to_owned(),
+        }
+    }
+}
+
+fn conditions(report: &Report) -> Vec<Said> {
+    let ready = |status, reason, message: String| Said { kind: "Ready", status, reason, message };
+    let stalled = |status, reason, message: String| Said { kind: "Stalled", status, reason, message };
+    if let Some((published, seen)) = report.went_back {
+        let message = format!(
+            "revision {published} is published, and {seen} was in force here: raise ContainerCluster.spec.policyEpoch \
+             if the cluster's database was restored from a backup"
+        );
+        return vec![ready(false, "Stalled", message.clone()), stalled(true, "RevisionWentBack", message)];
+    }
+    if let Some(first) = report.stalled.first() {
+        return vec![ready(false, "Stalled", first.clone()), stalled(true, "Incomplete", first.clone())];
+    }
+    let moving = stalled(false, "Current", String::new());
+    if let Some(first) = report.problems.first() {
+        return vec![ready(false, "Failed", first.clone()), moving];
+    }
+    if !report.settled {
+        let message = "a change is on its way to the kernel".to_owned();
+        return vec![ready(false, "Applying", message), moving];
+    }
+    let revision = report.acknowledged.unwrap_or_default();
+    let message = format!("revision {revision} is in force in {} Pods", report.pods_enforced);
+    vec![ready(true, "InForce", message), moving]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity { node: "n1".to_owned(), machine_id: Some("m".to_owned()), backend: "nft" }
+    }
+
+    fn condition<'a>(status: &'a NodePolicyStatus, kind: &str) -> &'a Condition {
+        status.conditions.iter().find(|condition| condition.type_ == kind).expect("it is said")
+    }
+
+    #[test]
+    fn ready_when_everything_is_in_force() {
+        let report = Report { loaded: true, settled: true, node_generation: Some(4), ..Report::default() };
+        let status = status(&report, &identity(), &[], Timestamp::UNIX_EPOCH);
+        assert_eq!(condition(&status, "Ready").status, "True");
+        assert_eq!(condition(&status, "Stalled").status, "False");
+        assert_eq!(status.observed_generation, Some(4));
+    }
+
+    #[test]
+    fn stalled_names_what_is_missing_and_keeps_its_time() {
+        let stalled = vec!["shop/web: waits for PeerGroup p-1".to_owned()];
+        let report = Report { loaded: true, stalled, ..Report::default() };
+        let first = status(&report, &identity(), &[], Timestamp::UNIX_EPOCH);
+        assert!(condition(&first, "Stalled").message.contains("p-1"));
+        assert_eq!(condition(&first, "Ready").reason, "Stalled");
+        let second = status(&report, &identity(), &first.conditions, Timestamp::MAX);
+        assert_eq!(condition(&second, "Stalled").last_transition_time.0, Timestamp::UNIX_EPOCH);
+    }
+
+    #[test]
+    fn a_revision_that_went_back_says_what_to_do() {
+        let (old, new) = (Revision { epoch: 0, number: 5 }, Revision { epoch: 0, number: 7 });
+        let report = Report { went_back: Some((old, new)), settled: true, ..Report::default() };
+        let status = status(&report, &identity(), &[], Timestamp::UNIX_EPOCH);
+        assert_eq!(condition(&status, "Stalled").reason, "RevisionWentBack");
+        assert!(condition(&status, "Stalled").message.contains("policyEpoch"));
+    }
+}

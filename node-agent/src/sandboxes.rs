@@ -1,0 +1,168 @@
+//! Which sandboxes run: the container runtime is asked when a network namespace appears in or goes from the folder that
+//! runtimes mount them in, or when somebody misses one. That is before Kubernetes reports the Pod as running.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, UnboundedSender, channel};
+use tokio::time::Instant;
+
+use crate::cri::{CriError, Runtime, Sandbox};
+
+/// How soon the runtime is asked again while a namespace belongs to no sandbox: it lists one only when its network is
+/// complete. Doubles up to [`SLOWEST`].
+const FASTEST: Duration = Duration::from_millis(20);
+/// See [`FASTEST`].
+const SLOWEST: Duration = Duration::from_secs(1);
+/// After so long without news, a namespace that belongs to no sandbox is somebody else's.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Looks for sandboxes until the receiver is gone. `missed` makes it look at once.
+pub async fn follow(runtime: Runtime, folder: PathBuf, missed: Arc<Notify>, found: UnboundedSender<Vec<Sandbox>>) {
+    let mut watch = FolderWatch::new(&folder);
+    if let Err(error) = &watch {
+        tracing::warn!(folder = %folder.display(), %error, "failed to watch for network namespaces: Pods are found only when Kubernetes reports them");
+    }
+    let mut known = BTreeMap::new();
+    let mut told = None;
+    let mut delay = FASTEST;
+    let mut patient_until = Instant::now() + PATIENCE;
+    loop {
+        let settled = match refresh(&runtime, &mut known).await {
+            Ok(()) => is_settled(&folder, &known),
+            Err(error) => {
+                tracing::warn!(%error, "failed to list sandboxes: trying again");
+                patient_until = Instant::now() + PATIENCE;
+                delay = SLOWEST;
+                false
+            }
+        };
+        let now: Vec<Sandbox> = known.values().cloned().collect();
+        if told.as_ref() != Some(&now) {
+            if found.send(now.clone()).is_err() {
+                return;
+            }
+            told = Some(now);
+        }
+        let again = !settled && Instant::now() < patient_until;
+        tokio::select! {
+            () = news(&mut watch) => {
+                delay = FASTEST;
+                patient_until = Instant::now() + PATIENCE;
+            }
+            () = missed.notified() => {}
+            () = tokio::time::sleep(delay), if again => delay = (delay * 2).min(SLOWEST),
+        }
+    }
+}
+
+/// Brings `known` up to date: asks for details of new sandboxes only.
+async fn refresh(runtime: &Runtime, known: &mut BTreeMap<String, Sandbox>) -> Result<(), CriError> {
+    let listed = runtime.ready_sandboxes().await?;
+    let ids: BTreeSet<&str> = listed.iter().map(|sandbox| sandbox.id.as_str()).collect();
+    known.retain(|id, _| ids.contains(id.as_str()));
+    for sandbox in listed {
+        if !known.contains_key(&sandbox.id)
+            && let Some(sandbox) = runtime.sandbox(sandbox).await?
+        {
+            known.insert(sandbox.id.clone(), sandbox);
+        }
+    }
+    Ok(())
+}
+
+/// Whether every namespace in the folder belongs to a sandbox, and every sandbox still has its namespace.
+fn is_settled(folder: &Path, known: &BTreeMap<String, Sandbox>) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return true };
+    let present: BTreeSet<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    let used: BTreeSet<PathBuf> = known.values().filter_map(|sandbox| sandbox.netns.path.clone()).collect();
+    let inside = |path: &&PathBuf| path.parent() == Some(folder);
+    present.is_subset(&used) && used.iter().filter(inside).all(|path| present.contains(path))
+}
+
+/// Waits until something in the folder has changed; for ever if it is not watched.
+async fn news(watch: &mut Result<FolderWatch, std::io::Error>) {
+    match watch {
+        Ok(watch) => watch.changed().await,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Tells when files in one folder come, go, or are written.
+#[derive(Debug)]
+pub struct FolderWatch {
+    news: Receiver<()>,
+}
+
+impl FolderWatch {
+    /// Watches a folder, not those in it.
+    ///
+    /// # Errors
+    /// When the folder is not there or the kernel has no watch left.
+    pub fn new(folder: &Path) -> Result<Self, std::io::Error> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
+        let watched = AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_ATTRIB;
+        inotify.add_watch(folder, watched)?;
+        // One that waits to be taken is as good as many.
+        let (tell, news) = channel(1);
+        let wait = move || {
+            while inotify.read_events().is_ok() && !matches!(tell.try_send(()), Err(TrySendError::Closed(()))) {}
+        };
+        std::thread::Builder::new().name("inotify".to_owned()).spawn(wait)?;
+        Ok(Self { news })
+    }
+
+    /// Waits until something has changed.
+    pub async fn changed(&mut self) {
+        if self.news.recv().await.is_none() {
+            std::future::pending().await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netns::Location;
+
+    fn sandbox(path: &Path) -> (String, Sandbox) {
+        let mut sandbox: Sandbox = serde_json::from_value(serde_json::json!({
+            "id": "s", "uid": "u", "namespace": "shop", "name": "web", "labels": {}, "annotations": {},
+            "created_at": 0, "host_network": false, "netns": {}, "ips": [], "dns_servers": []
+        }))
+        .expect("a sandbox");
+        sandbox.netns = Location::at(path);
+        ("s".to_owned(), sandbox)
+    }
+
+    #[test]
+    fn a_namespace_without_a_sandbox_is_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("cni-1");
+        assert!(is_settled(folder.path(), &BTreeMap::new()));
+        std::fs::write(&path, "").expect("written");
+        assert!(!is_settled(folder.path(), &BTreeMap::new()));
+        let known = [sandbox(&path)].into();
+        assert!(is_settled(folder.path(), &known));
+        std::fs::remove_file(&path).expect("removed");
+        assert!(!is_settled(folder.path(), &known), "the sandbox is about to go");
+    }
+
+    #[tokio::test]
+    async fn a_new_file_is_news() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut watch = FolderWatch::new(folder.path()).expect("watched");
+        std::fs::write(folder.path().join("cni-2"), "").expect("written");
+        tokio::time::timeout(Duration::from_secs(5), watch.changed()).await.expect("news");
+    }
+}

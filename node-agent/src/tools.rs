@@ -1,0 +1,144 @@
+//! The programs that write to the kernel: iptables and ipset, as children in the caller's network namespace.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use ringfence_dataplane::Family;
+use serde::{Deserialize, Serialize};
+
+/// Why a program did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// It could not be started, or not be talked to.
+    #[error("run {program}: {source}")]
+    Start {
+        /// Which.
+        program: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It said no.
+    #[error("{program}: {message}")]
+    Failed {
+        /// Which.
+        program: String,
+        /// What it said.
+        message: String,
+    },
+    /// There is no iptables to use.
+    #[error("find a usable iptables: {0}")]
+    NoBackend(String),
+}
+
+/// Which kernel interface iptables writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// nf_tables, through the programs whose names end in `-nft-…`.
+    Nft,
+    /// The old one, only where the kernel has no nf_tables.
+    Legacy,
+}
+
+impl Backend {
+    /// As it is reported.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nft => "nft",
+            Self::Legacy => "legacy",
+        }
+    }
+
+    /// Name of a program of this back end, such as `ip6tables-nft-save`.
+    fn program(self, family: Family, what: &str) -> String {
+        let family = match family {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        };
+        format!("{family}-{}-{what}", self.as_str())
+    }
+
+    /// The first back end that works, tried in the calling thread's network namespace. Reading alone is tried, so that
+    /// nothing is left behind.
+    ///
+    /// # Errors
+    /// When none works.
+    pub fn probe() -> Result<Self, ToolError> {
+        // The crate finds out whether there is an iptables at all, and one that can wait for its lock.
+        let installed =
+            iptables::new(false).map_err(|error| ToolError::NoBackend(format!("iptables --version: {error}")))?;
+        if !installed.has_wait {
+            return Err(ToolError::NoBackend("iptables is older than 1.4.20: it cannot wait for its lock".to_owned()));
+        }
+        let works = |backend: &Self| backend.save(Family::V4).is_ok();
+        let found = [Self::Nft, Self::Legacy].into_iter().find(works);
+        found.ok_or_else(|| ToolError::NoBackend("neither iptables-nft-save nor iptables-legacy-save works".to_owned()))
+    }
+
+    /// What is in the tables of a family, as `iptables-save` prints it.
+    ///
+    /// # Errors
+    /// When the program fails.
+    pub fn save(self, family: Family) -> Result<String, ToolError> {
+        run(&self.program(family, "save"), &[], None)
+    }
+
+    /// Writes `iptables-restore` input; what is there stays, but for the chains that the input names. All or nothing
+    /// per table.
+    ///
+    /// # Errors
+    /// When the program refuses the input.
+    pub fn restore(self, family: Family, text: &str) -> Result<(), ToolError> {
+        let wait: &[&str] = match self {
+            Self::Nft => &["--noflush"],
+            Self::Legacy => &["--noflush", "-w", "5"],
+        };
+        run(&self.program(family, "restore"), wait, Some(text)).map(drop)
+    }
+}
+
+/// Writes `ipset restore` input; what is there already is no error.
+///
+/// # Errors
+/// When the program refuses a line; lines before it are in force.
+pub fn ipset_restore(text: &str) -> Result<(), ToolError> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    run("ipset", &["restore", "-exist"], Some(text)).map(drop)
+}
+
+/// The sets in the network namespace, as `ipset save` prints them.
+///
+/// # Errors
+/// When the program fails.
+pub fn ipset_save() -> Result<String, ToolError> {
+    run("ipset", &["save"], None)
+}
+
+fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, ToolError> {
+    let fail = |source| ToolError::Start { program: program.to_owned(), source };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(fail)?;
+    // These programs read all of their input before they write more than a line, so writing first cannot block for ever.
+    let written = match (child.stdin.take(), input) {
+        (Some(mut stdin), Some(text)) => stdin.write_all(text.as_bytes()),
+        _ => Ok(()),
+    };
+    let output = child.wait_with_output().map_err(fail)?;
+    if output.status.success() {
+        written.map_err(fail)?;
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let message = match said.trim() {
+        "" => output.status.to_string(),
+        said => said.lines().take(3).collect::<Vec<_>>().join("; "),
+    };
+    Err(ToolError::Failed { program: program.to_owned(), message })
+}

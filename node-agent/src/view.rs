@@ -1,0 +1,294 @@
+//! The view: what the agent has read, and which part of it counts.
+//!
+//! A half-loaded view never counts: until every kind has been read once, what the ledger holds stays in force (or
+//! nothing, when there is no ledger). Nor does policy that is older than what this node has already seen, as after
+//! etcd was restored from a backup: it is held back until it has caught up, or until an operator confirms its epoch.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ringfence_crds::names::MARKER;
+use ringfence_crds::{ContainerClusterSpec, Revision};
+use ringfence_dataplane::{LocalPod, ObjectStore};
+
+use crate::feed::{Change, ClusterEntry, Kind, Object};
+
+/// Why the newest policy is not in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// These kinds have not been read yet.
+    Loading(Vec<Kind>),
+    /// The published revision is older than one that was in force here.
+    WentBack {
+        /// Published now.
+        published: Revision,
+        /// In force here.
+        seen: Revision,
+    },
+}
+
+/// Everything the agent has read.
+#[derive(Debug, Default)]
+pub struct View {
+    /// What counts.
+    store: ObjectStore,
+    /// What feeds say, while that does not count.
+    staged: Option<ObjectStore>,
+    clusters: BTreeMap<String, ClusterEntry>,
+    read: BTreeSet<Kind>,
+    pods: BTreeMap<String, LocalPod>,
+    /// Pods that are gone as Kubernetes knows them, though their sandbox may still be there.
+    departed: BTreeSet<String>,
+    node_generation: Option<i64>,
+    from_ledger: bool,
+}
+
+impl View {
+    /// A view of what the ledger holds; nothing has been read from a feed yet.
+    pub fn new(ledger: Option<(ObjectStore, Vec<LocalPod>)>) -> Self {
+        let from_ledger = ledger.is_some();
+        let (store, pods) = ledger.unwrap_or_default();
+        let pods: BTreeMap<_, _> = pods.into_iter().map(|pod| (pod.uid.clone(), pod)).collect();
+        Self { store, staged: Some(ObjectStore::default()), pods, from_ledger, ..Self::default() }
+    }
+
+    /// What counts now.
+    pub fn store(&self) -> &ObjectStore {
+        &self.store
+    }
+
+    /// The Pod with this uid.
+    pub fn pod(&self, uid: &str) -> Option<&LocalPod> {
+        self.pods.get(uid)
+    }
+
+    /// All Pods, also those that are gone and whose sandboxes may still be there.
+    pub fn pods(&self) -> &BTreeMap<String, LocalPod> {
+        &self.pods
+    }
+
+    /// Whether anything counts: a feed was read completely, or a ledger was there.
+    pub fn counts(&self) -> bool {
+        self.from_ledger || self.is_loaded()
+    }
+
+    /// Whether every kind has been read from the feed.
+    pub fn is_loaded(&self) -> bool {
+        self.read.len() == Kind::ALL.len()
+    }
+
+    /// The revision that closes what counts.
+    pub fn revision(&self) -> Revision {
+        revision_of(&self.store)
+    }
+
+    /// Why the newest policy does not count, if so.
+    pub fn held(&self) -> Option<Held> {
+        let staged = self.staged.as_ref()?;
+        if !self.is_loaded() {
+            return Some(Held::Loading(Kind::ALL.into_iter().filter(|kind| !self.read.contains(kind)).collect()));
+        }
+        Some(Held::WentBack { published: revision_of(staged), seen: self.revision() })
+    }
+
+    /// Takes in news; says whether anything that counts has changed.
+    pub fn take(&mut self, change: Change) -> bool {
+        match change {
+            Change::All { kind: Kind::Pod, objects } => self.all_pods(objects),
+            Change::Put { name, object: Object::Pod(pod) } => {
+                self.departed.remove(&name);
+                self.pods.insert(name, pod.clone()).as_ref() != Some(&pod)
+            }
+            Change::Gone { kind: Kind::Pod, name } => {
+                self.departed.insert(name);
+                false
+            }
+            policy => {
+                self.node_generation = generation_in(&policy).unwrap_or(self.node_generation);
+                self.take_policy(policy)
+            }
+        }
+    }
+
+    /// The generation of this node's NodePolicy; `None` if the apiserver has none.
+    pub fn node_generation(&self) -> Option<i64> {
+        self.node_generation
+    }
+
+    /// Forgets Pods that are gone and of which no sandbox is left either.
+    pub fn forget_departed(&mut self, has_sandbox: impl Fn(&str) -> bool) {
+        let (kept, gone): (BTreeSet<_>, BTreeSet<_>) =
+            std::mem::take(&mut self.departed).into_iter().partition(|uid| has_sandbox(uid));
+        self.departed = kept;
+        gone.iter().for_each(|uid| drop(self.pods.remove(uid)));
+    }
+
+    fn all_pods(&mut self, objects: BTreeMap<String, Object>) -> bool {
+        self.departed = self.pods.keys().filter(|uid| !objects.contains_key(*uid)).cloned().collect();
+        self.read.insert(Kind::Pod);
+        let mut changed = false;
+        for (uid, object) in objects {
+            if let Object::Pod(pod) = object {
+                changed |= self.pods.insert(uid, pod.clone()).as_ref() != Some(&pod);
+            }
+        }
+        self.settle(false) || changed
+    }
+
+    fn take_policy(&mut self, change: Change) -> bool {
+        if let Change::All { kind, objects } = &change {
+            self.read.insert(*kind);
+            // A list is what comes after a gap, and only after a gap can policy have gone back.
+            if self.staged.is_none() && *kind == Kind::WorkloadPolicy && self.goes_back(objects) {
+                self.staged = Some(self.store.clone());
+            }
+        }
+        let target = self.staged.as_mut().unwrap_or(&mut self.store);
+        let changed = put(target, &mut self.clusters, change);
+        self.settle(changed)
+    }
+
+    fn goes_back(&self, objects: &BTreeMap<String, Object>) -> bool {
+        let published = match objects.get(MARKER) {
+            Some(Object::WorkloadPolicy(marker)) => marker.revision,
+            _ => Revision::default(),
+        };
+        !self.follows(published, self.store.cluster.as_ref())
+    }
+
+    /// Whether `staged` may replace what counts: it is not older, or it is of another cluster than the ledger was.
+    fn accepts(&self, staged: &ObjectStore) -> bool {
+        let uid = |store: &ObjectStore| store.node_policy.as_ref().map(|policy| policy.cluster_uid.clone());
+        let moved = matches!((uid(&self.store), uid(staged)), (Some(old), Some(new)) if old != new);
+        moved || self.follows(revision_of(staged), staged.cluster.as_ref())
+    }
+
+    /// Whether policy closed by `published` may come after what counts.
+    fn follows(&self, published: Revision, cluster: Option<&ContainerClusterSpec>) -> bool {
+        if !self.store.workload_policies.contains_key(MARKER) {
+            return true;
+        }
+        let seen = self.revision();
+        if published.epoch == seen.epoch {
+            return published.number >= seen.number;
+        }
+        let confirmed = cluster.and_then(|cluster| cluster.policy_epoch).unwrap_or_default();
+        published.epoch > seen.epoch && published.epoch <= confirmed
+    }
+
+    /// Lets what was staged count, if it may. Says whether anything that counts has changed.
+    fn settle(&mut self, changed: bool) -> bool {
+        if !self.is_loaded() {
+            return false;
+        }
+        let Some(staged) = self.staged.take() else { return changed };
+        if self.accepts(&staged) {
+            // The first complete reading counts as a change even if it says what the ledger said: it is fresh.
+            self.store = staged;
+            return true;
+        }
+        self.staged = Some(staged);
+        false
+    }
+}
+
+/// What a change says about the generation of this node's NodePolicy: nothing, or that there is (none) one.
+fn generation_in(change: &Change) -> Option<Option<i64>> {
+    let of = |object: &Object| match object {
+        Object::NodePolicy(entry) => entry.generation,
+        _ => None,
+    };
+    match change {
+        Change::All { kind: Kind::NodePolicy, objects } => Some(objects.values().next().and_then(of)),
+        Change::Put { object: Object::NodePolicy(entry), .. } => Some(entry.generation),
+        Change::Gone { kind: Kind::NodePolicy, .. } => Some(None),
+        _ => None,
+    }
+}
+
+fn revision_of(store: &ObjectStore) -> Revision {
+    store.workload_policies.get(MARKER).map(|marker| marker.revision).unwrap_or_default()
+}
+
+/// Writes a change into a store; says whether it was one.
+fn put(store: &mut ObjectStore, clusters: &mut BTreeMap<String, ClusterEntry>, change: Change) -> bool {
+    match change {
+        Change::All { kind, objects } => {
+            let before = store.clone();
+            clear(store, clusters, kind);
+            for (name, object) in objects {
+                put_one(store, clusters, name, object);
+            }
+            *store != before
+        }
+        Change::Put { name, object } => put_one(store, clusters, name, object),
+        Change::Gone { kind, name } => remove(store, clusters, kind, &name),
+    }
+}
+
+fn clear(store: &mut ObjectStore, clusters: &mut BTreeMap<String, ClusterEntry>, kind: Kind) {
+    match kind {
+        Kind::NodePolicy => store.node_policy = None,
+        Kind::Cluster => {
+            clusters.clear();
+            store.cluster = None;
+        }
+        Kind::Profile => store.profiles.clear(),
+        Kind::WorkloadPolicy => store.workload_policies.clear(),
+        Kind::PeerGroup => store.peer_groups.clear(),
+        Kind::AddressGroup => store.address_groups.clear(),
+        Kind::Pod => {}
+    }
+}
+
+fn put_one(
+    store: &mut ObjectStore,
+    clusters: &mut BTreeMap<String, ClusterEntry>,
+    name: String,
+    object: Object,
+) -> bool {
+    fn insert<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, value: T) -> bool {
+        if map.get(&name) == Some(&value) {
+            return false;
+        }
+        map.insert(name, value);
+        true
+    }
+    match object {
+        Object::NodePolicy(entry) => {
+            let changed = store.node_policy.as_ref() != Some(&entry.spec);
+            store.node_policy = Some(entry.spec);
+            changed
+        }
+        Object::Cluster(entry) => insert(clusters, name, entry) && choose_cluster(store, clusters),
+        Object::Profile(profile) => insert(&mut store.profiles, name, profile),
+        Object::WorkloadPolicy(spec) => insert(&mut store.workload_policies, name, spec),
+        Object::PeerGroup(spec) => insert(&mut store.peer_groups, name, spec),
+        Object::AddressGroup(spec) => insert(&mut store.address_groups, name, spec),
+        Object::Pod(_) => false,
+    }
+}
+
+fn remove(store: &mut ObjectStore, clusters: &mut BTreeMap<String, ClusterEntry>, kind: Kind, name: &str) -> bool {
+    match kind {
+        Kind::NodePolicy => store.node_policy.take().is_some(),
+        Kind::Cluster => clusters.remove(name).is_some() && choose_cluster(store, clusters),
+        Kind::Profile => store.profiles.remove(name).is_some(),
+        Kind::WorkloadPolicy => store.workload_policies.remove(name).is_some(),
+        Kind::PeerGroup => store.peer_groups.remove(name).is_some(),
+        Kind::AddressGroup => store.address_groups.remove(name).is_some(),
+        Kind::Pod => false,
+    }
+}
+
+/// Of several ContainerClusters the oldest counts, as for the controller.
+fn choose_cluster(store: &mut ObjectStore, clusters: &BTreeMap<String, ClusterEntry>) -> bool {
+    let oldest = clusters.iter().min_by_key(|(name, entry)| (entry.created, *name));
+    let chosen = oldest.map(|(_, entry)| entry.spec.clone());
+    let changed = store.cluster != chosen;
+    store.cluster = chosen;
+    changed
+}
+
+#[cfg(test)]
+#[path = "view_tests.rs"]
+mod tests;

@@ -1,0 +1,92 @@
+//! Expectations from the architecture: no half-loaded view counts, and policy never goes back by itself.
+
+use super::*;
+use ringfence_crds::WorkloadPolicySpec;
+
+fn marker(epoch: i64, number: i64) -> (String, Object) {
+    let spec = WorkloadPolicySpec { revision: Revision { epoch, number }, ..WorkloadPolicySpec::default() };
+    (MARKER.to_owned(), Object::WorkloadPolicy(spec))
+}
+
+fn all(kind: Kind, objects: impl IntoIterator<Item = (String, Object)>) -> Change {
+    Change::All { kind, objects: objects.into_iter().collect() }
+}
+
+fn confirmed(epoch: i64) -> Change {
+    let spec = ContainerClusterSpec { policy_epoch: Some(epoch), ..ContainerClusterSpec::default() };
+    Change::Put { name: "this".to_owned(), object: Object::Cluster(ClusterEntry { created: 1, spec }) }
+}
+
+/// A view that has read everything, closed by revision 0.`number`.
+fn loaded(number: i64) -> View {
+    let mut view = View::new(None);
+    for kind in Kind::ALL {
+        let objects = (kind == Kind::WorkloadPolicy).then(|| marker(0, number));
+        view.take(all(kind, objects));
+    }
+    view
+}
+
+#[test]
+fn a_half_loaded_view_does_not_count() {
+    let mut view = View::new(None);
+    for kind in Kind::ALL.into_iter().skip(1) {
+        assert!(!view.take(all(kind, None)), "{kind:?}");
+    }
+    assert!(!view.counts());
+    assert_eq!(view.held(), Some(Held::Loading(vec![Kind::NodePolicy])));
+    assert!(view.take(all(Kind::NodePolicy, None)));
+    assert!(view.counts());
+    assert_eq!(view.held(), None);
+}
+
+#[test]
+fn the_ledger_counts_until_everything_is_read() {
+    let mut store = ObjectStore::default();
+    let (name, Object::WorkloadPolicy(spec)) = marker(0, 7) else { panic!("a marker") };
+    store.workload_policies.insert(name, spec);
+    let mut view = View::new(Some((store, Vec::new())));
+    assert!(view.counts() && !view.is_loaded());
+    view.take(all(Kind::WorkloadPolicy, None));
+    assert_eq!(view.revision(), Revision { epoch: 0, number: 7 });
+}
+
+#[test]
+fn an_older_revision_is_held_back_until_it_has_caught_up() {
+    let mut view = loaded(7);
+    assert!(!view.take(all(Kind::WorkloadPolicy, [marker(0, 5)])));
+    assert_eq!(view.revision().number, 7);
+    assert!(matches!(view.held(), Some(Held::WentBack { published, .. }) if published.number == 5));
+    let (name, object) = marker(0, 8);
+    assert!(view.take(Change::Put { name, object }));
+    assert_eq!(view.revision().number, 8);
+    assert_eq!(view.held(), None);
+}
+
+#[test]
+fn a_list_without_a_marker_is_older_than_one_with() {
+    let mut view = loaded(7);
+    assert!(!view.take(all(Kind::WorkloadPolicy, None)));
+    assert_eq!(view.revision().number, 7);
+}
+
+#[test]
+fn a_new_epoch_needs_an_operator() {
+    let mut view = loaded(7);
+    assert!(!view.take(all(Kind::WorkloadPolicy, [marker(1, 2)])));
+    assert_eq!(view.revision(), Revision { epoch: 0, number: 7 });
+    assert!(view.take(confirmed(1)));
+    assert_eq!(view.revision(), Revision { epoch: 1, number: 2 });
+}
+
+#[test]
+fn a_pod_that_is_gone_is_known_while_its_sandbox_is_there() {
+    let mut view = loaded(1);
+    let pod = LocalPod { uid: "u".to_owned(), name: "web".to_owned(), ..LocalPod::default() };
+    assert!(view.take(Change::Put { name: "u".to_owned(), object: Object::Pod(pod) }));
+    view.take(Change::Gone { kind: Kind::Pod, name: "u".to_owned() });
+    view.forget_departed(|_| true);
+    assert!(view.pod("u").is_some());
+    view.forget_departed(|_| false);
+    assert!(view.pod("u").is_none());
+}
