@@ -11,7 +11,7 @@ mkdir -p "$BIN"
 for program in "${PROGRAMS[@]}"; do
   # Renamed into place, so that one that runs can be replaced; untouched when it is the same.
   cmp -s "$TARGET/$program" "$BIN/$program" && continue
-  cp "$TARGET/$program" "$BIN/.$program.new"
-  mv "$BIN/.$program.new" "$BIN/$program"
+  cp "$TARGET/$program" "$BIN/.$program.$$"
+  mv "$BIN/.$program.$$" "$BIN/$program"
 done
 say "bin/ is up to date after $((SECONDS - started)) s"

@@ -23,6 +23,7 @@ build_image() {
   mkdir -p "$DIST/bin"
   strip --strip-debug -o "$DIST/bin/$program" "$BIN/$program"
   "$TESTBED" rootfs "$root" "$DIST/bin/$program" "$@" >&2
+  [[ -x $root/usr/bin/$program ]] || die "the root file system of $component has no $program: did another run remove it?"
   tag=$(content_hash "$root")
   reference=ringfence.test/$component:$tag
   if [[ ! -e $archive || $(cat "$archive.reference" 2>/dev/null) != "$reference" ]]; then

@@ -60,6 +60,15 @@ metadata:
 YAML
 }
 
+cluster_id() { "$KUBECTL" get namespace kube-system -o 'jsonpath={.metadata.uid}'; }
+
+# Helm refuses to touch a release whose last operation was killed half way. We hold the lock, so nobody is at it any more:
+# without that operation's record, Helm goes on from the one before.
+forget_broken_off() {
+  "$KUBECTL" -n "$NAMESPACE" delete secrets --selector \
+    "owner=helm,name=$RELEASE,status in (pending-install,pending-upgrade,pending-rollback)" >/dev/null
+}
+
 image_settings() {
   local entry component reference
   for entry in "$@"; do
@@ -75,13 +84,13 @@ upgrade() {
   mapfile -t settings < <(image_settings "$@")
   # shellcheck disable=SC2086  # HELM_ARGS holds several
   "$HELM" upgrade --install "$RELEASE" "$CHART" --namespace "$NAMESPACE" --take-ownership \
-    --wait --timeout "${WAIT}s" "${settings[@]}" ${HELM_ARGS:-} >"$DIST/helm.log" 2>&1
+    --wait --timeout "${WAIT}s" "${settings[@]}" ${HELM_ARGS:-} >"$log" 2>&1
 }
 
 # What someone needs to see who has nothing but this output.
 show_failure() {
   local pod
-  cat "$DIST/helm.log" >&2
+  cat "$log" >&2
   "$KUBECTL" -n "$NAMESPACE" get pods -o wide >&2 || true
   "$KUBECTL" -n "$NAMESPACE" get events --sort-by=.lastTimestamp 2>&1 | tail -n 20 >&2 || true
   for pod in $("$KUBECTL" -n "$NAMESPACE" get pods -o name 2>/dev/null); do
@@ -89,7 +98,7 @@ show_failure() {
     "$KUBECTL" -n "$NAMESPACE" logs "$pod" --tail=20 >&2 || true
     "$KUBECTL" -n "$NAMESPACE" logs "$pod" --tail=20 --previous >&2 2>/dev/null || true
   done
-  die "Ringfence did not become ready within $WAIT s; its Pods, events and logs are above"
+  die "Ringfence could not be installed, or was not ready within $WAIT s; Helm's words, Pods, events and logs are above"
 }
 
 [[ ${RINGFENCE_BUILT:-} == 1 ]] || "$ROOT/scripts/build.sh"
@@ -98,11 +107,18 @@ KUBECTL=$(tool kubectl)
 HELM=$(tool helm)
 need_cluster
 name=$(testbed_name || true)
+# Demo and tests may run at the same time, on clusters of their own.
+hold images
 # A failure of images.sh must not pass for an empty list.
 listing=$("$ROOT/scripts/images.sh")
 mapfile -t images <<<"$listing"
 load_images "$name" "${images[@]}"
+release
+hold "$(cluster_id)"
 ensure_namespace
+forget_broken_off
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 started=$SECONDS
 upgrade "${images[@]}" || show_failure
 say "Ringfence is installed and ready after $((SECONDS - started)) s"

@@ -39,3 +39,11 @@ tool() {
 
 # is_older VERSION NEEDED
 is_older() { [[ $1 != "$2" && $(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1) == "$1" ]]; }
+
+# hold LOCK: one run at a time from here to `release`, or to the end of this process.
+hold() {
+  mkdir -p "$DIST"
+  exec {LOCKED}>"$DIST/.lock-$1"
+  flock -w 900 "$LOCKED" || die "another run has held $DIST/.lock-$1 for a quarter of an hour: end it, then try again"
+}
+release() { exec {LOCKED}>&-; }

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Everything that can fail, cheapest first: from the format of the sources to a real cluster of its own. A rung that cannot
 # run says "not run" and counts as skipped. Ends with the sum over all rungs.
-#   test.sh [RUNG...]   all rungs, or only these: fmt generated shell clippy unit integration chart cluster
+#   test.sh [RUNG...]   all rungs, or only these: fmt generated shell clippy unit integration chart examples cluster
 source "$(dirname "$0")/lib.sh"
-readonly RUNGS=(fmt generated shell clippy unit integration chart cluster)
+readonly RUNGS=(fmt generated shell clippy unit integration chart examples cluster)
 # Never the user's cluster.
 unset KUBECONFIG
 
@@ -38,6 +38,8 @@ rung_unit() { cargo test --workspace --lib --bins --locked --no-fail-fast; }
 rung_integration() { cargo test --workspace --test '*' --locked --no-fail-fast; }
 
 rung_chart() { "$ROOT/scripts/chart-test.sh"; }
+
+rung_examples() { "$ROOT/scripts/examples-test.sh"; }
 
 # Brings up the cluster `test` from nothing, and ends it.
 rung_cluster() { "$TARGET/e2e"; }
@@ -85,7 +87,7 @@ done
 
 # `make lint` is to be quick: it needs neither programs nor a cluster.
 case " ${rungs[*]} " in
-  *" generated "* | *" integration "* | *" chart "* | *" cluster "*)
+  *" generated "* | *" integration "* | *" chart "* | *" examples "* | *" cluster "*)
     "$ROOT/scripts/build.sh"
     "$TESTBED" deps ;;
   *) "$ROOT/scripts/deps.sh" ;;

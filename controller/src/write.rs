@@ -3,6 +3,8 @@
 //! Every plan compares what should be with what is known to live in the cluster, so a write that fails or comes too
 //! late costs another round and nothing else.
 
+use std::fmt;
+
 use futures::{StreamExt, stream};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::ApiResource;
@@ -96,6 +98,20 @@ pub struct Write {
     pub operation: Operation,
 }
 
+impl fmt::Display for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = match self.operation {
+            Operation::Create(..) => "create",
+            Operation::Replace(..) => "replace",
+            Operation::Status(_) => "report",
+            Operation::Delete(_) => "delete",
+        };
+        let namespace = &self.key.namespace;
+        let slash = if namespace.is_empty() { "" } else { "/" };
+        write!(f, "{verb} {:?} {namespace}{slash}{}", self.target, self.key.name)
+    }
+}
+
 /// What is known of an object after a write.
 #[derive(Debug, Clone)]
 pub enum Outcome {
@@ -120,6 +136,7 @@ pub async fn all(client: &Client, writes: Vec<Write>) -> Vec<(Write, Result<Outc
     stream::iter(writes)
         .map(|write| async move {
             let result = one(client, &write).await;
+            tracing::debug!(%write, ok = result.is_ok());
             if let Err(error) = &result {
                 tracing::warn!(error = %error, cause = %error.source, "trying again");
             }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use ringfence_dataplane::sets::{self, SetDef};
 use ringfence_dataplane::{Family, Installed, NetnsPolicy, Readback, Rendered, removal, render};
 
-use crate::flows::{self, FlowError};
+use crate::flows;
 use crate::tools::{Backend, ToolError, ipset_restore, ipset_save};
 
 /// Both address families, in the order in which they switch.
@@ -23,9 +23,6 @@ pub enum ApplyError {
     /// A program failed.
     #[error(transparent)]
     Tool(#[from] ToolError),
-    /// Flows could not be ended.
-    #[error(transparent)]
-    Flows(#[from] FlowError),
     /// What was written is not what is there.
     #[error("put the rules in force: read back, they are {0:?}")]
     ReadBack(Readback),
@@ -92,24 +89,38 @@ pub enum Done {
     Removed,
 }
 
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What the network namespace holds now.
+    pub known: Known,
+    /// What was done.
+    pub done: Done,
+    /// What went wrong beside: rules are in force, and flows that they block may go on.
+    pub remark: Option<String>,
+}
+
+impl Outcome {
+    fn new(known: Known, done: Done) -> Self {
+        Self { known, done, remark: None }
+    }
+}
+
 /// Brings the network namespace from what it is known to hold to what is wanted. With `only_if_empty`, one that was not
 /// read yet and holds rules of ours is left alone.
 ///
 /// # Errors
 /// When the kernel or a program refuses. What is in force is then not known any more, and never wider than before or
 /// after.
-pub fn apply(
-    backend: Backend,
-    wanted: &Wanted,
-    known: Known,
-    only_if_empty: bool,
-) -> Result<(Known, Done), ApplyError> {
+pub fn apply(backend: Backend, wanted: &Wanted, known: Known, only_if_empty: bool) -> Result<Outcome, ApplyError> {
     match (wanted, known) {
-        (Wanted::Nothing, Known::Nothing) => Ok((Known::Nothing, Done::Nothing)),
-        (_, Known::Unread) if only_if_empty && !Kernel::read(backend)?.is_empty() => Ok((Known::Unread, Done::Left)),
+        (Wanted::Nothing, Known::Nothing) => Ok(Outcome::new(Known::Nothing, Done::Nothing)),
+        (_, Known::Unread) if only_if_empty && !Kernel::read(backend)?.is_empty() => {
+            Ok(Outcome::new(Known::Unread, Done::Left))
+        }
         (Wanted::Nothing, _) => remove(backend),
         (Wanted::Policy(policy), Known::Policy(present)) => change(backend, policy, *present),
-        (Wanted::Policy(policy), Known::Nothing) => replace(backend, policy, Kernel::default(), None),
+        (Wanted::Policy(policy), Known::Nothing) => replace(backend, policy, Kernel::default()),
         (Wanted::Policy(policy), Known::Unread) => take_over(backend, policy),
     }
 }
@@ -153,10 +164,10 @@ impl Kernel {
     }
 }
 
-fn remove(backend: Backend) -> Result<(Known, Done), ApplyError> {
+fn remove(backend: Backend) -> Result<Outcome, ApplyError> {
     let kernel = Kernel::read(backend)?;
     if kernel.is_empty() {
-        return Ok((Known::Nothing, Done::Nothing));
+        return Ok(Outcome::new(Known::Nothing, Done::Nothing));
     }
     for family in FAMILIES {
         let text = removal(kernel.family(family));
@@ -165,54 +176,50 @@ fn remove(backend: Backend) -> Result<(Known, Done), ApplyError> {
         }
     }
     destroy(kernel.sets.iter().map(|set| set.name.as_str()))?;
-    flows::forgive_all()?;
-    Ok((Known::Nothing, Done::Removed))
+    let remark = flows::forgive_all().err().map(|error| format!("let flows go on: {error}"));
+    Ok(Outcome { known: Known::Nothing, done: Done::Removed, remark })
 }
 
 /// From a policy that is in force to another.
-fn change(backend: Backend, policy: &NetnsPolicy, present: InForce) -> Result<(Known, Done), ApplyError> {
+fn change(backend: Backend, policy: &NetnsPolicy, present: InForce) -> Result<Outcome, ApplyError> {
     let same_generation = render(policy, present.rendered.generation);
     if !present.rendered.same_shape(&same_generation) {
-        let InForce { policy: before, rendered, v4, v6 } = present;
-        return replace(backend, policy, Kernel { v4, v6, sets: rendered.sets }, Some(&before));
+        let InForce { rendered, v4, v6, .. } = present;
+        return replace(backend, policy, Kernel { v4, v6, sets: rendered.sets });
     }
     let changes = present.rendered.delta(&same_generation);
     let done = if changes.is_empty() { Done::Nothing } else { Done::Members };
-    flows::around(policy, Some(&present.policy), || Ok(ipset_restore(&sets::change_text(&changes))?))?;
+    let remark = flows::around(policy, || Ok(ipset_restore(&sets::change_text(&changes))?))?;
     let in_force = InForce { policy: policy.clone(), rendered: same_generation, ..present };
-    Ok((Known::Policy(Box::new(in_force)), done))
+    Ok(Outcome { known: Known::Policy(Box::new(in_force)), done, remark })
 }
 
 /// First contact: what is in the kernel is kept if it is right.
-fn take_over(backend: Backend, policy: &NetnsPolicy) -> Result<(Known, Done), ApplyError> {
+fn take_over(backend: Backend, policy: &NetnsPolicy) -> Result<Outcome, ApplyError> {
     let kernel = Kernel::read(backend)?;
     let Some(generation) = kernel.v4.generation().or_else(|| (!kernel.v4.is_empty()).then_some(0)) else {
-        return replace(backend, policy, kernel, None);
+        return replace(backend, policy, kernel);
     };
     let rendered = render(policy, generation);
     let right = FAMILIES.iter().all(|family| rendered.verify(*family, kernel.family(*family)) == Readback::Ok);
     let Some(changes) = rendered.delta_from(&kernel.sets).filter(|_| right) else {
-        return replace(backend, policy, kernel, None);
+        return replace(backend, policy, kernel);
     };
     let stale = kernel.sets.iter().filter(|set| !rendered.sets.iter().any(|wanted| wanted.name == set.name));
-    flows::around(policy, None, || Ok(ipset_restore(&sets::change_text(&changes))?))?;
+    let remark = flows::around(policy, || Ok(ipset_restore(&sets::change_text(&changes))?))?;
     destroy(stale.map(|set| set.name.as_str()))?;
     let done = if changes.is_empty() { Done::Nothing } else { Done::Members };
     let in_force = InForce { policy: policy.clone(), rendered, v4: kernel.v4, v6: kernel.v6 };
-    Ok((Known::Policy(Box::new(in_force)), done))
+    Ok(Outcome { known: Known::Policy(Box::new(in_force)), done, remark })
 }
 
-/// Replaces all rules and sets. `before` is the policy that was in force, if it is known.
-fn replace(
-    backend: Backend,
-    policy: &NetnsPolicy,
-    kernel: Kernel,
-    before: Option<&NetnsPolicy>,
-) -> Result<(Known, Done), ApplyError> {
+/// Replaces all rules and sets.
+fn replace(backend: Backend, policy: &NetnsPolicy, kernel: Kernel) -> Result<Outcome, ApplyError> {
+    let first = kernel.is_empty();
     let rendered = render(policy, kernel.free_generation());
     ipset_restore(&rendered.create_sets())?;
     let mut installed = [kernel.v4.clone(), kernel.v6.clone()];
-    flows::around(policy, before, || {
+    let remark = flows::around(policy, || {
         for (family, present) in FAMILIES.into_iter().zip(&mut installed) {
             // What IPv6 does depends on the state only: mostly there is nothing to write.
             if rendered.verify(family, present) != Readback::Ok {
@@ -223,9 +230,20 @@ fn replace(
         Ok(())
     })?;
     destroy(kernel.sets.iter().map(|set| set.name.as_str()))?;
+    if first {
+        check_visible(backend);
+    }
     let [v4, v6] = installed;
     let in_force = InForce { policy: policy.clone(), rendered, v4, v6 };
-    Ok((Known::Policy(Box::new(in_force)), Done::Rules))
+    Ok(Outcome { known: Known::Policy(Box::new(in_force)), done: Done::Rules, remark })
+}
+
+/// After the first rules in a network namespace: warns when people who look with plain `iptables` would see none.
+fn check_visible(backend: Backend) {
+    if !Backend::shows_to_people("RF-IN") {
+        let backend = backend.as_str();
+        tracing::warn!(backend, "plain iptables does not show the rules: look with the programs of this back end");
+    }
 }
 
 fn read_back(backend: Backend, family: Family, rendered: &Rendered) -> Result<Installed, ApplyError> {

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::Options;
-use crate::apply::{Known, Wanted, apply};
+use crate::apply::{Done, Known, Wanted, apply};
 use crate::cri::{Runtime, Sandbox};
 use crate::engine::{Engine, Inputs, Kept, Outputs};
 use crate::feed::pod_file::PodEntry;
@@ -25,9 +25,6 @@ use crate::report::{self, Identity, Report};
 use crate::sandboxes::{self, FolderWatch};
 use crate::tools::Backend;
 use crate::view::View;
-
-/// What changed on disk is written at most so often.
-const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// `cven run`: enforces what the apiserver says until it is told to end. Rules stay when it does.
 pub async fn run(options: &Options) -> anyhow::Result<()> {
@@ -139,7 +136,7 @@ pub async fn off(options: &Options) -> anyhow::Result<()> {
     for location in paths.chain(pids) {
         let work = || netns::run_in(&location, |_| apply(backend, &Wanted::Nothing, Known::Unread, false));
         match tokio::task::block_in_place(work) {
-            Ok(Ok((_, done))) => removed += usize::from(done == crate::apply::Done::Removed),
+            Ok(Ok(outcome)) => removed += usize::from(outcome.done == Done::Removed),
             Ok(Err(error)) => failed.push(format!("{location}: {error}")),
             Err(error) => failed.push(error.to_string()),
         }
@@ -222,7 +219,6 @@ async fn keep_ledger(mut ledger: Ledger, mut news: watch::Receiver<Option<Kept>>
         if ended {
             return;
         }
-        tokio::time::sleep(LEDGER_INTERVAL).await;
     }
 }
 

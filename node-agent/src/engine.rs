@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{Done, Known, Wanted, apply};
+use crate::apply::{Done, Known, Outcome, Wanted, apply};
 use crate::cri::Sandbox;
 use crate::feed::pods::{from_sandbox, with_sandbox};
 use crate::feed::{Change, Kind, Object};
@@ -31,6 +31,9 @@ const PARALLEL: usize = 8;
 /// How long what the ledger says may not replace rules that the kernel holds: the apiserver may answer any moment, and
 /// knows better.
 const LEDGER_GRACE: Duration = Duration::from_secs(5);
+
+/// What changed goes to disk this much later, together with what changes until then.
+const LEDGER_DELAY: Duration = Duration::from_secs(1);
 
 /// What the engine works with.
 #[derive(Debug)]
@@ -75,6 +78,8 @@ pub struct Engine {
     acknowledged: Option<Revision>,
     /// Whether the sandboxes that run are known: before, nothing can be said about them.
     sandboxes_known: bool,
+    /// When the ledger is to be written next, if anything differs.
+    keep_at: Option<Instant>,
     threads: Arc<Semaphore>,
     finished: UnboundedSender<Finished>,
     outputs: Outputs,
@@ -92,6 +97,7 @@ impl Engine {
             ledger_counts_from: Instant::now() + LEDGER_GRACE,
             acknowledged: None,
             sandboxes_known: false,
+            keep_at: None,
             threads: Arc::new(Semaphore::new(PARALLEL)),
             finished,
             outputs,
@@ -104,7 +110,7 @@ impl Engine {
         loop {
             let mut dirty = false;
             tokio::select! {
-                () = inputs.stop.cancelled() => return,
+                () = inputs.stop.cancelled() => return self.keep(),
                 Some(change) = inputs.changes.recv() => {
                     dirty |= self.take(change, &inputs.missed);
                     tokio::time::sleep(GATHER).await;
@@ -118,6 +124,9 @@ impl Engine {
             }
             if dirty {
                 self.resolve_all();
+                self.keep_at.get_or_insert(Instant::now() + LEDGER_DELAY);
+            }
+            if self.keep_at.is_some_and(|at| at <= Instant::now()) {
                 self.keep();
             }
             self.dispatch();
@@ -196,11 +205,15 @@ impl Engine {
             tokio::spawn(async move {
                 // The semaphore is never closed.
                 let _permit = threads.acquire_owned().await;
+                let id = work.id.clone();
                 let done = tokio::task::spawn_blocking(move || work.run(&wanted, known, !fresh)).await;
-                if let Ok(done) = done {
-                    // The engine has ended if nobody listens.
-                    let _ = finished.send(done);
-                }
+                // Nobody listens if the engine has ended.
+                let _ = finished.send(done.unwrap_or_else(|panic| Finished {
+                    id,
+                    cookie: None,
+                    result: Err(format!("work in the network namespace: {panic}")),
+                    took: Duration::ZERO,
+                }));
             });
         }
     }
@@ -209,10 +222,11 @@ impl Engine {
         let slots = self.slots.values().filter_map(Slot::deadline);
         let grace = (!self.view.is_loaded() && self.view.counts()).then_some(self.ledger_counts_from);
         let now = Instant::now();
-        slots.chain(grace).filter(|at| *at > now).min()
+        slots.chain(grace).filter(|at| *at > now).chain(self.keep_at).min()
     }
 
-    fn keep(&self) {
+    fn keep(&mut self) {
+        self.keep_at = None;
         if self.view.is_loaded() {
             let kept = Kept { store: self.view.store().clone(), pods: self.view.pods().clone() };
             self.outputs.ledger.send_replace(Some(kept));
@@ -284,8 +298,8 @@ fn log_finished(slot: &Slot, finished: &Finished, store: &ObjectStore) {
     let (pod, ms) = (slot.pod(), u64::try_from(finished.took.as_millis()).unwrap_or(u64::MAX));
     let netns = finished.cookie.or(slot.cookie).map(|cookie| cookie.to_string()).unwrap_or_default();
     match &finished.result {
-        Ok((_, Done::Nothing | Done::Left)) => tracing::debug!(%pod, %netns, ms, "nothing to do"),
-        Ok((_, done)) => {
+        Ok(Outcome { done: Done::Nothing | Done::Left, .. }) => tracing::debug!(%pod, %netns, ms, "nothing to do"),
+        Ok(Outcome { done, .. }) => {
             let newest = store.workload_policies.values().max_by_key(|policy| policy.revision);
             let revision = newest.map(|policy| policy.revision.to_string()).unwrap_or_default();
             let commit = newest.and_then(|policy| policy.commit.as_deref()).unwrap_or_default();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ringfence_dataplane::{Missing, Resolution};
 use tokio::time::Instant;
 
-use crate::apply::{Done, Known, Wanted};
+use crate::apply::{Done, Known, Outcome, Wanted};
 use crate::cri::Sandbox;
 use crate::netns::Cookie;
 
@@ -24,7 +24,7 @@ pub struct Finished {
     /// The namespace, if it could be entered.
     pub cookie: Option<Cookie>,
     /// What it holds now and what was done, or why that failed.
-    pub result: Result<(Known, Done), String>,
+    pub result: Result<Outcome, String>,
     /// How long it took.
     pub took: Duration,
 }
@@ -105,12 +105,12 @@ impl Slot {
         self.running = false;
         self.cookie = finished.cookie.or(self.cookie);
         match finished.result {
-            Ok((known, done)) => {
+            Ok(Outcome { known, done, remark }) => {
                 self.known = known;
                 self.left = done == Done::Left;
                 self.failures = 0;
                 self.retry_at = None;
-                self.problem = None;
+                self.problem = remark;
             }
             Err(problem) => {
                 self.known = Known::Unread;
@@ -165,8 +165,12 @@ mod tests {
         )
     }
 
-    fn finished(result: Result<(Known, Done), String>) -> Finished {
+    fn finished(result: Result<Outcome, String>) -> Finished {
         Finished { id: "s".to_owned(), cookie: None, result, took: Duration::ZERO }
+    }
+
+    fn outcome(known: Known, done: Done) -> Outcome {
+        Outcome { known, done, remark: None }
     }
 
     #[tokio::test]
@@ -189,7 +193,7 @@ mod tests {
         slot.finish(finished(Err("enter".to_owned())), now);
         assert!(slot.begin(now, true).is_none());
         assert!(slot.deadline().is_some_and(|at| slot.begin(at, true).is_some()));
-        slot.finish(finished(Ok((Known::Nothing, Done::Removed))), now);
+        slot.finish(finished(Ok(outcome(Known::Nothing, Done::Removed))), now);
         assert!(slot.is_settled());
     }
 
@@ -198,7 +202,7 @@ mod tests {
         let (mut slot, now) = (slot(), Instant::now());
         slot.resolved(Resolution::Unmanaged, now);
         assert!(slot.begin(now, false).is_some());
-        slot.finish(finished(Ok((Known::Unread, Done::Left))), now);
+        slot.finish(finished(Ok(outcome(Known::Unread, Done::Left))), now);
         assert!(slot.begin(now, false).is_none());
         assert!(slot.begin(now, true).is_some());
     }

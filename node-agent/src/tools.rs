@@ -75,6 +75,16 @@ impl Backend {
         found.ok_or_else(|| ToolError::NoBackend("neither iptables-nft-save nor iptables-legacy-save works".to_owned()))
     }
 
+    /// Whether the plain `iptables` command, which people look with, sees our chain: if not, it uses the other back end.
+    pub fn shows_to_people(chain: &str) -> bool {
+        let seen = iptables::new(false).and_then(|mut command| {
+            // Without names: looking those up would ask the network.
+            command.set_numeric(true);
+            command.chain_exists("mangle", chain)
+        });
+        seen.unwrap_or_default()
+    }
+
     /// What is in the tables of a family, as `iptables-save` prints it.
     ///
     /// # Errors

@@ -92,8 +92,7 @@ pub fn udp(netns: &Path, target: SocketAddr) -> io::Result<Seen> {
         let socket = UdpSocket::bind(if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
         socket.connect(target)?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        socket.send(b"hostname")?;
-        match socket.recv(&mut [0_u8; 64]) {
+        match socket.send(b"hostname").and_then(|_| socket.recv(&mut [0_u8; 64])) {
             Ok(_) => Ok(Seen::Open),
             Err(error) if is_timeout(&error) => Ok(Seen::Dropped),
             Err(error) => classify(&error).ok_or(error),

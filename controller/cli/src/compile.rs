@@ -121,7 +121,8 @@ where
     let folder = files.entry(K::plural(&()).into_owned()).or_default();
     for object in objects {
         let name = object.meta().name.clone().unwrap_or_default();
-        let body = serde_saphyr::to_string(&object).with_context(|| format!("failed to write {} {name}", K::kind(&())))?;
+        let body = serde_saphyr::to_string(&object);
+        let body = body.with_context(|| format!("failed to write {} {name} as YAML", K::kind(&())))?;
         folder.insert(name, format!("{HEADER}{body}"));
     }
     Ok(())

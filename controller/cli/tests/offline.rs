@@ -11,6 +11,10 @@ fn ringfence(arguments: &[&str], folder: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ringfence")).args(arguments).current_dir(folder).output().expect("it runs")
 }
 
+fn words(text: &str) -> Vec<&str> {
+    text.split(' ').collect()
+}
+
 fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("text")
 }
@@ -123,15 +127,15 @@ fn a_warning_is_no_failure() {
 fn what_cannot_run_exits_with_2() {
     let shop = shop();
     for arguments in [
-        &["check", "missing"][..],
-        &["check"],
-        &["compile", "--policy", "policy", "--cluster", "missing", "--out", "out"],
-        &["compile", "--policy", "policy", "--cluster", "policy/profile.yaml", "--out", "out"],
-        &["explain", "--policy", "policy", "--cluster", "cluster.yaml", "--from", "pod/shop/web", "--to", "nonsense", "--port", "1/tcp"],
-        &["explain", "--policy", "policy", "--cluster", "cluster.yaml", "--from", "pod/shop/gone", "--to", "pod/shop/db", "--port", "1/tcp"],
-        &["explain", "--policy", "policy", "--cluster", "cluster.yaml", "--from", "pod/shop/web", "--to", "pod/shop/db", "--port", "1"],
+        "check missing",
+        "check",
+        "compile --policy policy --cluster missing --out out",
+        "compile --policy policy --cluster policy/profile.yaml --out out",
+        "explain --policy policy --cluster cluster.yaml --from pod/shop/web --to nonsense --port 1/tcp",
+        "explain --policy policy --cluster cluster.yaml --from pod/shop/gone --to pod/shop/db --port 1/tcp",
+        "explain --policy policy --cluster cluster.yaml --from pod/shop/web --to pod/shop/db --port 1",
     ] {
-        let output = ringfence(arguments, shop.path());
+        let output = ringfence(&words(arguments), shop.path());
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stdout(&output));
         assert!(!output.stderr.is_empty(), "{arguments:?} says why");
     }
@@ -140,10 +144,8 @@ fn what_cannot_run_exits_with_2() {
 #[test]
 fn bad_policy_is_not_explained() {
     let shop = folder(&[("policy/a.yaml", "kind: What\n"), ("cluster.yaml", CLUSTER)]);
-    let output = ringfence(
-        &["explain", "--policy", "policy", "--cluster", "cluster.yaml", "--from", "pod/shop/web", "--to", "pod/shop/db", "--port", "1/tcp"],
-        shop.path(),
-    );
+    let arguments = "explain --policy policy --cluster cluster.yaml --from pod/shop/web --to pod/shop/db --port 1/tcp";
+    let output = ringfence(&words(arguments), shop.path());
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("a.yaml:1:1: error: "));
 }
@@ -166,7 +168,7 @@ fn tree(folder: &Path) -> Vec<(String, String)> {
 #[test]
 fn compile_writes_the_same_files_each_time_and_removes_its_own_stale_ones_only() {
     let shop = shop();
-    let arguments = ["compile", "--policy", "policy", "--cluster", "cluster.yaml", "--out", "out"];
+    let arguments = words("compile --policy policy --cluster cluster.yaml --out out");
     let output = ringfence(&arguments, shop.path());
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let out = shop.path().join("out");
@@ -190,8 +192,8 @@ fn compile_writes_the_same_files_each_time_and_removes_its_own_stale_ones_only()
 fn explain_answers_in_the_fixed_form() {
     let shop = shop();
     let explain = |to: &str, port: &str| {
-        let arguments = ["explain", "--policy", "policy", "--cluster", "cluster.yaml", "-o", "json", "--from", "pod/shop/web"];
-        let output = ringfence(&[&arguments[..], &["--to", to, "--port", port]].concat(), shop.path());
+        let arguments = "explain --policy policy --cluster cluster.yaml -o json --from pod/shop/web";
+        let output = ringfence(&[words(arguments), vec!["--to", to, "--port", port]].concat(), shop.path());
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_str::<Value>(&stdout(&output)).expect("JSON")
     };

@@ -43,7 +43,11 @@ impl<'a> Evaluator<'a> {
     pub fn new(policy: &'a Policy, cluster: &'a ClusterState) -> Self {
         let world = World::new(policy, cluster);
         let rules = resolve::resolve(&world).rules;
-        Self { world, rules, essentials: Essentials::find(cluster) }
+        Self {
+            world,
+            rules,
+            essentials: Essentials::find(cluster),
+        }
     }
 
     /// Says what becomes of a connection from `from` to `port` of `to`, and why.
@@ -57,7 +61,10 @@ impl<'a> Evaluator<'a> {
         protocol: Protocol,
         port: u16,
     ) -> Result<Explanation, ExplainError> {
-        let port = Port { protocol, number: port };
+        let port = Port {
+            protocol,
+            number: port,
+        };
         let source = self.end(from)?;
         if let Endpoint::Service(key) = to {
             return self.to_service(&source, key, port);
@@ -98,7 +105,11 @@ impl Both {
             verdict if known || verdict == Verdict::Blocked => verdict,
             _ => Verdict::Unknown,
         };
-        Self { verdict, source: source.side, destination: destination.side }
+        Self {
+            verdict,
+            source: source.side,
+            destination: destination.side,
+        }
     }
 }
 

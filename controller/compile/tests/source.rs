@@ -149,6 +149,22 @@ fn broken_yaml_ends_its_file_only() {
     assert_eq!(places(&found[2..]), ["b.yaml:1:13 error"]);
 }
 
+#[rstest]
+#[case::key_that_is_no_text("? [a, b]\n: c\n", "1:3")]
+#[case::tag("a: !include secrets.yaml\n", "1:4")]
+#[case::no_number("a: .nan\n", "1:4")]
+#[case::recursion("a: &a {x: *a}\n", "1:11")]
+#[case::tab("a:\n\t- b\n", "2:2")]
+fn what_policy_has_no_use_for_is_refused(#[case] text: &str, #[case] place: &str) {
+    assert_only(text, place, "not readable as YAML");
+}
+
+#[test]
+fn an_unreadable_document_does_not_end_its_file() {
+    let found = all_problems(&[("a.yaml", "a: .nan\n---\napiVersion: v1\nkind: Secret\n")]);
+    assert_eq!(places(&found), ["a.yaml:1:4 error", "a.yaml:3:13 error"], "{found:#?}");
+}
+
 #[test]
 fn aliases_cannot_blow_up() {
     let mut text = "a: &a [x, x, x, x, x, x, x, x, x, x]\n".to_owned();

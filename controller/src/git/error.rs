@@ -54,7 +54,7 @@ pub enum GitError {
         reason: String,
     },
     /// Credentials missing or wrong.
-    #[error("{url} asks for other credentials: {hint}")]
+    #[error("{url} refuses access: {hint}")]
     Authentication {
         /// The address.
         url: String,

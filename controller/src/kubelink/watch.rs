@@ -169,7 +169,7 @@ fn streaming(config: &watcher::Config) -> bool {
     config.initial_list_strategy == InitialListStrategy::StreamingList
 }
 
-/// An apiserver that knows no streaming lists says so with 400 or 422; one whose etcd cannot support them (before 3.4.25)
+/// An apiserver that knows no streaming lists says so with 400 or 422; one whose etcd cannot support them (before 3.4.31 and 3.5.13)
 /// with an error of the watch itself. Any other error of the watch costs no more than a list in place of a stream.
 fn refuses_streaming(error: &watcher::Error) -> bool {
     matches!(start_code(error), Some(400 | 422)) || matches!(error, watcher::Error::WatchError(status) if status.code != 410)

@@ -101,9 +101,11 @@ impl Prune<'_> {
             json!({ "op": "add", "path": "/spec", "value": spec }),
         ];
         let origin = ORIGIN.iter().filter(|annotation| object.annotations().contains_key(**annotation));
-        operations.extend(origin.map(|annotation| {
-            json!({ "op": "remove", "path": kinds::pointer("/metadata/annotations", annotation) })
-        }));
+        operations.extend(
+            origin.map(
+                |annotation| json!({ "op": "remove", "path": kinds::pointer("/metadata/annotations", annotation) }),
+            ),
+        );
         kinds::patch(self.client, key, MANAGER_KUBELINK, operations, false)
             .await
             .map_err(|error| Refusal::Cluster("give back what is gone from git", error))?;

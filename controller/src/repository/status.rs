@@ -178,7 +178,7 @@ fn notice(repository: &PolicyRepository, status: &PolicyRepositoryStatus) -> Opt
         && old.attempted_commit == status.attempted_commit;
     (!same).then(|| Notice {
         about: repository.object_ref(&()),
-        warning: ready.status != "True",
+        warning: ready.status != "True" && ready.reason != "Suspended",
         reason: match ready.reason.as_str() {
             "Applied" => "CommitApplied",
             "Suspended" => "Suspended",

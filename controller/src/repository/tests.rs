@@ -7,9 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::DynamicObject;
 use kube::{Resource, ResourceExt};
-use ringfence_compile::policy::{Kind, ObjectKey, Origin};
-use ringfence_compile::source::{ParsedObject, ParsedSpec, Problem, Severity};
-use ringfence_crds::{PolicyRepository, RuleSetSpec};
+use ringfence_compile::policy::{Kind, ObjectKey};
+use ringfence_compile::source::{self, Problem, Severity, SourceFile};
+use ringfence_crds::PolicyRepository;
 use serde_json::{Value, json};
 
 use super::content::{Desired, Difference};
@@ -32,21 +32,17 @@ fn spec() -> Value {
 }
 
 /// The RuleSet as in git, at this line.
-fn desired(spec: Value, line: u64) -> Desired {
-    let json = json!({
+fn desired(spec: Value, line: usize) -> Desired {
+    let document = json!({
         "apiVersion": "ringfence.dev/v1alpha1",
         "kind": "RuleSet",
         "metadata": { "name": "shop", "labels": { "team": "a" } },
         "spec": spec,
     });
-    let typed = RuleSetSpec { enabled: true, scopes: Vec::new(), rules: Vec::new() };
-    let parsed = ParsedObject {
-        key: rule_set(),
-        origin: Origin { file: "rules/shop.yaml".to_owned(), line, ..Origin::default() },
-        spec: ParsedSpec::RuleSet(typed),
-        json,
-    };
-    Desired::new(&parsed, US)
+    let text = format!("{}{document}", "\n".repeat(line - 1));
+    let parsed = source::parse(&[SourceFile { path: "rules/shop.yaml".to_owned(), text }]);
+    assert_eq!((parsed.objects.len(), parsed.problems), (1, Vec::new()));
+    Desired::new(&parsed.objects[0], US)
 }
 
 /// Fields of the spec that a manager owns.

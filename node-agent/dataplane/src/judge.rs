@@ -116,11 +116,9 @@ impl NetnsPolicy {
                 };
                 known && serves(services, packet, view.port)
             }
-            Match::Ends(ends) => ends.contains(&crate::policy::End {
-                address: view.peer,
-                protocol: packet.protocol,
-                port: view.port,
-            }),
+            Match::Ends(ends) => {
+                ends.contains(&crate::policy::End { address: view.peer, protocol: packet.protocol, port: view.port })
+            }
             Match::OwnOrigin => view.forward && self.own.contains(&view.peer),
         }
     }

@@ -131,9 +131,7 @@ pub struct HostSet {
 impl HostSet {
     /// Whether an address is in the set.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
-        (1..=32u8).any(|length| {
-            Ipv4Net::new(address, length).is_ok_and(|net| self.nets.contains(&net.trunc()))
-        })
+        (1..=32u8).any(|length| Ipv4Net::new(address, length).is_ok_and(|net| self.nets.contains(&net.trunc())))
     }
 }
 

@@ -7,7 +7,9 @@ use std::net::Ipv4Addr;
 
 use lab::{At, Lab, Reach};
 use ringfence_dataplane::policy::Origin;
-use ringfence_dataplane::{End, Enforcement, Entry, Family, HostSet, Match, NetnsPolicy, Peers, Readback, render, sets};
+use ringfence_dataplane::{
+    End, Enforcement, Entry, Family, HostSet, Match, NetnsPolicy, Peers, Readback, render, sets,
+};
 use ringfence_model::{Action, Direction, PortMatch, Protocol, Services};
 
 fn hosts(addresses: &[&str]) -> Peers {
@@ -21,7 +23,14 @@ fn ports(protocol: Protocol, list: &[u16]) -> Services {
     Services::Only(list.iter().filter_map(|port| PortMatch::single(protocol, *port)).collect())
 }
 
-fn rule(policy: &mut NetnsPolicy, direction: Direction, action: Action, peers: Peers, services: Services, reject: bool) {
+fn rule(
+    policy: &mut NetnsPolicy,
+    direction: Direction,
+    action: Action,
+    peers: Peers,
+    services: Services,
+    reject: bool,
+) {
     let side = match direction {
         Direction::Inbound => &mut policy.inbound,
         Direction::Outbound => &mut policy.outbound,
@@ -124,9 +133,7 @@ fn members_come_and_go_without_a_change_of_rules() {
         rule(&mut policy, Direction::Inbound, Action::Allow, set, ports(Protocol::TCP, &[80]), false);
         policy
     };
-    let reach = |lab: &Lab| {
-        (lab.tcp(At::A, (At::Pod, Lab::POD_A, 80)), lab.tcp(At::B, (At::Pod, Lab::POD_B, 80)))
-    };
+    let reach = |lab: &Lab| (lab.tcp(At::A, (At::Pod, Lab::POD_A, 80)), lab.tcp(At::B, (At::Pod, Lab::POD_B, 80)));
     let empty = lab.enforce(&with(&[]));
     assert_eq!(reach(&lab), (Reach::Dropped, Reach::Dropped), "an empty set is nobody");
     let digest = lab.installed(Family::V4).digest();
@@ -152,7 +159,12 @@ fn established_flows_survive_an_update_and_an_ended_one_does_not() {
     assert!(flow.lives());
     lab.enforce(&policy(Enforcement::Full));
     assert!(flow.lives(), "new rules alone end nothing that is established");
-    lab.exec(At::Pod, "conntrack", &["-U", "-f", "ipv4", "-p", "tcp", "--dport", "80", "--mark", "0x40000000/0x40000000"], "");
+    lab.exec(
+        At::Pod,
+        "conntrack",
+        &["-U", "-f", "ipv4", "-p", "tcp", "--dport", "80", "--mark", "0x40000000/0x40000000"],
+        "",
+    );
     assert!(!flow.lives() && !flow.answers(), "the mark ends it in both directions");
 }
 
@@ -238,4 +250,16 @@ fn full_drops_ipv6_and_keeps_neighbour_discovery() {
     assert_eq!(lab.tcp(At::Pod, (At::Pod, "::1", 80)), Reach::Open, "loopback");
     lab.enforce(&policy(Enforcement::Selective));
     assert_eq!(lab.tcp(At::A, (At::Pod, Lab::POD_V6, 80)), Reach::Open);
+}
+
+#[test]
+fn a_set_left_behind_lends_its_members_to_nobody() {
+    let Some(mut lab) = Lab::new("a_set_left_behind_lends_its_members_to_nobody") else { return };
+    lab.ipset_restore("create RF4-1-0 hash:net family inet hashsize 64 maxelem 1048576\nadd RF4-1-0 10.99.0.0/16\n");
+    let mut policy = policy(Enforcement::Full);
+    rule(&mut policy, Direction::Inbound, Action::Allow, hosts(&[Lab::B]), ports(Protocol::TCP, &[80]), false);
+    let rendered = lab.enforce(&policy);
+    assert_eq!(lab.sets(), rendered.sets);
+    assert_eq!(lab.tcp(At::A, (At::Pod, Lab::POD_A, 80)), Reach::Dropped);
+    assert_eq!(lab.tcp(At::B, (At::Pod, Lab::POD_B, 80)), Reach::Open);
 }

@@ -1,6 +1,8 @@
 //! A cluster from the text that `kubectl get … -A -o yaml` prints.
 
-use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -12,8 +14,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    ClusterState, KUBE_SYSTEM, NamespaceInfo, NodeInfo, OwnerKey, ServicePorts, services_of_api_service,
-    services_of_conversion, services_of_mutating, services_of_validating,
+    ClusterState, KUBE_SYSTEM, NamespaceInfo, NodeInfo, OwnerKey, ServicePorts,
+    services_of_api_service, services_of_conversion, services_of_mutating, services_of_validating,
 };
 
 /// Why a text is no cluster. Phrased to follow "failed to".
@@ -23,7 +25,9 @@ pub enum ClusterError {
     #[error("read the cluster as YAML: {0}")]
     Yaml(String),
     /// The text is no list of objects.
-    #[error("find a list of objects in the cluster file: write what 'kubectl get … -A -o yaml' prints")]
+    #[error(
+        "find a list of objects in the cluster file: write what 'kubectl get … -A -o yaml' prints"
+    )]
     NoList,
     /// An object does not have the shape of its kind.
     #[error("read {kind} {namespace}/{name} of the cluster file: {reason}")]
@@ -58,7 +62,9 @@ impl ClusterState {
         let mut cluster = Self::default();
         let mut lists = 0;
         for mut document in documents {
-            let Some(Value::Array(items)) = document.get_mut("items").map(Value::take) else { continue };
+            let Some(Value::Array(items)) = document.get_mut("items").map(Value::take) else {
+                continue;
+            };
             lists += 1;
             for item in items {
                 cluster.add(item)?;
@@ -76,14 +82,24 @@ impl ClusterState {
     }
 
     fn add(&mut self, item: Value) -> Result<(), ClusterError> {
-        let kind = item.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let kind = item
+            .get("kind")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
         let key = key_of(&item);
         match kind.as_str() {
             "Namespace" => {
-                self.namespaces.insert(key.name.clone(), NamespaceInfo::from(&typed::<Namespace>(&kind, &key, item)?));
+                self.namespaces.insert(
+                    key.name.clone(),
+                    NamespaceInfo::from(&typed::<Namespace>(&kind, &key, item)?),
+                );
             }
             "Node" => {
-                self.nodes.insert(key.name.clone(), NodeInfo::from(&typed::<Node>(&kind, &key, item)?));
+                self.nodes.insert(
+                    key.name.clone(),
+                    NodeInfo::from(&typed::<Node>(&kind, &key, item)?),
+                );
             }
             "Pod" => {
                 let pod = (&typed::<Pod>(&kind, &key, item)?).into();
@@ -103,16 +119,29 @@ impl ClusterState {
         Ok(())
     }
 
-    fn add_owner(&mut self, kind: &str, key: &NamespacedName, item: Value) -> Result<(), ClusterError> {
+    fn add_owner(
+        &mut self,
+        kind: &str,
+        key: &NamespacedName,
+        item: Value,
+    ) -> Result<(), ClusterError> {
         let meta = typed::<OwnedObject>(kind, key, item)?.metadata;
-        let owner =
-            OwnerKey { kind: kind.to_owned(), namespace: key.namespace.clone(), name: key.name.clone() };
+        let owner = OwnerKey {
+            kind: kind.to_owned(),
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+        };
         let parent = OwnerKey::controller_of(&key.namespace, meta.owner_references.as_ref());
         self.owners.insert(owner, parent);
         Ok(())
     }
 
-    fn add_callers(&mut self, kind: &str, key: &NamespacedName, item: Value) -> Result<(), ClusterError> {
+    fn add_callers(
+        &mut self,
+        kind: &str,
+        key: &NamespacedName,
+        item: Value,
+    ) -> Result<(), ClusterError> {
         let called: ServicePorts = match kind {
             "ValidatingWebhookConfiguration" => {
                 services_of_validating(&typed::<ValidatingWebhookConfiguration>(kind, key, item)?)
@@ -127,7 +156,10 @@ impl ClusterState {
             _ => Vec::new(),
         };
         for (service, port) in called {
-            self.webhook_services.entry(service).or_default().insert(port);
+            self.webhook_services
+                .entry(service)
+                .or_default()
+                .insert(port);
         }
         Ok(())
     }
@@ -138,10 +170,17 @@ fn key_of(item: &Value) -> NamespacedName {
         let value = item.get("metadata").and_then(|meta| meta.get(name));
         value.and_then(Value::as_str).unwrap_or_default().to_owned()
     };
-    NamespacedName { namespace: field("namespace"), name: field("name") }
+    NamespacedName {
+        namespace: field("namespace"),
+        name: field("name"),
+    }
 }
 
-fn typed<T: DeserializeOwned>(kind: &str, key: &NamespacedName, item: Value) -> Result<T, ClusterError> {
+fn typed<T: DeserializeOwned>(
+    kind: &str,
+    key: &NamespacedName,
+    item: Value,
+) -> Result<T, ClusterError> {
     serde_json::from_value(item).map_err(|error| ClusterError::Object {
         kind: kind.to_owned(),
         namespace: key.namespace.clone(),

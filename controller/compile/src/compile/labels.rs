@@ -7,7 +7,10 @@ use ringfence_crds::container_cluster::{LabelMapEntry, LabelMapKind};
 use ringfence_crds::container_workload_profile::profile_labels;
 use ringfence_crds::{ContainerClusterSpec, names};
 use ringfence_model::derive::derive_labels;
-use ringfence_model::{DerivedLabels, DimensionRule, LabelMapping, LabelSource, Labels, PolicyState, ProfileLabels, Refusal};
+use ringfence_model::{
+    DerivedLabels, DimensionRule, LabelMapping, LabelSource, Labels, PolicyState, ProfileLabels,
+    Refusal,
+};
 
 use crate::cluster::{NodeInfo, PodInfo, ServiceInfo};
 use crate::policy::Policy;
@@ -26,11 +29,16 @@ impl NamespaceProfile {
     /// give none.
     pub fn of(policy: &Policy, namespace: &str) -> Self {
         if let Some(profile) = policy.profiles.get(namespace) {
-            return Self { state: profile.wanted_state(), labels: profile.profile_labels().unwrap_or_default() };
+            return Self {
+                state: profile.wanted_state(),
+                labels: profile.profile_labels().unwrap_or_default(),
+            };
         }
         let default = &policy.cluster.default_profile;
         Self {
-            state: default.managed.then(|| default.policy_state.unwrap_or(PolicyState::Idle)),
+            state: default
+                .managed
+                .then(|| default.policy_state.unwrap_or(PolicyState::Idle)),
             labels: profile_labels(&default.labels).unwrap_or_default(),
         }
     }
@@ -51,17 +59,31 @@ impl LabelReader {
     pub fn new(spec: &ContainerClusterSpec) -> Self {
         let mut prefixes = vec![names::ANNOTATION_PREFIX.to_owned()];
         prefixes.extend(spec.annotation_prefixes.iter().cloned());
-        let mut reader = Self { prefixes, pods: Vec::new(), nodes: Vec::new(), warnings: Vec::new() };
+        let mut reader = Self {
+            prefixes,
+            pods: Vec::new(),
+            nodes: Vec::new(),
+            warnings: Vec::new(),
+        };
         for entry in &spec.label_map {
-            match (mapping(entry), entry.kind) {
-                (None, _) => reader.warnings.push(format!("labelMap: '{}' has no effect: '{}' or one of its values is not valid", entry.from, entry.to)),
-                (Some(mapping), LabelMapKind::Pod) => reader.pods.push(mapping),
-                (Some(mapping), LabelMapKind::Node) if kubelet_cannot_set(&entry.from) => reader.nodes.push(mapping),
-                (Some(_), LabelMapKind::Node) => reader.warnings.push(format!(
-                    "labelMap: '{}' has no effect: a kubelet can set it on its own node; use a key below node-restriction.kubernetes.io/",
-                    entry.from
-                )),
-            }
+            let reason = match (mapping(entry), entry.kind) {
+                (None, _) => format!("'{}' or one of its values is not valid", entry.to),
+                (Some(mapping), LabelMapKind::Pod) => {
+                    reader.pods.push(mapping);
+                    continue;
+                }
+                (Some(mapping), LabelMapKind::Node) if kubelet_cannot_set(&entry.from) => {
+                    reader.nodes.push(mapping);
+                    continue;
+                }
+                (Some(_), LabelMapKind::Node) => {
+                    "a kubelet can set it on its own node; use a key below \
+                     node-restriction.kubernetes.io/"
+                        .to_owned()
+                }
+            };
+            let warning = format!("labelMap: '{}' has no effect: {reason}", entry.from);
+            reader.warnings.push(warning);
         }
         reader
     }
@@ -69,9 +91,21 @@ impl LabelReader {
     /// The labels of a Pod. The kubelet alone writes a mirror Pod, so that it takes fixed labels only.
     pub fn of_pod(&self, profile: &NamespaceProfile, pod: &PodInfo) -> DerivedLabels {
         if pod.mirror {
-            return derive_labels(&profile.labels, &BTreeMap::new(), &BTreeMap::new(), &[], &[]);
+            return derive_labels(
+                &profile.labels,
+                &BTreeMap::new(),
+                &BTreeMap::new(),
+                &[],
+                &[],
+            );
         }
-        derive_labels(&profile.labels, &pod.annotations, &pod.labels, &self.prefixes, &self.pods)
+        derive_labels(
+            &profile.labels,
+            &pod.annotations,
+            &pod.labels,
+            &self.prefixes,
+            &self.pods,
+        )
     }
 
     /// The labels of a Service: profile and annotations, then what the user wrote in the VirtualService, within what
@@ -82,7 +116,13 @@ impl LabelReader {
         service: &ServiceInfo,
         written: Option<&BTreeMap<String, String>>,
     ) -> DerivedLabels {
-        let mut derived = derive_labels(&profile.labels, &service.annotations, &BTreeMap::new(), &self.prefixes, &[]);
+        let mut derived = derive_labels(
+            &profile.labels,
+            &service.annotations,
+            &BTreeMap::new(),
+            &self.prefixes,
+            &[],
+        );
         for (dimension, value) in labels_of(written.unwrap_or(&BTreeMap::new())).iter() {
             if let Some(DimensionRule::Fixed(fixed)) = profile.labels.0.get(dimension) {
                 if fixed != value {
@@ -104,7 +144,11 @@ impl LabelReader {
     pub fn of_node(&self, node: &NodeInfo, written: Option<&BTreeMap<String, String>>) -> Labels {
         let mut labels = Labels::new();
         for mapping in self.nodes.iter().rev() {
-            if let Some(value) = node.labels.get(&mapping.from).and_then(|value| mapping.map(value)) {
+            if let Some(value) = node
+                .labels
+                .get(&mapping.from)
+                .and_then(|value| mapping.map(value))
+            {
                 labels.insert(mapping.to.clone(), value);
             }
         }
@@ -118,8 +162,15 @@ impl LabelReader {
 /// A line of the label map. One with anything invalid in it is left out as a whole: a list of values that became
 /// empty would mean "as they are".
 fn mapping(entry: &LabelMapEntry) -> Option<LabelMapping> {
-    let pairs = entry.values.iter().map(|(from, to)| Some((from.clone(), to.parse().ok()?)));
-    Some(LabelMapping { from: entry.from.clone(), to: entry.to.parse().ok()?, values: pairs.collect::<Option<_>>()? })
+    let pairs = entry
+        .values
+        .iter()
+        .map(|(from, to)| Some((from.clone(), to.parse().ok()?)));
+    Some(LabelMapping {
+        from: entry.from.clone(),
+        to: entry.to.parse().ok()?,
+        values: pairs.collect::<Option<_>>()?,
+    })
 }
 
 /// Keys of the Kubernetes domains that the admission plugin NodeRestriction lets a kubelet write.
@@ -138,8 +189,15 @@ const KUBELET_KEYS: [&str; 8] = [
 /// of the domains kubernetes.io and k8s.io what is not on its list. Outside these domains a kubelet writes what it
 /// likes.
 fn kubelet_cannot_set(key: &str) -> bool {
-    let Some((domain, _)) = key.split_once('/') else { return false };
-    let below = |parent: &str| domain == parent || domain.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'));
+    let Some((domain, _)) = key.split_once('/') else {
+        return false;
+    };
+    let below = |parent: &str| {
+        domain == parent
+            || domain
+                .strip_suffix(parent)
+                .is_some_and(|rest| rest.ends_with('.'))
+    };
     if below("node-restriction.kubernetes.io") {
         return true;
     }
@@ -156,7 +214,11 @@ mod tests {
 
     #[test]
     fn only_keys_that_a_kubelet_cannot_write_count() {
-        for key in ["node-restriction.kubernetes.io/zone", "eu.node-restriction.kubernetes.io/zone", "node-role.kubernetes.io/edge"] {
+        for key in [
+            "node-restriction.kubernetes.io/zone",
+            "eu.node-restriction.kubernetes.io/zone",
+            "node-role.kubernetes.io/edge",
+        ] {
             assert!(kubelet_cannot_set(key), "{key}");
         }
         for key in [

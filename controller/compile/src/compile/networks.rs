@@ -24,9 +24,19 @@ impl Networks {
     pub fn new(spec: &ContainerClusterSpec, cluster_uid: &str) -> Self {
         let given = spec.pod_networks.iter().map(|network| {
             // A prefix that cannot be read covers nothing.
-            (network.name.clone(), network.cidrs.iter().filter_map(|text| text.parse().ok()).collect())
+            (
+                network.name.clone(),
+                network
+                    .cidrs
+                    .iter()
+                    .filter_map(|text| text.parse().ok())
+                    .collect(),
+            )
         });
-        Self { cluster_uid: cluster_uid.to_owned(), given: given.collect() }
+        Self {
+            cluster_uid: cluster_uid.to_owned(),
+            given: given.collect(),
+        }
     }
 
     fn id(&self, name: &str) -> String {
@@ -51,7 +61,10 @@ impl Networks {
             [(name, _)] => self.id(name),
             many => many
                 .iter()
-                .find(|(_, nets)| nets.iter().any(|net| node.pod_cidrs.iter().any(|cidr| net.contains(cidr))))
+                .find(|(_, nets)| {
+                    nets.iter()
+                        .any(|net| node.pod_cidrs.iter().any(|cidr| net.contains(cidr)))
+                })
                 .map(|(name, _)| self.id(name))
                 .unwrap_or_default(),
         }

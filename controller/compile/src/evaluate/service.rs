@@ -31,18 +31,37 @@ impl Evaluator<'_> {
         port: Port,
     ) -> Result<Explanation, ExplainError> {
         let named = Endpoint::Service(key.clone());
-        let (Some((key, facts)), Some(service)) =
-            (self.world.services.get_key_value(key), self.world.cluster.services.get(key))
-        else {
+        let (Some((key, facts)), Some(service)) = (
+            self.world.services.get_key_value(key),
+            self.world.cluster.services.get(key),
+        ) else {
             return Err(ExplainError::NotFound(named));
         };
-        let own = service.ports.iter().find(|own| own.protocol == port.protocol && own.port == port.number);
+        let own = service
+            .ports
+            .iter()
+            .find(|own| own.protocol == port.protocol && own.port == port.number);
         let Some(own) = own else {
-            return Err(ExplainError::NoSuchPort { service: named, protocol: port.protocol, port: port.number });
+            return Err(ExplainError::NoSuchPort {
+                service: named,
+                protocol: port.protocol,
+                port: port.number,
+            });
         };
-        let fronts = || facts.fronts.iter().filter(|front| front.protocol == own.protocol && front.port == own.port);
+        let fronts = || {
+            facts
+                .fronts
+                .iter()
+                .filter(|front| front.protocol == own.protocol && front.port == own.port)
+        };
         let inside = fronts().find(|front| service.cluster_ips.first() == Some(&front.address));
-        let entrance = Entrance { key, facts, service, port: own, front: inside.or_else(|| fronts().next()) };
+        let entrance = Entrance {
+            key,
+            facts,
+            service,
+            port: own,
+            front: inside.or_else(|| fronts().next()),
+        };
         Ok(self.through(source, &entrance))
     }
 
@@ -53,11 +72,22 @@ impl Evaluator<'_> {
         }
         self.world.services.iter().find_map(|(key, facts)| {
             let front = facts.fronts.iter().find(|front| {
-                front.protocol == port.protocol && front.port == port.number && end.addresses.contains(&front.address)
+                front.protocol == port.protocol
+                    && front.port == port.number
+                    && end.addresses.contains(&front.address)
             })?;
             let service = self.world.cluster.services.get(key)?;
-            let own = service.ports.iter().find(|own| own.port == front.service_port && own.protocol == front.protocol)?;
-            Some(Entrance { key, facts, service, port: own, front: Some(front) })
+            let own = service
+                .ports
+                .iter()
+                .find(|own| own.port == front.service_port && own.protocol == front.protocol)?;
+            Some(Entrance {
+                key,
+                facts,
+                service,
+                port: own,
+                front: Some(front),
+            })
         })
     }
 
@@ -68,8 +98,13 @@ impl Evaluator<'_> {
             .into_iter()
             .map(|(address, port)| self.through_to(source, entrance, address, port))
             .collect();
-        backends.sort_by(|a, b| (&a.endpoint, a.address, a.port).cmp(&(&b.endpoint, b.address, b.port)));
-        let worst = backends.iter().max_by_key(|backend| badness(backend.verdict)).cloned();
+        backends.sort_by(|a, b| {
+            (&a.endpoint, a.address, a.port).cmp(&(&b.endpoint, b.address, b.port))
+        });
+        let worst = backends
+            .iter()
+            .max_by_key(|backend| badness(backend.verdict))
+            .cloned();
         match worst {
             Some(worst) => Explanation {
                 verdict: worst.verdict,
@@ -89,15 +124,27 @@ impl Evaluator<'_> {
             .filter(|end| end.protocol == own.protocol && end.port_name == own.name)
             .map(|end| (end.address, end.port));
         let refused = entrance.facts.behind.refused.iter().flat_map(|refused| {
-            let ports = refused.ports.iter().filter(|(name, protocol, _)| *name == own.name && *protocol == own.protocol);
+            let ports = refused
+                .ports
+                .iter()
+                .filter(|(name, protocol, _)| *name == own.name && *protocol == own.protocol);
             ports.map(|(_, _, port)| (refused.address, *port))
         });
         accepted.chain(refused).collect()
     }
 
-    fn through_to(&self, source: &End<'_>, entrance: &Entrance<'_>, address: IpAddr, number: u16) -> BackendExplanation {
+    fn through_to(
+        &self,
+        source: &End<'_>,
+        entrance: &Entrance<'_>,
+        address: IpAddr,
+        number: u16,
+    ) -> BackendExplanation {
         let end = self.end_at(address);
-        let port = Port { protocol: entrance.port.protocol, number };
+        let port = Port {
+            protocol: entrance.port.protocol,
+            number,
+        };
         let out = match self.front_target(entrance) {
             Some((addresses, class_end)) => {
                 self.source_side(source, &target(entrance, &addresses, class_end.as_ref()))
@@ -105,7 +152,11 @@ impl Evaluator<'_> {
             None => self.source_side(source, &Target::direct(&end, port)),
         };
         let itself = matches!((source.pod, end.pod), (Some((a, _)), Some((b, _))) if a == b);
-        let seen = if itself || !hides_source(source, entrance) { source.clone() } else { source.hidden() };
+        let seen = if itself || !hides_source(source, entrance) {
+            source.clone()
+        } else {
+            source.hidden()
+        };
         let both = Both::of(out, self.destination_side(&end, &seen, port));
         BackendExplanation {
             endpoint: end.name,
@@ -121,7 +172,10 @@ impl Evaluator<'_> {
     fn front_target(&self, entrance: &Entrance<'_>) -> Option<(BTreeSet<IpAddr>, Option<End<'_>>)> {
         let front = entrance.front?;
         let owned = self.world.workloads.owners.contains_key(&front.address);
-        Some((BTreeSet::from([front.address]), owned.then(|| self.end_at(front.address))))
+        Some((
+            BTreeSet::from([front.address]),
+            owned.then(|| self.end_at(front.address)),
+        ))
     }
 
     /// Nothing is behind the Service: only the consumer can be judged.
@@ -135,7 +189,13 @@ impl Evaluator<'_> {
             rule: None,
             nearest: None,
         };
-        let both = Both::of(out, super::Judged { side: nobody, known: false });
+        let both = Both::of(
+            out,
+            super::Judged {
+                side: nobody,
+                known: false,
+            },
+        );
         Explanation {
             verdict: both.verdict,
             source: both.source,
@@ -145,21 +205,34 @@ impl Evaluator<'_> {
     }
 }
 
-fn target<'e>(entrance: &'e Entrance<'_>, addresses: &'e BTreeSet<IpAddr>, owner: Option<&'e End<'_>>) -> Target<'e> {
-    let number = entrance.front.map_or(entrance.port.port, |front| front.port);
+fn target<'e>(
+    entrance: &'e Entrance<'_>,
+    addresses: &'e BTreeSet<IpAddr>,
+    owner: Option<&'e End<'_>>,
+) -> Target<'e> {
+    let number = entrance
+        .front
+        .map_or(entrance.port.port, |front| front.port);
     Target {
         addresses,
         class: owner.and_then(End::peer_class),
-        port: Port { protocol: entrance.port.protocol, number },
+        port: Port {
+            protocol: entrance.port.protocol,
+            number,
+        },
         pod: None,
-        front: entrance.front.map(|front| (entrance.key, entrance.facts, front)),
+        front: entrance
+            .front
+            .map(|front| (entrance.key, entrance.facts, front)),
     }
 }
 
 /// Whether the back end sees an address of a node instead of who connects. It does not on a ClusterIP used inside the
 /// cluster, nor with `externalTrafficPolicy: Local`.
 fn hides_source(source: &End<'_>, entrance: &Entrance<'_>) -> bool {
-    let Some(front) = entrance.front else { return false };
+    let Some(front) = entrance.front else {
+        return false;
+    };
     let inside = source.pod.is_some() || source.node.is_some();
     let cluster_ip = entrance.service.cluster_ips.contains(&front.address);
     !(inside && cluster_ip) && !entrance.service.external_policy_local

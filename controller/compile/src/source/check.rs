@@ -77,8 +77,9 @@ impl<'a> Index<'a> {
             && spec.groups.iter().all(|name| {
                 let unknown = self.label_group(name).is_none();
                 let first_time = seen.insert(name);
+                let is_empty = |group| self.is_empty_group(group, seen);
                 // A group that lives in the cluster only may hold values.
-                !unknown && (!first_time || self.label_group(name).is_some_and(|group| self.is_empty_group(group, seen)))
+                !unknown && (!first_time || self.label_group(name).is_some_and(is_empty))
             })
     }
 }
@@ -161,7 +162,8 @@ impl Checker<'_, '_> {
                 && nested.dimension != spec.dimension
             {
                 let (outer, inner) = (&spec.dimension, &nested.dimension);
-                self.error(&path, format!("LabelGroup {name} is of dimension {inner}, this one of {outer}: nest groups of one dimension only"));
+                let advice = "nest groups of one dimension only";
+                self.error(&path, format!("LabelGroup {name} is of dimension {inner}, this one of {outer}: {advice}"));
             }
         }
     }
@@ -177,8 +179,10 @@ impl Checker<'_, '_> {
         for (dimension, value) in labels {
             let fixed = profile.labels.get(dimension).and_then(|entry| entry.value.as_ref());
             if let Some(fixed) = fixed.filter(|fixed| *fixed != value) {
-                let path = field("spec.labels", dimension);
-                self.warning(&path, format!("the profile of namespace {namespace} fixes {dimension} to '{fixed}': '{value}' has no effect"));
+                let message = format!(
+                    "the profile of namespace {namespace} fixes {dimension} to '{fixed}': '{value}' has no effect"
+                );
+                self.warning(&field("spec.labels", dimension), message);
             }
         }
     }
@@ -215,7 +219,8 @@ fn check_clusters(parsed: &Parsed, live: &LiveNames, problems: &mut Vec<Problem>
     let mut clusters = parsed.objects.iter().filter(|object| object.key.kind == Kind::ContainerCluster);
     let Some(first) = clusters.next() else { return };
     if let Some(other) = live.keys.iter().find(|key| key.kind == Kind::ContainerCluster && **key != first.key) {
-        let message = format!("the cluster already has {other}, and a second one has no effect: name this one '{}'", other.name);
+        let advice = format!("name this one '{}'", other.name);
+        let message = format!("the cluster already has {other}, and a second one has no effect: {advice}");
         problems.push(problem(first, first.places.of("metadata.name"), message, Severity::Warning));
     }
     for object in clusters.filter(|object| object.key.name != first.key.name) {

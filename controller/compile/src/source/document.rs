@@ -62,7 +62,8 @@ fn report_duplicate_keys(node: &Node, report: &mut Report<'_>) {
 /// The kind, read before anything else: the rest is judged by it.
 fn kind_of(root: &Node, report: &mut Report<'_>) -> Option<Kind> {
     if !matches!(root.value, Value::Map(_)) {
-        report.error("", format!("not a Ringfence object but {}: write apiVersion, kind, metadata and spec", root.describe()));
+        let found = root.describe();
+        report.error("", format!("not a Ringfence object but {found}: write apiVersion, kind, metadata and spec"));
         return None;
     }
     let api_version = header(root, "apiVersion", report)?;
@@ -144,10 +145,8 @@ fn name_of(kind: Kind, metadata: &Node, report: &mut Report<'_>) -> Option<Strin
     if (one_label && !is_dns_label(name)) || !is_dns_name(name) {
         let dots = if one_label { "" } else { " or '.'" };
         let most = if one_label { 63 } else { 253 };
-        report.error(
-            PATH,
-            format!("'{name}' is no name: use 1 to {most} lower-case letters, digits, '-'{dots}, beginning and ending with a letter or digit"),
-        );
+        let form = format!("use 1 to {most} lower-case letters, digits, '-'{dots}");
+        report.error(PATH, format!("'{name}' is no name: {form}, beginning and ending with a letter or digit"));
     }
     Some(name.to_owned())
 }
@@ -188,7 +187,8 @@ fn check_string_map(name: &str, metadata: &Node, report: &mut Report<'_>) {
             continue;
         };
         if name == "labels" && !text.is_empty() && text.parse::<ringfence_model::LabelValue>().is_err() {
-            report.error(&path, format!("'{text}' is no value of a Kubernetes label: use at most 63 letters, digits, '-', '_' or '.'"));
+            let form = "use at most 63 letters, digits, '-', '_' or '.'";
+            report.error(&path, format!("'{text}' is no value of a Kubernetes label: {form}"));
         }
     }
 }

@@ -87,7 +87,8 @@ fn check_terms(path: &str, terms: &BTreeMap<String, Vec<String>>, report: &mut R
         let path = field(path, dimension);
         check_dimension(&path, dimension, report);
         if values.is_empty() {
-            report.warning(&path, format!("no value of {dimension} is listed, so this selects nothing: list one, or remove {dimension}"));
+            let advice = format!("list one, or remove {dimension}");
+            report.warning(&path, format!("no value of {dimension} is listed, so this selects nothing: {advice}"));
         }
         for (index, value) in values.iter().enumerate() {
             check_value(&at(&path, index), value, report);

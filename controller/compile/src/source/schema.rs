@@ -127,7 +127,8 @@ impl Schemas {
                 None => {
                     let names = known.into_iter().flat_map(|known| known.keys().map(String::as_str));
                     let free = names.filter(|name| node.entry(name).is_none());
-                    report.unknown_field(&path, format!("unknown field '{}': {}", entry.key, words::suggest(&entry.key, free)));
+                    let advice = words::suggest(&entry.key, free);
+                    report.unknown_field(&path, format!("unknown field '{}': {advice}", entry.key));
                 }
             }
         }

@@ -39,7 +39,7 @@ pub(super) fn form(pattern: &str) -> String {
             "a label value has 1 to 63 letters, digits, '-', '_' or '.', and begins and ends with a letter or digit"
         }
         r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$" => {
-            "a label dimension has 1 to 63 lower-case letters, digits or '-', and begins with a letter (role, app, env, loc)"
+            "a label dimension has 1 to 63 lower-case letters, digits or '-', and begins with a letter (role, app, env)"
         }
         r"^(TCP|UDP|SCTP|ICMP|ICMPv6|[0-9]{1,3})$" => {
             "write TCP, UDP, SCTP, ICMP, ICMPv6 or a protocol number in quotes (\"47\")"

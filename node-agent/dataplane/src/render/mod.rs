@@ -150,9 +150,8 @@ impl Rendered {
 
     /// What turns the sets that the kernel holds (see [`sets::parse_save`]) into these. `None` if one is not there.
     pub fn delta_from(&self, present: &[SetDef]) -> Option<Vec<SetChange>> {
-        let find = |set: &SetDef| {
-            present.iter().find(|other| other.name == set.name && other.kind == set.kind).cloned()
-        };
+        let find =
+            |set: &SetDef| present.iter().find(|other| other.name == set.name && other.kind == set.kind).cloned();
         let present: Vec<SetDef> = self.sets.iter().map(find).collect::<Option<_>>()?;
         Some(sets::changes(&present, &self.sets))
     }
@@ -207,10 +206,8 @@ impl Chain {
 /// A table with these chains and the chain that carries the fingerprint of them.
 fn table_text(table: &str, chains: &[Chain]) -> String {
     let declare: String = chains.iter().map(|chain| format!(":{} - [0:0]\n", chain.name)).collect();
-    let rules: String = chains
-        .iter()
-        .flat_map(|chain| chain.rules.iter().map(|rule| format!("-A {} {rule}\n", chain.name)))
-        .collect();
+    let rules: String =
+        chains.iter().flat_map(|chain| chain.rules.iter().map(|rule| format!("-A {} {rule}\n", chain.name))).collect();
     let digest = Sha256::digest(format!("{declare}{rules}").as_bytes());
     let fingerprint: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     format!("*{table}\n{declare}:{FINGERPRINT_PREFIX}{fingerprint} - [0:0]\n{rules}COMMIT\n")
@@ -233,8 +230,7 @@ fn v6_chains(state: Enforcement) -> Vec<Chain> {
         if state != Enforcement::Full {
             return Vec::new();
         }
-        let discovery =
-            V6_ESSENTIAL.iter().map(|kind| format!("-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN"));
+        let discovery = V6_ESSENTIAL.iter().map(|kind| format!("-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN"));
         let mut rules = vec![format!("{local} lo -j RETURN")];
         rules.extend(discovery);
         rules.push("-j DROP".to_owned());

@@ -81,11 +81,8 @@ fn side_of_the_policy_model(#[case] actions: &[Action], #[case] expected: [Fate;
                 let policy = with(state, direction, &entries);
                 let hit = packet(direction, PEER, Protocol::TCP, 40000, 80);
                 // Only a rule that asks for it rejects; a default deny drops.
-                let expected = if expected == Fate::Dropped && reject && !actions.is_empty() {
-                    Fate::Rejected
-                } else {
-                    expected
-                };
+                let expected =
+                    if expected == Fate::Dropped && reject && !actions.is_empty() { Fate::Rejected } else { expected };
                 assert_eq!(fate(&policy, &Probe::new(hit)), expected, "{state:?} {direction:?} {reject}");
                 let judged = policy.judge(&hit);
                 assert_eq!(judged.blocks, matches!(expected, Fate::Dropped | Fate::Rejected));
@@ -98,8 +95,11 @@ fn side_of_the_policy_model(#[case] actions: &[Action], #[case] expected: [Fate;
 #[test]
 fn a_rule_hits_its_peers_and_ports_and_nothing_else() {
     for direction in [Direction::Inbound, Direction::Outbound] {
-        let policy =
-            with(Enforcement::Full, direction, &[(Action::Allow, entry(listed(&[PEER]), only(Protocol::TCP, 80), false))]);
+        let policy = with(
+            Enforcement::Full,
+            direction,
+            &[(Action::Allow, entry(listed(&[PEER]), only(Protocol::TCP, 80), false))],
+        );
         let passes = |packet: Packet| fate(&policy, &Probe::new(packet)) == Fate::Passed;
         assert!(passes(packet(direction, PEER, Protocol::TCP, 1, 80)));
         assert!(!passes(packet(direction, OTHER, Protocol::TCP, 1, 80)));
@@ -180,10 +180,16 @@ fn membership_alone_changes_no_rule() {
     let new = render(&one(&[PEER, OTHER], 80), 2);
     assert!(old.same_shape(&new));
     assert_eq!(sets::change_text(&old.delta(&new)), "add RF4-1-0 10.0.0.2\n");
-    assert_eq!(sets::change_text(&render(&one(&[OTHER], 80), 1).delta(&old)), "add RF4-1-0 10.0.0.1\ndel RF4-1-0 10.0.0.2\n");
+    assert_eq!(
+        sets::change_text(&render(&one(&[OTHER], 80), 1).delta(&old)),
+        "add RF4-1-0 10.0.0.1\ndel RF4-1-0 10.0.0.2\n"
+    );
     assert!(old.same_shape(&render(&one(&[], 80), 1)), "an empty set matches nobody");
     assert!(!old.same_shape(&render(&one(&[PEER], 81), 1)));
-    assert_eq!(old.create_sets(), "create RF4-1-0 hash:net family inet hashsize 64 maxelem 1048576\nflush RF4-1-0\nadd RF4-1-0 10.0.0.1\n");
+    assert_eq!(
+        old.create_sets(),
+        "create RF4-1-0 hash:net family inet hashsize 64 maxelem 1048576\nflush RF4-1-0\nadd RF4-1-0 10.0.0.1\n"
+    );
     assert_eq!(old.destroy_sets(), "destroy RF4-1-0\n");
 }
 
@@ -258,11 +264,7 @@ fn side(outbound: bool) -> impl Strategy<Value = crate::policy::Side> {
 }
 
 fn policies() -> impl Strategy<Value = NetnsPolicy> {
-    let state = prop_oneof![
-        Just(Enforcement::VisibilityOnly),
-        Just(Enforcement::Selective),
-        Just(Enforcement::Full)
-    ];
+    let state = prop_oneof![Just(Enforcement::VisibilityOnly), Just(Enforcement::Selective), Just(Enforcement::Full)];
     (state, side(false), side(true)).prop_map(|(state, inbound, outbound)| NetnsPolicy {
         state,
         own: BTreeSet::from([OWN]),

@@ -63,13 +63,7 @@ impl<'a> Gatherer<'a> {
 
     /// A rule at a provider: peers are sources, so that front ends do not matter, and a virtual service, which does not
     /// connect, is nobody.
-    pub fn inbound(
-        &mut self,
-        rule: &CompiledRule,
-        name: &str,
-        services: &Services,
-        missing: &mut BTreeSet<Missing>,
-    ) {
+    pub fn inbound(&mut self, rule: &CompiledRule, name: &str, services: &Services, missing: &mut BTreeSet<Missing>) {
         let placed = Placed::new(rule, name);
         for peer in &rule.peers {
             if let Some(group) = &peer.peer_group {

@@ -138,11 +138,7 @@ fn pod_mapping(entry: &LabelMapEntry) -> Option<LabelMapping> {
         return None;
     }
     let pairs = entry.values.iter().map(|(from, to)| Some((from.clone(), to.parse().ok()?)));
-    Some(LabelMapping {
-        from: entry.from.clone(),
-        to: entry.to.parse().ok()?,
-        values: pairs.collect::<Option<_>>()?,
-    })
+    Some(LabelMapping { from: entry.from.clone(), to: entry.to.parse().ok()?, values: pairs.collect::<Option<_>>()? })
 }
 
 /// The IPv4 addresses among these.

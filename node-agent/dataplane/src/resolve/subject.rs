@@ -89,7 +89,8 @@ fn service_of_pod<'a>(
         missing.insert(Missing::Service(service.to_owned()));
         return None;
     };
-    let selected = !ends.selector.is_empty() && ends.selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value));
+    let selected =
+        !ends.selector.is_empty() && ends.selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value));
     (selected || ends.target_pods.contains(&pod.name)).then_some(ends)
 }
 

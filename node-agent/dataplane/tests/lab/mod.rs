@@ -64,7 +64,12 @@ impl Lab {
         for (at, wire) in [(At::A, "1"), (At::B, "2")] {
             let device = format!("eth{wire}");
             let peer = lab.name(at);
-            lab.exec(At::Pod, "ip", &["link", "add", &device, "type", "veth", "peer", "name", "eth0", "netns", &peer], "");
+            lab.exec(
+                At::Pod,
+                "ip",
+                &["link", "add", &device, "type", "veth", "peer", "name", "eth0", "netns", &peer],
+                "",
+            );
             lab.address(At::Pod, &device, wire, "2");
             lab.address(at, "eth0", wire, "1");
         }

@@ -1,0 +1,226 @@
+//! The conntrack table of one network namespace, over netlink: read the flows, set and take back our bit of their marks.
+
+use std::io::{Error, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr};
+
+use netlink_packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla,
+};
+use netlink_packet_netfilter::conntrack::{
+    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Status, Tuple,
+};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use ringfence_dataplane::Packet;
+use ringfence_dataplane::render::ENDED;
+use ringfence_model::{Direction, Protocol};
+
+use super::FlowError;
+
+/// Attributes that the netlink crate does not name, from linux/netfilter/nfnetlink_conntrack.h.
+const CTA_ZONE: u16 = 18;
+const CTA_MARK_MASK: u16 = 21;
+const CTA_PROTO_ICMP_TYPE: u16 = 5;
+const CTA_PROTO_ICMP_CODE: u16 = 6;
+/// `IP_CT_TCP_FLAG_BE_LIBERAL`: conntrack saw the flow in the middle and does not check its windows.
+const BE_LIBERAL: u8 = 0x08;
+
+/// A flow, as its first packet was seen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Flow {
+    /// That packet; which direction it has, the policy must say.
+    pub packet: Packet,
+    /// Whether conntrack saw it in the middle.
+    pub picked_up: bool,
+    /// Whether it belongs to another flow.
+    pub related: bool,
+    mark: u32,
+    /// What the kernel finds it by.
+    key: Vec<ConntrackAttribute>,
+}
+
+impl Flow {
+    /// A flow that begins with this packet.
+    pub fn of(packet: Packet) -> Self {
+        Self { packet, picked_up: false, related: false, mark: 0, key: Vec::new() }
+    }
+
+    /// Whether our bit is set.
+    pub fn is_ended(&self) -> bool {
+        self.mark & ENDED != 0
+    }
+}
+
+/// The conntrack table of the network namespace in which it was opened.
+#[derive(Debug)]
+pub struct Conntrack {
+    socket: Socket,
+}
+
+impl Conntrack {
+    /// Opens the table of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// When the kernel has no such socket.
+    pub fn open() -> Result<Self, FlowError> {
+        let open = || {
+            let mut socket = Socket::new(NETLINK_NETFILTER)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            Ok(Self { socket })
+        };
+        open().map_err(failed("open conntrack"))
+    }
+
+    /// All IPv4 flows. (IPv6 of a Pod is dropped or let pass as a whole.)
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn flows(&mut self) -> Result<Vec<Flow>, FlowError> {
+        let wrap = failed("read conntrack");
+        self.send(ConntrackMessage::Get(Vec::new()), NLM_F_DUMP).map_err(&wrap)?;
+        let mut flows = Vec::new();
+        loop {
+            for message in self.receive().map_err(&wrap)? {
+                match message.payload {
+                    NetlinkPayload::InnerMessage(NetfilterMessage {
+                        inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)),
+                        ..
+                    }) => flows.extend(flow_from(attributes)),
+                    NetlinkPayload::Done(_) => return Ok(flows),
+                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(wrap(error.to_io())),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Sets our bit of a flow's mark, or takes it back. Says whether the flow was still there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn mark(&mut self, flow: &Flow, ended: bool) -> Result<bool, FlowError> {
+        let wrap = failed("mark a flow");
+        let mut attributes = flow.key.clone();
+        attributes.push(ConntrackAttribute::CtaMark(if ended { ENDED } else { 0 }));
+        attributes.push(ConntrackAttribute::Other(DefaultNla::new(CTA_MARK_MASK, ENDED.to_be_bytes().to_vec())));
+        self.send(ConntrackMessage::New(attributes), NLM_F_ACK).map_err(&wrap)?;
+        loop {
+            for message in self.receive().map_err(&wrap)? {
+                let NetlinkPayload::Error(error) = message.payload else { continue };
+                if error.code.is_none() {
+                    return Ok(true);
+                }
+                let error = error.to_io();
+                return if error.kind() == ErrorKind::NotFound { Ok(false) } else { Err(wrap(error)) };
+            }
+        }
+    }
+
+    fn send(&self, message: ConntrackMessage, flags: u16) -> Result<(), Error> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        let body = NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), message);
+        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(body));
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        self.socket.send(&bytes, 0).map(drop)
+    }
+
+    /// The messages of one datagram.
+    fn receive(&self) -> Result<Vec<NetlinkMessage<NetfilterMessage>>, Error> {
+        let (bytes, _) = self.socket.recv_from_full()?;
+        let mut rest = bytes.as_slice();
+        let mut messages = Vec::new();
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest)
+                .map_err(|error| Error::new(ErrorKind::InvalidData, error.to_string()))?;
+            let length = usize::try_from(message.header.length).unwrap_or(rest.len()).next_multiple_of(4);
+            rest = rest.get(length.max(4)..).unwrap_or_default();
+            messages.push(message);
+        }
+        Ok(messages)
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(Error) -> FlowError {
+    move |source| FlowError::Netlink { what, source }
+}
+
+/// A flow from what the kernel tells of it; `None` without addresses.
+fn flow_from(attributes: Vec<ConntrackAttribute>) -> Option<Flow> {
+    let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let mut flow = Flow::of(Packet {
+        direction: Direction::Inbound,
+        protocol: Protocol(0),
+        src: unknown,
+        dst: unknown,
+        sport: 0,
+        dport: 0,
+        icmp: None,
+    });
+    for attribute in attributes {
+        match &attribute {
+            ConntrackAttribute::CtaTupleOrig(parts) => {
+                parts.iter().for_each(|part| read_tuple(&mut flow.packet, part));
+                flow.key.push(attribute);
+            }
+            ConntrackAttribute::Other(other) if other.kind() == CTA_ZONE => flow.key.push(attribute),
+            ConntrackAttribute::CtaMark(mark) => flow.mark = *mark,
+            ConntrackAttribute::CtaStatus(status) => flow.related = status.contains(Status::Expected),
+            ConntrackAttribute::CtaProtoInfo(infos) => flow.picked_up = infos.iter().any(is_liberal),
+            _ => {}
+        }
+    }
+    (flow.packet.src != unknown || flow.packet.dst != unknown).then_some(flow)
+}
+
+fn read_tuple(packet: &mut Packet, part: &Tuple) {
+    match part {
+        Tuple::Ip(addresses) => {
+            for address in addresses {
+                match address {
+                    IPTuple::SourceAddress(address) => packet.src = *address,
+                    IPTuple::DestinationAddress(address) => packet.dst = *address,
+                    _ => {}
+                }
+            }
+        }
+        Tuple::Proto(fields) => fields.iter().for_each(|field| read_proto(packet, field)),
+        _ => {}
+    }
+}
+
+fn read_proto(packet: &mut Packet, field: &ProtoTuple) {
+    match field {
+        ProtoTuple::Protocol(protocol) => packet.protocol = Protocol(u8::from(*protocol)),
+        ProtoTuple::SourcePort(port) => packet.sport = *port,
+        ProtoTuple::DestinationPort(port) => packet.dport = *port,
+        ProtoTuple::Other(other) => {
+            let mut value = vec![0; other.value_len()];
+            other.emit_value(&mut value);
+            let (kind, code) = packet.icmp.unwrap_or_default();
+            match (other.kind(), value.first()) {
+                (CTA_PROTO_ICMP_TYPE, Some(kind)) => packet.icmp = Some((*kind, code)),
+                (CTA_PROTO_ICMP_CODE, Some(code)) => packet.icmp = Some((kind, *code)),
+                _ => {}
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whether both directions of a TCP flow carry the flag of a flow that was seen in the middle.
+fn is_liberal(info: &ProtoInfo) -> bool {
+    let ProtoInfo::TCP(fields) = info else { return false };
+    let (mut original, mut reply) = (false, false);
+    for field in fields {
+        match field {
+            ProtoInfoTCP::OriginalFlags(flags) => original = flags.flags & BE_LIBERAL != 0,
+            ProtoInfoTCP::ReplyFlags(flags) => reply = flags.flags & BE_LIBERAL != 0,
+            _ => {}
+        }
+    }
+    original && reply
+}
