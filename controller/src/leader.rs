@@ -10,44 +10,44 @@ use kube::Client;
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
 use tokio::sync::watch::Receiver;
 use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 
 /// Seconds after which another replica may take a lease that is not renewed.
 const DURATION_SECONDS: u64 = 15;
 /// How many seconds before it expires the lease is renewed.
 const GRACE_SECONDS: u64 = 5;
+/// How often a replica that waits looks at the lease. Without that it would sleep until the lease expires, even when
+/// its holder has released it.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long the release of the lease may take when the process ends.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why there is no lease.
+/// The Lease object cannot be read or made.
 #[derive(Debug, thiserror::Error)]
-pub enum LeaderError {
-    /// The Lease object cannot be read or made.
-    #[error("failed to open lease {namespace}/{name}")]
-    Open {
-        /// Namespace of the Lease.
-        namespace: String,
-        /// Name of the Lease.
-        name: String,
-        /// What the apiserver said.
-        #[source]
-        source: LeaseManagerError,
-    },
-    /// The task that renews the lease has ended.
-    #[error("failed to renew the lease: its task has ended")]
-    Ended,
+#[error("failed to open lease {namespace}/{name}")]
+pub struct LeaderError {
+    namespace: String,
+    name: String,
+    #[source]
+    source: LeaseManagerError,
 }
 
-/// A lease that this process holds or waits for.
+/// A replica that waits for the lease.
+pub struct Candidate {
+    manager: LeaseManager,
+}
+
+/// The lease, held by this process.
 pub struct Lease {
     state: Receiver<bool>,
     task: JoinHandle<Result<LeaseManager, LeaseManagerError>>,
 }
 
-impl Lease {
-    /// Begins to ask for the lease; see [`Lease::held`].
+impl Candidate {
+    /// Opens the Lease object, making it when there is none.
     ///
     /// # Errors
-    /// When the Lease object can neither be read nor made.
+    /// When it can neither be read nor made.
     pub async fn open(client: Client, namespace: &str, name: &str, identity: &str) -> Result<Self, LeaderError> {
         let manager = LeaseManagerBuilder::new(client, name)
             .with_namespace(namespace)
@@ -56,19 +56,29 @@ impl Lease {
             .with_grace(GRACE_SECONDS)
             .build()
             .await
-            .map_err(|source| LeaderError::Open { namespace: namespace.to_owned(), name: name.to_owned(), source })?;
-        let (state, task) = manager.watch().await;
-        Ok(Self { state, task })
+            .map_err(|source| LeaderError { namespace: namespace.to_owned(), name: name.to_owned(), source })?;
+        Ok(Self { manager })
     }
 
     /// Waits until this process holds the lease.
-    ///
-    /// # Errors
-    /// When the lease cannot be renewed any more.
-    pub async fn held(&mut self) -> Result<(), LeaderError> {
-        self.state.wait_for(|leading| *leading).await.map(drop).map_err(|_| LeaderError::Ended)
+    pub async fn held(self) -> Lease {
+        loop {
+            // Breaking off is safe: each attempt begins with what the apiserver says.
+            match timeout(LOOK, self.manager.changed()).await {
+                Ok(Ok(true)) => break,
+                Ok(Ok(false)) | Err(_) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "failed to ask for the lease, trying again");
+                    sleep(LOOK).await;
+                }
+            }
+        }
+        let (state, task) = self.manager.watch().await;
+        Lease { state, task }
     }
+}
 
+impl Lease {
     /// Waits until this process has lost the lease, for whatever reason.
     pub async fn lost(&mut self) {
         // An error means that the renewing task has ended, and then the lease is as good as lost.

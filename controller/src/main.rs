@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use kube::Client;
-use ringfence_controller::leader::Lease;
+use ringfence_controller::leader::Candidate;
 use ringfence_controller::{engine, health, repository};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -65,7 +65,7 @@ fn start_log(arguments: &Arguments) -> Result<()> {
     let filter = EnvFilter::try_new(&arguments.log).context("failed to read --log")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match arguments.log_format {
-        LogFormat::Text => log.init(),
+        LogFormat::Text => log.with_ansi(false).init(),
         LogFormat::Json => log.json().init(),
     }
     Ok(())
@@ -81,7 +81,7 @@ async fn lead(arguments: Arguments) -> Result<()> {
     });
     let client = Client::try_default().await.context("failed to find the apiserver")?;
     let identity = &arguments.pod_name;
-    let mut lease = Lease::open(client.clone(), &arguments.pod_namespace, &arguments.lease, identity).await?;
+    let candidate = Candidate::open(client.clone(), &arguments.pod_namespace, &arguments.lease, identity).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), identity, "waiting for the lease");
     let told_to_end = async {
         tokio::select! {
@@ -90,10 +90,10 @@ async fn lead(arguments: Arguments) -> Result<()> {
         }
     };
     tokio::pin!(told_to_end);
-    tokio::select! {
-        held = lease.held() => held?,
+    let mut lease = tokio::select! {
+        lease = candidate.held() => lease,
         () = &mut told_to_end => return Ok(()),
-    }
+    };
     tracing::info!(identity, "leading");
     let shutdown = CancellationToken::new();
     let work = run(client, arguments.pod_name.clone(), shutdown.clone());

@@ -151,7 +151,7 @@ fn broken_yaml_ends_its_file_only() {
 
 #[rstest]
 #[case::key_that_is_no_text("? [a, b]\n: c\n", "1:3")]
-#[case::tag("a: !include secrets.yaml\n", "1:4")]
+#[case::tag("a: !include secrets.yaml\n", "1:13")]
 #[case::no_number("a: .nan\n", "1:4")]
 #[case::recursion("a: &a {x: *a}\n", "1:11")]
 #[case::tab("a:\n\t- b\n", "2:2")]

@@ -27,6 +27,7 @@ use tracing::Instrument;
 
 use crate::kubelink::sources;
 use crate::publish::{self, Since};
+use crate::write::Write;
 use chores::{Chores, Done, Settled};
 use input::{Input, of_outcome};
 use world::{Effect, World};
@@ -77,6 +78,9 @@ pub struct Engine {
     chores_pace: Pace,
     running: JoinSet<Done>,
     settled: Settled,
+    /// What the last chores wrote, and whether that repeated what those before them had written.
+    written: Vec<Write>,
+    repeated: bool,
 }
 
 /// Runs the engine until the process ends. `instance` is the name of this replica, for Events.
@@ -97,6 +101,8 @@ pub async fn run(client: Client, instance: String) {
         chores_pace: Pace::new(),
         running: JoinSet::new(),
         settled: Settled::default(),
+        written: Vec::new(),
+        repeated: false,
     };
     engine.turn().await;
 }
@@ -205,7 +211,13 @@ impl Engine {
         if chores.is_empty() {
             return;
         }
-        tracing::debug!(writes = chores.writes.len(), events = chores.notices.len(), "chores");
+        // Somebody else who writes the same statuses differently (a second controller) must not make this a race.
+        let again = chores.writes.iter().find(|write| self.written.contains(write));
+        if let Some(write) = again {
+            tracing::warn!(%write, "written before and changed back by somebody, going slower");
+        }
+        self.repeated = again.is_some();
+        self.written.clone_from(&chores.writes);
         self.running.spawn(chores.carry_out(self.client.clone(), self.instance.clone()));
     }
 
@@ -217,10 +229,10 @@ impl Engine {
             }
         }
         self.settled.note(done.notices, done.kubernetes_version, &self.computed);
-        if done.complete {
+        self.chores_due |= !done.complete;
+        if done.complete && !self.repeated {
             self.chores_pace.succeeded(CHORES_PAUSE);
         } else {
-            self.chores_due = true;
             self.chores_pace.failed();
         }
     }

@@ -310,3 +310,6 @@ fn take_objects<K: ResourceExt + PartialEq>(
         Change::Deleted(key) => compile_if(index.remove(&key).is_some()),
     }
 }
+
+#[cfg(test)]
+mod tests;

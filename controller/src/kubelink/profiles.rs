@@ -28,9 +28,11 @@ pub fn plan(world: &World) -> Vec<Write> {
         key: cluster_wide(name),
         operation,
     };
-    let missing = world.cluster.namespaces.iter().filter(|(name, info)| {
-        !info.terminating && !world.profiles.contains_key(&cluster_wide(name.as_str()))
-    });
+    let missing = world
+        .cluster
+        .namespaces
+        .iter()
+        .filter(|(name, info)| !info.terminating && !world.profiles.contains_key(&cluster_wide(name.as_str())));
     let mut writes: Vec<Write> = missing.map(|(name, _)| write(name, owner::create(json!(wanted)))).collect();
     for (key, profile) in &world.profiles {
         if !world.cluster.namespaces.contains_key(&key.name) {

@@ -7,8 +7,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
-use kube::core::PartialObjectMeta;
 use kube::Client;
+use kube::core::PartialObjectMeta;
 use ringfence_compile::cluster::{
     OwnerKey, services_of_api_service, services_of_conversion, services_of_mutating, services_of_validating,
 };

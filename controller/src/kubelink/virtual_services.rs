@@ -54,3 +54,57 @@ fn status(
         ..found.cloned().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::jiff::Timestamp;
+    use ringfence_compile::cluster::NamespaceInfo;
+    use ringfence_crds::common::NamespacedName;
+    use ringfence_crds::names;
+
+    fn key(name: &str) -> NamespacedName {
+        NamespacedName { namespace: "shop".to_owned(), name: name.to_owned() }
+    }
+    fn add(world: &mut World, name: &str, made_by_kubelink: bool) {
+        let mut service = VirtualService::new(name, VirtualServiceSpec::default());
+        if made_by_kubelink {
+            let label = (names::LABEL_CREATED_BY.to_owned(), names::CREATED_BY_KUBELINK.to_owned());
+            service.metadata.labels = Some([label].into());
+        }
+        world.virtual_services.insert(key(name), service);
+    }
+
+    #[test]
+    fn they_come_and_go_with_their_services() {
+        let mut world = World::default();
+        world.cluster.namespaces.insert("shop".to_owned(), NamespaceInfo::default());
+        let mut computed = Computed::default();
+        computed.virtual_services.insert(key("new"), VirtualServiceStatus::default());
+        computed.virtual_services.insert(key("known"), VirtualServiceStatus::default());
+        add(&mut world, "known", true);
+        add(&mut world, "gone", true);
+        add(&mut world, "written-by-hand", false);
+        let now = Time(Timestamp::UNIX_EPOCH);
+        let steps: Vec<String> = plan(&world, &computed, &now).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            steps,
+            [
+                "create VirtualService shop/new",
+                "delete VirtualService shop/gone",
+                "report VirtualService shop/known",
+                "report VirtualService shop/written-by-hand"
+            ]
+        );
+        world.cluster.namespaces.insert("shop".to_owned(), NamespaceInfo { terminating: true, ..Default::default() });
+        let steps = plan(&world, &computed, &now);
+        assert!(!steps.iter().any(|write| write.key.name == "new"), "a leaving namespace takes nothing new");
+    }
+
+    #[test]
+    fn one_without_a_service_is_not_ready() {
+        let service = VirtualService::new("x", VirtualServiceSpec::default());
+        let status = status(&service, None, &[], &Time(Timestamp::UNIX_EPOCH));
+        assert_eq!(status.conditions[0].reason, "NoService");
+    }
+}

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use futures::{Stream, StreamExt};
-use kube::runtime::watcher::{self, Event, InitialListStrategy};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, InitialListStrategy};
 use kube::{Api, Client, Resource, ResourceExt};
 use ringfence_crds::common::NamespacedName;
 use serde::de::DeserializeOwned;
@@ -172,7 +172,8 @@ fn streaming(config: &watcher::Config) -> bool {
 /// An apiserver that knows no streaming lists says so with 400 or 422; one whose etcd cannot support them (before 3.4.31 and 3.5.13)
 /// with an error of the watch itself. Any other error of the watch costs no more than a list in place of a stream.
 fn refuses_streaming(error: &watcher::Error) -> bool {
-    matches!(start_code(error), Some(400 | 422)) || matches!(error, watcher::Error::WatchError(status) if status.code != 410)
+    matches!(start_code(error), Some(400 | 422))
+        || matches!(error, watcher::Error::WatchError(status) if status.code != 410)
 }
 
 #[cfg(test)]

@@ -61,7 +61,8 @@ fn report<'a>(world: &'a World, node: &str) -> Option<&'a NodePolicyStatus> {
 
 /// Workloads to make, to report on, and to delete with their node.
 pub fn plan(world: &World, computed: &Computed, now: &Time) -> Vec<Write> {
-    let write = |name: &str, operation: Operation| Write { target: Target::Workload, key: cluster_wide(name), operation };
+    let write =
+        |name: &str, operation: Operation| Write { target: Target::Workload, key: cluster_wide(name), operation };
     let nodes = computed.workloads.iter().filter(|(_, found)| found.role != UNMANAGED);
     let missing = nodes.filter(|(name, _)| !world.workloads.contains_key(&cluster_wide(name.as_str())));
     let create = owner::create(json!(WorkloadSpec::default()));
@@ -88,7 +89,9 @@ fn node_status(world: &World, workload: &Workload, found: &ComputedWorkload, now
     let matched = matched(world, &node);
     let report = report(world, &node);
     let ready = match matched {
-        Matched::Yes if found.warnings.is_empty() => Ready::yes("Matched", "the agent runs on the machine that Kubernetes means"),
+        Matched::Yes if found.warnings.is_empty() => {
+            Ready::yes("Matched", "the agent runs on the machine that Kubernetes means")
+        }
         Matched::Yes => Ready::yes("Matched", found.warnings.join("; ")),
         Matched::No => Ready::no("OtherMachine", "the agent and Kubernetes report different machine-ids"),
         Matched::Unknown => Ready::no("WaitingForAgent", "agent and Kubernetes have not both reported a machine-id"),

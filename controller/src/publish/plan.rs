@@ -231,7 +231,11 @@ fn enforced_states(world: &World, since: &Since, now: &Time) -> Vec<Write> {
     due.map(|(key, profile)| {
         let uid = world.cluster.namespaces.get(&key.name).map(|info| info.uid.as_str());
         let status = status::profile::status(profile, uid, since.profile(&key.name), &status::Reports::of(world), now);
-        Write { target: Target::ContainerWorkloadProfile, key: key.clone(), operation: Operation::Status(json!(status)) }
+        Write {
+            target: Target::ContainerWorkloadProfile,
+            key: key.clone(),
+            operation: Operation::Status(json!(status)),
+        }
     })
     .collect()
 }

@@ -66,9 +66,10 @@ impl Since {
             Some((before, _)) => *before != profile.spec,
             None => profile.spec.managed,
         });
-        let gone = self.profiles.iter().filter(|(name, (before, _))| {
-            before.managed && !world.profiles.contains_key(&cluster_wide(name.as_str()))
-        });
+        let gone = self
+            .profiles
+            .iter()
+            .filter(|(name, (before, _))| before.managed && !world.profiles.contains_key(&cluster_wide(name.as_str())));
         changed.map(|(key, _)| key.name.clone()).chain(gone.map(|(name, _)| name.clone())).collect()
     }
 

@@ -45,9 +45,9 @@ impl Ready {
 
 /// Whether the conditions say Ready for this generation.
 pub fn is_ready(conditions: &[Condition], generation: Option<i64>) -> bool {
-    conditions
-        .iter()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True" && condition.observed_generation == generation)
+    conditions.iter().any(|condition| {
+        condition.type_ == "Ready" && condition.status == "True" && condition.observed_generation == generation
+    })
 }
 
 #[cfg(test)]

@@ -33,7 +33,11 @@ pub fn ip_list_problem(spec: &IpListSpec) -> Option<String> {
     if let Some(name) = spec.fqdns.first() {
         return Some(format!("'{name}' selects nothing: names are not resolved yet"));
     }
-    spec.ranges.iter().chain(&spec.exclusions).find_map(|range| AddressSet::parse(range).err()).map(|error| error.to_string())
+    spec.ranges
+        .iter()
+        .chain(&spec.exclusions)
+        .find_map(|range| AddressSet::parse(range).err())
+        .map(|error| error.to_string())
 }
 
 /// What is wrong with a ServiceDefinition.
@@ -89,8 +93,13 @@ mod tests {
 
     #[test]
     fn label_groups() {
-        let (a, b, c, d, e) =
-            (group("env", &["b"]), group("env", &["c"]), group("env", &["b"]), group("env", &["x"]), group("app", &["b"]));
+        let (a, b, c, d, e) = (
+            group("env", &["b"]),
+            group("env", &["c"]),
+            group("env", &["b"]),
+            group("env", &["x"]),
+            group("app", &["b"]),
+        );
         let groups = BTreeMap::from([("a", &a), ("b", &b), ("c", &c), ("d", &d), ("e", &e)]);
         assert_eq!(label_group_problem("a", &groups), None, "the cycle is not through it");
         assert!(label_group_problem("b", &groups).is_some_and(|text| text.contains("itself")));

@@ -1,8 +1,8 @@
 //! Status of a ContainerWorkloadProfile: the state that agents enforce, and whether all do.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use ringfence_crds::container_workload_profile::{ContainerWorkloadProfile, ContainerWorkloadProfileStatus};
 use ringfence_crds::Revision;
+use ringfence_crds::container_workload_profile::{ContainerWorkloadProfile, ContainerWorkloadProfileStatus};
 
 use super::{Ready, Reports};
 
@@ -24,7 +24,12 @@ pub fn status(
     }
 }
 
-fn ready(profile: &ContainerWorkloadProfile, namespace_uid: Option<&str>, since: Option<Revision>, reports: &Reports) -> Ready {
+fn ready(
+    profile: &ContainerWorkloadProfile,
+    namespace_uid: Option<&str>,
+    since: Option<Revision>,
+    reports: &Reports,
+) -> Ready {
     if let Err(error) = profile.spec.profile_labels() {
         return Ready::no("Invalid", error.to_string());
     }
@@ -48,7 +53,12 @@ mod tests {
     use ringfence_model::PolicyState;
     use std::collections::BTreeMap;
 
-    fn of(managed: bool, state: Option<PolicyState>, uid: Option<&str>, acknowledged: i64) -> ContainerWorkloadProfileStatus {
+    fn of(
+        managed: bool,
+        state: Option<PolicyState>,
+        uid: Option<&str>,
+        acknowledged: i64,
+    ) -> ContainerWorkloadProfileStatus {
         let spec = ContainerWorkloadProfileSpec { managed, policy_state: state, ..Default::default() };
         let profile = ContainerWorkloadProfile::new("shop", spec);
         let reports = Reports(BTreeMap::from([("n".to_owned(), Some(Revision { epoch: 0, number: acknowledged }))]));
@@ -61,14 +71,22 @@ mod tests {
         assert_eq!(of(true, Some(PolicyState::Full), Some("u"), 0).enforced_state, Some(PolicyState::Full));
         assert_eq!(of(true, None, Some("u"), 0).enforced_state, Some(PolicyState::Idle), "managed without a state");
         assert_eq!(of(false, None, Some("u"), 0).enforced_state, None);
-        assert_eq!(of(true, Some(PolicyState::Full), None, 0).enforced_state, Some(PolicyState::Full), "until the last Pod is gone");
+        assert_eq!(
+            of(true, Some(PolicyState::Full), None, 0).enforced_state,
+            Some(PolicyState::Full),
+            "until the last Pod is gone"
+        );
     }
 
     #[test]
     fn ready_waits_for_nodes() {
         assert_eq!(of(true, None, Some("u"), 4).conditions[0].reason, "WaitingForNodes");
         assert_eq!(of(true, None, Some("u"), 5).conditions[0].reason, "InForce");
-        assert_eq!(of(false, None, Some("u"), 4).conditions[0].reason, "WaitingForNodes", "rules are still to be removed");
+        assert_eq!(
+            of(false, None, Some("u"), 4).conditions[0].reason,
+            "WaitingForNodes",
+            "rules are still to be removed"
+        );
         assert_eq!(of(false, None, Some("u"), 5).conditions[0].reason, "Unmanaged");
         assert_eq!(of(true, None, None, 5).conditions[0].reason, "NoNamespace");
     }

@@ -1,13 +1,19 @@
 //! Status of a RuleSet: in force on all nodes concerned, or what is missing.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use ringfence_crds::rule_set::{RuleSet, RuleSetStatus};
 use ringfence_crds::Revision;
+use ringfence_crds::rule_set::{RuleSet, RuleSetStatus};
 
 use super::{Ready, Reports};
 
 /// The status of a RuleSet whose rules last changed in revision `since`.
-pub fn status(rule_set: &RuleSet, since: Revision, reports: &Reports, warnings: &[String], now: &Time) -> RuleSetStatus {
+pub fn status(
+    rule_set: &RuleSet,
+    since: Revision,
+    reports: &Reports,
+    warnings: &[String],
+    now: &Time,
+) -> RuleSetStatus {
     let ready = reports.all(since).map_or_else(
         |waiting| waiting,
         |in_force| match (rule_set.spec.enabled, warnings) {

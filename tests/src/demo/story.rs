@@ -1,5 +1,6 @@
 //! The steps of the story. What is expected after each is written from the policy model and the example's policy.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -238,14 +239,13 @@ impl Story<'_> {
 
     async fn edits(&mut self, full: &Matrix) -> Result<()> {
         self.begin("kubectl edit of a profile that git does not own: takes effect");
-        let editor = "sed -i s/managed:.false/managed:\\ true\\n\\ \\ policyState:\\ Full/";
-        self.kubectl_edit(shop::GUEST, editor)?;
+        self.kubectl_edit(shop::GUEST, r"s/managed: false/managed: true\n  policyState: Full/")?;
         self.lab.await_ready("ContainerWorkloadProfile", None, shop::GUEST).await?;
         let closed = full.with(&[("scraper", "guest", Seen::Dropped), ("office", "guest", Seen::Dropped)])?;
         self.check(&closed)?;
 
         self.begin("kubectl edit of a profile that git owns: put back, with an Event");
-        self.kubectl_edit("shop-prod", "sed -i s/policyState:.Full/policyState:\\ Idle/")?;
+        self.kubectl_edit("shop-prod", "s/policyState: Full/policyState: Idle/")?;
         let events: Api<Event> = Api::all(self.lab.client.clone());
         wait::until("the edited profile to be put back, with an Event", SLOW, || async {
             let profile = self.lab.ours("ContainerWorkloadProfile", "shop-prod").await?.context("no profile")?;
@@ -268,9 +268,16 @@ impl Story<'_> {
         self.check(&closed)
     }
 
-    fn kubectl_edit(&self, profile: &str, editor: &str) -> Result<()> {
+    /// What a person does with `kubectl edit`; their editor is `sed` with this script. The editor is a file of its own,
+    /// since kubectl takes KUBE_EDITOR apart at spaces.
+    fn kubectl_edit(&self, profile: &str, script: &str) -> Result<()> {
+        let editor = std::env::temp_dir().join(format!("ringfence-demo-editor-{}", std::process::id()));
+        std::fs::write(&editor, format!("#!/bin/sh\nexec sed -i '{script}' \"$1\"\n"))?;
+        std::fs::set_permissions(&editor, std::fs::Permissions::from_mode(0o755))?;
         let arguments = ["edit", "containerworkloadprofiles.ringfence.dev", profile];
-        let said = self.lab.kubectl(&arguments, &[("KUBE_EDITOR", editor)])?;
+        let said = self.lab.kubectl(&arguments, &[("KUBE_EDITOR", &editor.display().to_string())]);
+        std::fs::remove_file(&editor)?;
+        let said = said?;
         if said.contains("no changes") {
             bail!("kubectl edit of {profile} changed nothing: {said}");
         }

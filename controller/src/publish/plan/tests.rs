@@ -86,7 +86,10 @@ impl Fake {
         let mut profile = ContainerWorkloadProfile::new(name, spec);
         profile.status = status;
         self.world.profiles.insert(cluster_wide(name), profile);
-        self.world.cluster.namespaces.insert(name.to_owned(), NamespaceInfo { uid: "u".to_owned(), terminating: false });
+        self.world
+            .cluster
+            .namespaces
+            .insert(name.to_owned(), NamespaceInfo { uid: "u".to_owned(), terminating: false });
     }
 
     fn rule_set(&mut self, name: &str) {

@@ -1,0 +1,108 @@
+//! What changes make necessary.
+
+use super::*;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use ringfence_compile::cluster::{NamespaceInfo, PodInfo};
+use ringfence_crds::container_workload_profile::ContainerWorkloadProfileStatus;
+use ringfence_crds::{ContainerWorkloadProfile, ContainerWorkloadProfileSpec, WorkloadPolicy, WorkloadPolicySpec};
+
+fn profile(version: u64, managed: bool) -> ContainerWorkloadProfile {
+    let spec = ContainerWorkloadProfileSpec { managed, ..ContainerWorkloadProfileSpec::default() };
+    let mut profile = ContainerWorkloadProfile::new("shop", spec);
+    profile.metadata.resource_version = Some(version.to_string());
+    profile
+}
+fn applied<T>(name: &str, value: T) -> Change<T> {
+    Change::Applied(cluster_wide(name), value)
+}
+fn take_profile(world: &mut World, profile: ContainerWorkloadProfile) -> Effect {
+    world.take(Input::Profile(applied("shop", profile)))
+}
+
+#[test]
+fn a_spec_is_policy_and_a_status_is_not() {
+    let mut world = World::default();
+    assert_eq!(take_profile(&mut world, profile(1, false)), Effect::Compile);
+    assert_eq!(take_profile(&mut world, profile(1, false)), Effect::Nothing);
+    let mut reported = profile(2, false);
+    reported.status = Some(ContainerWorkloadProfileStatus::default());
+    assert_eq!(take_profile(&mut world, reported), Effect::Chores);
+    assert_eq!(take_profile(&mut world, profile(3, true)), Effect::Compile);
+    assert_eq!(world.take(Input::Profile(Change::Deleted(cluster_wide("shop")))), Effect::Compile);
+    assert_eq!(world.take(Input::Profile(Change::Deleted(cluster_wide("shop")))), Effect::Nothing);
+}
+
+#[test]
+fn a_watch_that_lags_behind_our_own_write_is_ignored() {
+    let mut world = World::default();
+    take_profile(&mut world, profile(100, true));
+    assert_eq!(take_profile(&mut world, profile(99, false)), Effect::Nothing);
+    assert!(world.profiles[&cluster_wide("shop")].spec.managed);
+}
+
+#[test]
+fn a_computed_object_that_somebody_touches_is_published_again() {
+    let mut world = World::default();
+    let policy = |version: &str, scope: &str| {
+        let spec = WorkloadPolicySpec { scope: scope.to_owned(), ..WorkloadPolicySpec::default() };
+        let mut policy = WorkloadPolicy::new("shop-1", spec);
+        policy.metadata.resource_version = Some(version.to_owned());
+        policy
+    };
+    let take = |world: &mut World, change| world.take(Input::WorkloadPolicy(change));
+    assert_eq!(take(&mut world, applied("shop-1", policy("1", "everything"))), Effect::Publish);
+    assert_eq!(take(&mut world, applied("shop-1", policy("2", "everything"))), Effect::Chores);
+    assert_eq!(take(&mut world, applied("shop-1", policy("3", "edited"))), Effect::Publish);
+    assert_eq!(take(&mut world, Change::Deleted(cluster_wide("shop-1"))), Effect::Publish);
+}
+
+#[test]
+fn a_pod_that_says_the_same_again_changes_nothing() {
+    let mut world = World::default();
+    let key = NamespacedName { namespace: "shop".to_owned(), name: "web".to_owned() };
+    let pod = |address: &str| {
+        let ips = vec![address.parse().expect("a literal of the test")];
+        Input::Pod(Change::Applied(key.clone(), PodInfo { ips, ..PodInfo::default() }))
+    };
+    assert_eq!(world.take(pod("10.0.0.1")), Effect::Compile);
+    assert_eq!(world.take(pod("10.0.0.1")), Effect::Nothing);
+    assert_eq!(world.take(pod("10.0.0.2")), Effect::Compile);
+    assert_eq!(world.take(Input::Pod(Change::Listed(BTreeMap::new()))), Effect::Compile, "missed deletions count");
+}
+
+#[test]
+fn the_cluster_is_known_by_kube_system() {
+    let mut world = World::default();
+    let info = NamespaceInfo { uid: "uid".to_owned(), terminating: false };
+    world.take(Input::Namespace(applied(KUBE_SYSTEM, info)));
+    assert_eq!(world.cluster.uid, "uid");
+    assert!(!world.is_complete(), "nothing has been listed");
+}
+
+#[test]
+fn services_that_the_apiserver_calls_are_collected_over_all_callers() {
+    let mut world = World::default();
+    let service = NamespacedName { namespace: "ops".to_owned(), name: "hook".to_owned() };
+    let caller = |caller, port| Input::Caller(caller, applied("x", vec![(service.clone(), port)]));
+    assert_eq!(world.take(caller(Caller::ValidatingWebhookConfiguration, 443)), Effect::Compile);
+    assert_eq!(world.take(caller(Caller::MutatingWebhookConfiguration, 443)), Effect::Nothing);
+    assert_eq!(world.take(caller(Caller::ApiService, 8443)), Effect::Compile);
+    let gone = Input::Caller(Caller::ValidatingWebhookConfiguration, Change::Deleted(cluster_wide("x")));
+    assert_eq!(world.take(gone), Effect::Nothing, "the mutating one still calls it");
+    assert_eq!(world.cluster.webhook_services[&service], BTreeSet::from([443, 8443]));
+}
+
+#[test]
+fn the_oldest_container_cluster_gives_the_settings() {
+    let mut world = World::default();
+    for (name, created, management) in [
+        ("young", "2026-03-01T10:00:00Z", crds::container_cluster::Management::Cloud),
+        ("zold", "2026-02-01T10:00:00Z", crds::container_cluster::Management::SelfManaged),
+    ] {
+        let spec = crds::ContainerClusterSpec { management, ..crds::ContainerClusterSpec::default() };
+        let mut cluster = crds::ContainerCluster::new(name, spec);
+        cluster.metadata.creation_timestamp = Some(Time(created.parse().expect("a literal of the test")));
+        world.take(Input::Cluster(applied(name, cluster)));
+    }
+    assert_eq!(world.policy().cluster.management, crds::container_cluster::Management::SelfManaged);
+}
