@@ -16,25 +16,20 @@ use tokio::time::{sleep, timeout};
 const DURATION_SECONDS: u64 = 15;
 /// How many seconds before it expires the lease is renewed.
 const GRACE_SECONDS: u64 = 5;
-/// How often a replica that waits looks at the lease. Without that it would sleep until the lease expires, even when
-/// its holder has released it.
+/// How often a replica that waits looks at the lease.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the release of the lease may take when the process ends.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The Lease object cannot be read or made.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to open lease {namespace}/{name}")]
-pub struct LeaderError {
-    namespace: String,
-    name: String,
-    #[source]
-    source: LeaseManagerError,
-}
-
-/// A replica that waits for the lease.
+/// Which lease is asked for, and by whom.
+#[derive(Debug, Clone)]
 pub struct Candidate {
-    manager: LeaseManager,
+    /// Namespace of the Lease.
+    pub namespace: String,
+    /// Name of the Lease; it is made when there is none.
+    pub name: String,
+    /// Name of this replica.
+    pub identity: String,
 }
 
 /// The lease, held by this process.
@@ -44,37 +39,40 @@ pub struct Lease {
 }
 
 impl Candidate {
-    /// Opens the Lease object, making it when there is none.
-    ///
-    /// # Errors
-    /// When it can neither be read nor made.
-    pub async fn open(client: Client, namespace: &str, name: &str, identity: &str) -> Result<Self, LeaderError> {
-        let manager = LeaseManagerBuilder::new(client, name)
-            .with_namespace(namespace)
-            .with_identity(identity)
-            .with_duration(DURATION_SECONDS)
-            .with_grace(GRACE_SECONDS)
-            .build()
-            .await
-            .map_err(|source| LeaderError { namespace: namespace.to_owned(), name: name.to_owned(), source })?;
-        Ok(Self { manager })
-    }
-
-    /// Waits until this process holds the lease.
-    pub async fn held(self) -> Lease {
+    /// Waits until this process holds the lease, whatever the apiserver says in between.
+    pub async fn held(&self, client: &Client) -> Lease {
         loop {
-            // Breaking off is safe: each attempt begins with what the apiserver says.
-            match timeout(LOOK, self.manager.changed()).await {
-                Ok(Ok(true)) => break,
-                Ok(Ok(false)) | Err(_) => {}
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "failed to ask for the lease, trying again");
+            match self.attempt(client).await {
+                Ok(Some(manager)) => {
+                    let (state, task) = manager.watch().await;
+                    return Lease { state, task };
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let Self { namespace, name, .. } = self;
+                    tracing::warn!(%error, "failed to ask for lease {namespace}/{name}, trying again");
                     sleep(LOOK).await;
                 }
             }
         }
-        let (state, task) = self.manager.watch().await;
-        Lease { state, task }
+    }
+
+    /// Asks for the lease during [`LOOK`]. A manager reads the lease once and then sleeps until that would expire, even
+    /// when its holder has released it; so each attempt has a new one.
+    async fn attempt(&self, client: &Client) -> Result<Option<LeaseManager>, LeaseManagerError> {
+        let manager = LeaseManagerBuilder::new(client.clone(), &self.name)
+            .with_namespace(&self.namespace)
+            .with_identity(&self.identity)
+            .with_duration(DURATION_SECONDS)
+            .with_grace(GRACE_SECONDS)
+            .build()
+            .await?;
+        // Breaking off is safe: what an attempt has brought about the next one reads.
+        let held = match timeout(LOOK, manager.changed()).await {
+            Ok(held) => held?,
+            Err(_) => false,
+        };
+        Ok(held.then_some(manager))
     }
 }
 

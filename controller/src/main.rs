@@ -9,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use kube::Client;
 use ringfence_controller::leader::Candidate;
 use ringfence_controller::{engine, health, repository};
+use ringfence_crds::container_cluster::Management;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -29,12 +30,33 @@ struct Arguments {
     /// Address that answers /healthz.
     #[arg(long, env = "RINGFENCE_HEALTH_ADDRESS", default_value = "0.0.0.0:8081")]
     health_address: SocketAddr,
+    /// Who runs the masters, for the ContainerCluster that the controller makes.
+    #[arg(long, env = "RINGFENCE_MANAGEMENT", default_value = "self")]
+    management: ManagementArgument,
     /// How log lines look.
     #[arg(long, env = "RINGFENCE_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
     /// What is logged: a level, or directives such as `info,ringfence_controller=debug`.
     #[arg(long, env = "RINGFENCE_LOG", default_value = "info,kube_lease_manager=warn")]
     log: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ManagementArgument {
+    /// The operator: agents on every node.
+    #[value(name = "self")]
+    SelfManaged,
+    /// The cloud provider: agents on workers only.
+    Cloud,
+}
+
+impl From<ManagementArgument> for Management {
+    fn from(argument: ManagementArgument) -> Self {
+        match argument {
+            ManagementArgument::SelfManaged => Self::SelfManaged,
+            ManagementArgument::Cloud => Self::Cloud,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -81,7 +103,11 @@ async fn lead(arguments: Arguments) -> Result<()> {
     });
     let client = Client::try_default().await.context("failed to find the apiserver")?;
     let identity = &arguments.pod_name;
-    let candidate = Candidate::open(client.clone(), &arguments.pod_namespace, &arguments.lease, identity).await?;
+    let candidate = Candidate {
+        namespace: arguments.pod_namespace.clone(),
+        name: arguments.lease.clone(),
+        identity: identity.clone(),
+    };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), identity, "waiting for the lease");
     let told_to_end = async {
         tokio::select! {
@@ -91,12 +117,12 @@ async fn lead(arguments: Arguments) -> Result<()> {
     };
     tokio::pin!(told_to_end);
     let mut lease = tokio::select! {
-        lease = candidate.held() => lease,
+        lease = candidate.held(&client) => lease,
         () = &mut told_to_end => return Ok(()),
     };
     tracing::info!(identity, "leading");
     let shutdown = CancellationToken::new();
-    let work = run(client, arguments.pod_name.clone(), shutdown.clone());
+    let work = run(client, arguments.pod_name.clone(), arguments.management.into(), shutdown.clone());
     let result = tokio::select! {
         result = work => result,
         () = lease.lost() => bail!("lost the lease: another replica leads"),
@@ -108,8 +134,8 @@ async fn lead(arguments: Arguments) -> Result<()> {
 }
 
 /// Everything that only the leader does. Ends only when something of it cannot go on.
-async fn run(client: Client, instance: String, shutdown: CancellationToken) -> Result<()> {
-    let engine = tokio::spawn(engine::run(client.clone(), instance));
+async fn run(client: Client, instance: String, management: Management, shutdown: CancellationToken) -> Result<()> {
+    let engine = tokio::spawn(engine::run(client.clone(), instance, management));
     let repository = tokio::spawn(repository::run(client, shutdown));
     tokio::select! {
         ended = engine => ended.context("the engine has failed")?,

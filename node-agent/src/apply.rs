@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use ringfence_dataplane::sets::{self, SetDef};
 use ringfence_dataplane::{Family, Installed, NetnsPolicy, Readback, Rendered, removal, render};
 
-use crate::flows;
+use crate::flows::{self, tightening::may_tighten};
 use crate::tools::{Backend, ToolError, ipset_restore, ipset_save};
 
 /// Both address families, in the order in which they switch.
@@ -56,6 +56,8 @@ pub struct InForce {
     rendered: Rendered,
     v4: Installed,
     v6: Installed,
+    /// Whether flows may be there that carry our bit.
+    ended_flows: bool,
 }
 
 impl Known {
@@ -120,7 +122,7 @@ pub fn apply(backend: Backend, wanted: &Wanted, known: Known, only_if_empty: boo
         }
         (Wanted::Nothing, _) => remove(backend),
         (Wanted::Policy(policy), Known::Policy(present)) => change(backend, policy, *present),
-        (Wanted::Policy(policy), Known::Nothing) => replace(backend, policy, Kernel::default()),
+        (Wanted::Policy(policy), Known::Nothing) => replace(backend, policy, Kernel::default(), true),
         (Wanted::Policy(policy), Known::Unread) => take_over(backend, policy),
     }
 }
@@ -184,58 +186,72 @@ fn remove(backend: Backend) -> Result<Outcome, ApplyError> {
 fn change(backend: Backend, policy: &NetnsPolicy, present: InForce) -> Result<Outcome, ApplyError> {
     let same_generation = render(policy, present.rendered.generation);
     if !present.rendered.same_shape(&same_generation) {
-        let InForce { rendered, v4, v6, .. } = present;
-        return replace(backend, policy, Kernel { v4, v6, sets: rendered.sets });
+        let InForce { policy: before, rendered, v4, v6, ended_flows } = present;
+        let settle = ended_flows || may_tighten(&before, policy);
+        return replace(backend, policy, Kernel { v4, v6, sets: rendered.sets }, settle);
     }
     let changes = present.rendered.delta(&same_generation);
     let done = if changes.is_empty() { Done::Nothing } else { Done::Members };
-    let remark = flows::around(policy, || Ok(ipset_restore(&sets::change_text(&changes))?))?;
+    ipset_restore(&sets::change_text(&changes))?;
+    let settle = present.ended_flows || may_tighten(&present.policy, policy);
     let in_force = InForce { policy: policy.clone(), rendered: same_generation, ..present };
-    Ok(Outcome { known: Known::Policy(Box::new(in_force)), done, remark })
+    Ok(in_force.settled(done, settle))
 }
 
 /// First contact: what is in the kernel is kept if it is right.
 fn take_over(backend: Backend, policy: &NetnsPolicy) -> Result<Outcome, ApplyError> {
     let kernel = Kernel::read(backend)?;
     let Some(generation) = kernel.v4.generation().or_else(|| (!kernel.v4.is_empty()).then_some(0)) else {
-        return replace(backend, policy, kernel);
+        return replace(backend, policy, kernel, true);
     };
     let rendered = render(policy, generation);
     let right = FAMILIES.iter().all(|family| rendered.verify(*family, kernel.family(*family)) == Readback::Ok);
     let Some(changes) = rendered.delta_from(&kernel.sets).filter(|_| right) else {
-        return replace(backend, policy, kernel);
+        return replace(backend, policy, kernel, true);
     };
     let stale = kernel.sets.iter().filter(|set| !rendered.sets.iter().any(|wanted| wanted.name == set.name));
-    let remark = flows::around(policy, || Ok(ipset_restore(&sets::change_text(&changes))?))?;
+    ipset_restore(&sets::change_text(&changes))?;
     destroy(stale.map(|set| set.name.as_str()))?;
     let done = if changes.is_empty() { Done::Nothing } else { Done::Members };
-    let in_force = InForce { policy: policy.clone(), rendered, v4: kernel.v4, v6: kernel.v6 };
-    Ok(Outcome { known: Known::Policy(Box::new(in_force)), done, remark })
+    let in_force = InForce { policy: policy.clone(), rendered, v4: kernel.v4, v6: kernel.v6, ended_flows: false };
+    Ok(in_force.settled(done, true))
 }
 
-/// Replaces all rules and sets.
-fn replace(backend: Backend, policy: &NetnsPolicy, kernel: Kernel) -> Result<Outcome, ApplyError> {
+/// Replaces all rules and sets. `settle` says whether flows have to be looked at.
+fn replace(backend: Backend, policy: &NetnsPolicy, kernel: Kernel, settle: bool) -> Result<Outcome, ApplyError> {
     let first = kernel.is_empty();
     let rendered = render(policy, kernel.free_generation());
     ipset_restore(&rendered.create_sets())?;
-    let mut installed = [kernel.v4.clone(), kernel.v6.clone()];
-    let remark = flows::around(policy, || {
-        for (family, present) in FAMILIES.into_iter().zip(&mut installed) {
-            // What IPv6 does depends on the state only: mostly there is nothing to write.
-            if rendered.verify(family, present) != Readback::Ok {
-                backend.restore(family, &rendered.restore_text(family, present))?;
-                *present = read_back(backend, family, &rendered)?;
-            }
+    let mut installed = [kernel.v4, kernel.v6];
+    for (family, present) in FAMILIES.into_iter().zip(&mut installed) {
+        // What IPv6 does depends on the state only: mostly there is nothing to write.
+        if rendered.verify(family, present) != Readback::Ok {
+            backend.restore(family, &rendered.restore_text(family, present))?;
+            *present = read_back(backend, family, &rendered)?;
         }
-        Ok(())
-    })?;
+    }
+    let [v4, v6] = installed;
+    let in_force = InForce { policy: policy.clone(), rendered, v4, v6, ended_flows: false };
+    let outcome = in_force.settled(Done::Rules, settle);
     destroy(kernel.sets.iter().map(|set| set.name.as_str()))?;
     if first {
         check_visible(backend);
     }
-    let [v4, v6] = installed;
-    let in_force = InForce { policy: policy.clone(), rendered, v4, v6 };
-    Ok(Outcome { known: Known::Policy(Box::new(in_force)), done: Done::Rules, remark })
+    Ok(outcome)
+}
+
+impl InForce {
+    /// The outcome when the rules are in force: after the flows have followed, if they have to.
+    fn settled(mut self, done: Done, settle: bool) -> Outcome {
+        let mut remark = None;
+        self.ended_flows = settle
+            && flows::settle(&self.policy).unwrap_or_else(|error| {
+                remark = Some(format!("end flows that the policy blocks: {error}"));
+                // What is not known is looked at again next time.
+                true
+            });
+        Outcome { known: Known::Policy(Box::new(self)), done, remark }
+    }
 }
 
 /// After the first rules in a network namespace: warns when people who look with plain `iptables` would see none.

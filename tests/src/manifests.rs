@@ -25,9 +25,11 @@ pub fn profile(namespace: &str, state: &str, roles: &[&str]) -> Value {
 
 /// The template of a Pod that answers HTTP and UDP on 8080 and HTTP on 8081, with a role.
 pub fn template(name: &str, role: &str) -> Value {
-    let container = |suffix: &str, arguments: &[&str]| {
+    // A container runs some time before its program listens; ready must mean that it does.
+    let container = |suffix: &str, port: u16, arguments: &[&str]| {
         json!({
             "name": suffix, "image": AGNHOST, "imagePullPolicy": "IfNotPresent", "args": arguments,
+            "startupProbe": {"httpGet": {"path": "/hostname", "port": port}, "periodSeconds": 1, "failureThreshold": 60},
         })
     };
     json!({
@@ -36,8 +38,8 @@ pub fn template(name: &str, role: &str) -> Value {
             "terminationGracePeriodSeconds": 0,
             "automountServiceAccountToken": false,
             "containers": [
-                container("main", &["netexec", "--http-port=8080", "--udp-port=8080"]),
-                container("second", &["netexec", "--http-port=8081", "--udp-port=-1"]),
+                container("main", 8080, &["netexec", "--http-port=8080", "--udp-port=8080"]),
+                container("second", 8081, &["netexec", "--http-port=8081", "--udp-port=-1"]),
             ],
         },
     })

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
-use ringfence_compile::evaluate::{BackendExplanation, Endpoint, Explanation, Side, explain};
+use ringfence_compile::evaluate::{BackendExplanation, Endpoint, Explanation, RuleRef, Side, explain};
 use ringfence_model::Protocol;
 use serde::Serialize;
 
@@ -104,12 +104,21 @@ fn side(side: &Side) -> Result<String> {
     let labels = if labels.is_empty() { "no labels".to_owned() } else { labels.join(",") };
     let mut line = format!("{}, {labels}, {}", word(&side.state)?, word(&side.decision)?);
     if let Some(rule) = &side.rule {
-        write!(line, " by {}/{}", rule.rule_set, rule.name)?;
-        if let (Some(file), Some(number)) = (&rule.file, rule.line) {
-            write!(line, " ({file}:{number})")?;
-        }
+        write!(line, " by {}", rule_text(rule))?;
+    }
+    if let Some(near) = &side.nearest {
+        write!(line, " (no rule; nearest is {}, which misses on {})", rule_text(&near.rule), near.missed)?;
     }
     Ok(line)
+}
+
+/// `shop/web-to-api at rules/shop.yaml:7`
+fn rule_text(rule: &RuleRef) -> String {
+    let name = format!("{}/{}", rule.rule_set, rule.name);
+    match (&rule.file, rule.line) {
+        (Some(file), Some(line)) => format!("{name} at {file}:{line}"),
+        _ => name,
+    }
 }
 
 /// A word of the vocabulary, as the JSON answer has it.

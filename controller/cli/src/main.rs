@@ -81,15 +81,34 @@ fn main() -> ExitCode {
     match result {
         Ok(outcome) => outcome.into(),
         Err(error) => {
-            eprintln!("ringfence: {error:#}");
+            eprintln!("ringfence: {}", causes(&error));
             Outcome::BadInput.into()
         }
     }
 }
 
+/// The error and its causes in one line. Some libraries repeat a cause in their own text; it is then said once.
+fn causes(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::anyhow!("no such file").context("failed to read a.yaml: no such file").context("failed");
+        assert_eq!(super::causes(&error), "failed: failed to read a.yaml: no such file");
+    }
 
     #[test]
     fn the_arguments_are_consistent() {

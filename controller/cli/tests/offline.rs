@@ -212,3 +212,15 @@ fn explain_answers_in_the_fixed_form() {
     let outside = explain("198.51.100.1", "443/tcp");
     assert_eq!((&outside["verdict"], &outside["destination"]["state"]), (&"blocked".into(), &"external".into()));
 }
+
+#[test]
+fn explain_for_people_names_the_rule_and_where_it_is_written() {
+    let arguments = "explain --policy policy --cluster cluster.yaml --from pod/shop/web --to pod/shop/db --port";
+    let output = ringfence(&[words(arguments), vec!["5432/tcp"]].concat(), shop().path());
+    let expected = "\
+allowed
+  from pod/shop/web: full, app=shop,role=web, allow by shop/web-to-db at rules/shop.yml:7
+  to   pod/shop/db: full, app=shop,role=db, allow by shop/web-to-db at rules/shop.yml:7
+";
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), expected));
+}

@@ -20,6 +20,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use ringfence_compile::compile::{Computed, compile};
 use ringfence_crds::Revision;
+use ringfence_crds::container_cluster::Management;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -83,15 +84,16 @@ pub struct Engine {
     repeated: bool,
 }
 
-/// Runs the engine until the process ends. `instance` is the name of this replica, for Events.
-pub async fn run(client: Client, instance: String) {
+/// Runs the engine until the process ends. `instance` is the name of this replica, for Events; `management` is for the
+/// ContainerCluster that Kubelink makes.
+pub async fn run(client: Client, instance: String, management: Management) {
     let (sender, inputs) = unbounded_channel();
     sources::start(client.clone(), sender);
     let engine = Engine {
         client,
         instance,
         inputs,
-        world: World::default(),
+        world: World::new(management),
         computed: Computed::default(),
         since: None,
         last: Revision::default(),

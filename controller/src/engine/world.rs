@@ -8,6 +8,7 @@ use ringfence_compile::cluster::{ClusterState, KUBE_SYSTEM, OwnerKey, ServicePor
 use ringfence_compile::policy::{Kind, ObjectKey, Origin, Policy};
 use ringfence_crds as crds;
 use ringfence_crds::common::NamespacedName;
+use ringfence_crds::container_cluster::Management;
 use ringfence_crds::names;
 
 use super::input::{Caller, Input, version};
@@ -43,6 +44,8 @@ const KINDS: usize = 26;
 pub struct World {
     /// The Kubernetes cluster.
     pub cluster: ClusterState,
+    /// Who runs the masters, as the ContainerCluster that Kubelink makes says.
+    pub management: Management,
     /// Ranges of ClusterIPs.
     pub service_ranges: Index<Vec<String>>,
     pub clusters: Index<crds::ContainerCluster>,
@@ -62,6 +65,11 @@ pub struct World {
 }
 
 impl World {
+    /// An empty world, in which somebody runs the masters.
+    pub fn new(management: Management) -> Self {
+        Self { management, ..Self::default() }
+    }
+
     /// Whether every kind has been listed once. Before that nothing may be computed: what is missing would look
     /// deleted.
     pub fn is_complete(&self) -> bool {

@@ -23,9 +23,13 @@ const DEFAULT_NETWORK: &str = "default";
 /// The ContainerCluster to make, or the statuses that are due.
 pub fn plan(world: &World, computed: &Computed, kubernetes_version: Option<&str>, now: &Time) -> Vec<Write> {
     let write = |name: &str, operation| Write { target: Target::ContainerCluster, key: cluster_wide(name), operation };
+    let wanted = ContainerClusterSpec { management: world.management, ..ContainerClusterSpec::default() };
     let Some(first) = world.first_cluster() else {
-        return vec![write(names::CLUSTER, owner::create(json!(ContainerClusterSpec::default())))];
+        return vec![write(names::CLUSTER, owner::create(json!(wanted)))];
     };
+    if first.spec != wanted && owner::is_untouched(first) {
+        return vec![write(&first.name_any(), owner::replace(first, json!(wanted)))];
+    }
     let statuses = world.clusters.values().filter_map(|cluster| {
         let status = if cluster.name_any() == first.name_any() {
             first_status(world, computed, cluster, kubernetes_version, now)

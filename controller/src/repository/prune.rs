@@ -100,6 +100,7 @@ impl Prune<'_> {
             json!({ "op": "add", "path": labels(LABEL_CREATED_BY), "value": CREATED_BY_KUBELINK }),
             json!({ "op": "add", "path": "/spec", "value": spec }),
         ];
+        operations.push(json!({ "op": "add", "path": "/metadata/managedFields", "value": without_writers(object) }));
         let origin = ORIGIN.iter().filter(|annotation| object.annotations().contains_key(**annotation));
         operations.extend(
             origin.map(
@@ -112,6 +113,15 @@ impl Prune<'_> {
         tracing::info!(object = %key, "returned to the default: it is gone from git");
         Ok(())
     }
+}
+
+/// The field managers of the status. Those of the spec go: a field that reads the same before and after would stay
+/// git's, and the object would count as somebody's.
+fn without_writers(object: &DynamicObject) -> Value {
+    let status = object.managed_fields().iter().filter(|entry| entry.subresource.as_deref() == Some("status"));
+    let status: Vec<Value> = status.map(|entry| json!(entry)).collect();
+    // An empty list would leave the managers as they are; one empty entry clears them.
+    if status.is_empty() { json!([{}]) } else { json!(status) }
 }
 
 /// What a namespace gets that nobody wrote a profile for.

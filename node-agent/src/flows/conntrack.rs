@@ -22,6 +22,9 @@ const CTA_ZONE: u16 = 18;
 const CTA_MARK_MASK: u16 = 21;
 const CTA_PROTO_ICMP_TYPE: u16 = 5;
 const CTA_PROTO_ICMP_CODE: u16 = 6;
+/// From linux/netfilter/nf_conntrack_tcp.h.
+const TCP_TIME_WAIT: u8 = 7;
+const TCP_CLOSE: u8 = 8;
 /// `IP_CT_TCP_FLAG_BE_LIBERAL`: conntrack saw the flow in the middle and does not check its windows.
 const BE_LIBERAL: u8 = 0x08;
 
@@ -34,6 +37,8 @@ pub struct Flow {
     pub picked_up: bool,
     /// Whether it belongs to another flow.
     pub related: bool,
+    /// Whether both ends have said goodbye: conntrack only remembers it for a while.
+    pub is_over: bool,
     mark: u32,
     /// What the kernel finds it by.
     key: Vec<ConntrackAttribute>,
@@ -42,7 +47,7 @@ pub struct Flow {
 impl Flow {
     /// A flow that begins with this packet.
     pub fn of(packet: Packet) -> Self {
-        Self { packet, picked_up: false, related: false, mark: 0, key: Vec::new() }
+        Self { packet, picked_up: false, related: false, is_over: false, mark: 0, key: Vec::new() }
     }
 
     /// Whether our bit is set.
@@ -169,7 +174,10 @@ fn flow_from(attributes: Vec<ConntrackAttribute>) -> Option<Flow> {
             ConntrackAttribute::Other(other) if other.kind() == CTA_ZONE => flow.key.push(attribute),
             ConntrackAttribute::CtaMark(mark) => flow.mark = *mark,
             ConntrackAttribute::CtaStatus(status) => flow.related = status.contains(Status::Expected),
-            ConntrackAttribute::CtaProtoInfo(infos) => flow.picked_up = infos.iter().any(is_liberal),
+            ConntrackAttribute::CtaProtoInfo(infos) => {
+                flow.picked_up = infos.iter().any(is_liberal);
+                flow.is_over = infos.iter().any(is_over);
+            }
             _ => {}
         }
     }
@@ -209,6 +217,12 @@ fn read_proto(packet: &mut Packet, field: &ProtoTuple) {
         }
         _ => {}
     }
+}
+
+/// Whether a TCP flow is in state TIME_WAIT or CLOSE.
+fn is_over(info: &ProtoInfo) -> bool {
+    let ProtoInfo::TCP(fields) = info else { return false };
+    fields.iter().any(|field| matches!(field, ProtoInfoTCP::State(TCP_TIME_WAIT | TCP_CLOSE)))
 }
 
 /// Whether both directions of a TCP flow carry the flag of a flow that was seen in the middle.

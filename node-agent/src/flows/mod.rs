@@ -1,20 +1,22 @@
 //! Existing flows: a tightened policy ends those that it blocks, and only those.
 //!
 //! Deleting a conntrack entry ends nothing, since the kernel picks the flow up again in the middle. A flow is ended by a
-//! bit in its conntrack mark, which the rules drop before they let established flows pass. The bit is set before the
-//! rules change, so that no packet slips through in between, and once more afterwards, for flows that began meanwhile.
-//! When a later policy allows a flow again, the bit is taken back. Local TCP sockets are closed too, so that programs
-//! notice at once.
+//! bit in its conntrack mark, which the rules drop before they let established flows pass. When a later policy allows a
+//! flow again, the bit is taken back. Local TCP sockets are closed too, so that programs notice at once.
+//!
+//! The table is read once, after the rules are in force: what begins later meets them. Reading walks the hash table of
+//! the whole machine, some milliseconds each time, so that it is left out where it cannot find anything (see
+//! [`tightening`]).
 
 mod conntrack;
 mod sockets;
+pub mod tightening;
 
 use std::net::IpAddr;
 
 use ringfence_dataplane::{NetnsPolicy, Packet};
 use ringfence_model::{Direction, Protocol};
 
-use crate::apply::ApplyError;
 use conntrack::{Conntrack, Flow};
 
 /// Why flows could not be looked at or ended.
@@ -30,56 +32,38 @@ pub enum FlowError {
     },
 }
 
-/// Changes the rules, and ends the flows of the calling thread's network namespace that the new policy blocks. Answers
-/// with what went wrong with the flows, if anything did: that is no reason not to put the rules in force.
+/// Ends the flows of the calling thread's network namespace that the policy blocks, and lets those go on that were ended
+/// and that it allows. Says whether ended flows are left, for which this has to be done again when the policy changes.
 ///
 /// # Errors
-/// Those of the change.
-pub fn around(
-    policy: &NetnsPolicy,
-    change: impl FnOnce() -> Result<(), ApplyError>,
-) -> Result<Option<String>, ApplyError> {
-    let before = Conntrack::open().and_then(|mut table| end_losers(&mut table, policy).map(|ended| (table, ended)));
-    change()?;
-    let after = before.and_then(|(mut table, mut ended)| {
-        ended.extend(end_losers(&mut table, policy)?);
-        forgive(&mut table, |flow| !is_blocked(policy, flow))?;
-        Ok(ended)
-    });
-    match after {
-        Ok(ended) => {
-            if !ended.is_empty() {
-                tracing::info!(flows = ended.len(), "ended flows that the policy blocks");
-            }
-            let sockets = ended.iter().filter(|flow| flow.packet.protocol == Protocol::TCP);
-            sockets::close(sockets.map(|flow| flow.packet));
-            Ok(None)
+/// When the kernel refuses. The rules hold all the same; flows that they block may go on.
+pub fn settle(policy: &NetnsPolicy) -> Result<bool, FlowError> {
+    let mut table = Conntrack::open()?;
+    let mut ended = Vec::new();
+    let mut left = false;
+    for flow in table.flows()? {
+        let blocked = is_blocked(policy, &flow);
+        left |= blocked && !flow.is_over;
+        if blocked && !flow.is_ended() && !flow.is_over && table.mark(&flow, true)? {
+            ended.push(flow.packet);
+        } else if !blocked && flow.is_ended() {
+            table.mark(&flow, false)?;
         }
-        Err(error) => Ok(Some(format!("end flows that the policy blocks: {error}"))),
     }
+    if !ended.is_empty() {
+        tracing::info!(flows = ended.len(), "ended flows that the policy blocks");
+        sockets::close(ended.into_iter().filter(|flow| flow.protocol == Protocol::TCP));
+    }
+    Ok(left)
 }
 
 /// Takes back every bit of ours, when no rule looks at them any more.
 ///
 /// # Errors
-/// When the kernel cannot be asked.
+/// When the kernel refuses.
 pub fn forgive_all() -> Result<(), FlowError> {
-    forgive(&mut Conntrack::open()?, |_| true)
-}
-
-/// Marks the flows that the policy blocks and that are not marked yet.
-fn end_losers(table: &mut Conntrack, policy: &NetnsPolicy) -> Result<Vec<Flow>, FlowError> {
-    let mut ended = Vec::new();
-    for flow in table.flows()? {
-        if !flow.is_ended() && is_blocked(policy, &flow) && table.mark(&flow, true)? {
-            ended.push(flow);
-        }
-    }
-    Ok(ended)
-}
-
-fn forgive(table: &mut Conntrack, deserves: impl Fn(&Flow) -> bool) -> Result<(), FlowError> {
-    for flow in table.flows()?.into_iter().filter(|flow| flow.is_ended() && deserves(flow)) {
+    let mut table = Conntrack::open()?;
+    for flow in table.flows()?.into_iter().filter(Flow::is_ended) {
         table.mark(&flow, false)?;
     }
     Ok(())

@@ -86,8 +86,8 @@ async fn walk(lab: &Lab, tool: &Tool, objects: &[Value]) -> Result<()> {
     }
     let after = versions(lab, objects).await?;
     for (object, (before, after)) in objects.iter().zip(before.iter().zip(&after)) {
-        let name = text(object, "/metadata/name")?;
-        ensure!(before == after, "a second apply changed {name}: from (version, generation) {before:?} to {after:?}");
+        let (kind, name) = (text(object, "/kind")?, text(object, "/metadata/name")?);
+        ensure!(before == after, "a second apply changed {kind} {name}: (version, generation) {before:?} is {after:?}");
     }
     Ok(())
 }

@@ -78,7 +78,9 @@ pub async fn host_network_pods_follow_their_node(lab: Lab) -> Result<Outcome> {
     ensure!(probe::tcp(&client, host)? == Seen::Open, "a rule to container hosts does not open their host-network Pods");
 
     lab.delete("v1", "Namespace", None, name).await?;
-    lab.delete(OURS, "RuleSet", None, name).await?;
+    for kind in ["RuleSet", "ContainerWorkloadProfile"] {
+        lab.delete(OURS, kind, None, name).await?;
+    }
     Ok(Outcome::Passed)
 }
 

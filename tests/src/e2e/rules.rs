@@ -203,6 +203,7 @@ pub async fn every_kind_of_actor_service_and_scope(lab: Lab) -> Result<Outcome> 
 
     for space in CLIENTS.map(|(space, _, _)| space).into_iter().chain([TARGET]) {
         lab.delete("v1", "Namespace", None, space).await?;
+        lab.delete(OURS, "ContainerWorkloadProfile", None, space).await?;
     }
     for set in ["ru-rules", "ru-scopes", "ru-outside"] {
         lab.delete(OURS, "RuleSet", None, set).await?;

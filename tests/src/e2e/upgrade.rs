@@ -142,5 +142,6 @@ async fn survives(lab: &Lab, upgrade: impl FnOnce() -> Result<()>) -> Result<()>
     lab.await_seen(&lab.netns(name, "client")?, target, Seen::Open, crate::lab::SLOW).await?;
     lab.await_seen(&lab.bed.client_netns(), target, Seen::Dropped, Duration::ZERO).await?;
     lab.delete("v1", "Namespace", None, name).await?;
+    lab.delete(OURS, "ContainerWorkloadProfile", None, name).await?;
     lab.delete(OURS, "RuleSet", None, name).await
 }
