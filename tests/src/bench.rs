@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, WatchEvent, WatchParams};
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use serde_json::{Value, json};
 
 use crate::lab::{Lab, SLOW, pod_ip};
@@ -200,14 +200,19 @@ impl<'a> Scene<'a> {
     async fn start_and_watch(&self, name: &str, joiner: &Value) -> Result<(Instant, SocketAddr)> {
         let pods: Api<Pod> = Api::namespaced(self.lab.client.clone(), SPACE);
         let parameters = WatchParams::default().fields(&format!("metadata.name={name}"));
-        let mut events = pods.watch(&parameters, "0").await?.boxed();
+        let now = pods.list(&ListParams::default().limit(1)).await?.metadata.resource_version.unwrap_or_default();
+        let mut events = pods.watch(&parameters, &now).await?.boxed();
         self.lab.apply(joiner).await?;
         let first = async {
             while let Some(event) = events.try_next().await? {
-                if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) = event
-                    && let Ok(address) = pod_ip(&pod)
-                {
-                    return Ok((Instant::now(), SocketAddr::new(address, 8080)));
+                match event {
+                    WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
+                        if let Ok(address) = pod_ip(&pod) {
+                            return Ok((Instant::now(), SocketAddr::new(address, 8080)));
+                        }
+                    }
+                    WatchEvent::Error(status) => anyhow::bail!("failed to watch {name}: {}", status.message),
+                    WatchEvent::Deleted(_) | WatchEvent::Bookmark(_) => {}
                 }
             }
             anyhow::bail!("the watch of {name} ended")
