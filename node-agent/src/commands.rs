@@ -180,7 +180,9 @@ fn send_folder(
         local.insert(pod.uid.clone(), Object::Pod(pod));
     }
     news.push(Change::All { kind: Kind::Pod, objects: local });
-    news.into_iter().try_for_each(|change| changes.send(change)).context("reach the engine")?;
+    for change in news {
+        changes.send(change).map_err(|_| anyhow::anyhow!("reach the engine"))?;
+    }
     sandboxes.send(found).context("reach the engine")
 }
 

@@ -263,7 +263,7 @@ mod tests {
         let open = listener.local_addr().expect("bound");
         thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a client");
-            stream.read(&mut [0_u8; 64]).expect("a question");
+            assert!(stream.read(&mut [0_u8; 64]).expect("a question") > 0);
             stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").expect("an answer");
         });
         assert_eq!(tcp_here(open, PATIENCE).expect("tried"), Seen::Open);

@@ -179,8 +179,8 @@ pub fn plan(world: &World, computed: &Computed, since: &mut Since, revision: Rev
     since.note_profiles(world, &profiles, revision);
 
     let first_marker = !world.workload_policies.contains_key(&cluster_wide(names::MARKER));
-    let changes_policy = !(peers.upserts.is_empty() && changed.is_empty() && nodes.upserts.is_empty())
-        || !profiles.is_empty()
+    let unchanged = peers.upserts.is_empty() && changed.is_empty() && nodes.upserts.is_empty() && profiles.is_empty();
+    let changes_policy = !unchanged
         || first_marker
         || marker_revision(world) < newest_policy(world).max(since.owed())
         || marker_revision(world).epoch < revision.epoch;

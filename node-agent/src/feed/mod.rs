@@ -95,7 +95,8 @@ impl Object {
     }
 }
 
-/// News from a feed.
+/// News from a feed. They pass through one channel one by one, so that the largest decides no footprint.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     /// These are all objects of the kind, and no others.

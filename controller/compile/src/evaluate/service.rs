@@ -235,7 +235,7 @@ fn hides_source(source: &End<'_>, entrance: &Entrance<'_>) -> bool {
     };
     let inside = source.pod.is_some() || source.node.is_some();
     let cluster_ip = entrance.service.cluster_ips.contains(&front.address);
-    !(inside && cluster_ip) && !entrance.service.external_policy_local
+    !(entrance.service.external_policy_local || inside && cluster_ip)
 }
 
 fn badness(verdict: Verdict) -> u8 {
