@@ -69,9 +69,7 @@ impl From<&PortMatch> for PortSpec {
 
 /// A revision of computed policy: numbers grow within an epoch. An agent refuses an older number; a new epoch is
 /// taken when an operator confirms it (`ContainerCluster.spec.policyEpoch`).
-#[derive(
-    Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
-)]
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Revision {
     /// Epoch, raised by an operator after the cluster's database was restored.
@@ -133,8 +131,5 @@ pub type LabelStrings = BTreeMap<String, String>;
 /// Labels of an object that was already admitted; an invalid pair (which no schema lets through) is dropped, which
 /// can only make fewer selectors match.
 pub fn labels_of(strings: &LabelStrings) -> Labels {
-    strings
-        .iter()
-        .filter_map(|(dimension, value)| Some((dimension.parse().ok()?, value.parse().ok()?)))
-        .collect()
+    strings.iter().filter_map(|(dimension, value)| Some((dimension.parse().ok()?, value.parse().ok()?))).collect()
 }

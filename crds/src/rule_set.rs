@@ -23,7 +23,12 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Enabled", type_ = "boolean", json_path = ".spec.enabled"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Nodes", type_ = "string", json_path = ".status.nodes"),
-    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -134,7 +139,10 @@ pub struct Actor {
     pub ip_list: Option<String>,
     /// A VirtualService, as `namespace/name` (providers only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 320), regex(pattern = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"))]
+    #[schemars(
+        length(max = 320),
+        regex(pattern = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")
+    )]
     pub virtual_service: Option<String>,
     /// A Workload: a node, or an unmanaged machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -145,9 +145,8 @@ impl TryFrom<&LabelSelector> for Selector {
                 .collect::<Result<Vec<_>, InvalidLabel>>()
         };
         let mut selector = Self::everything();
-        for (dimension, constraint) in parse(&spec.is_in, Constraint::In)?
-            .into_iter()
-            .chain(parse(&spec.not_in, Constraint::NotIn)?)
+        for (dimension, constraint) in
+            parse(&spec.is_in, Constraint::In)?.into_iter().chain(parse(&spec.not_in, Constraint::NotIn)?)
         {
             selector = selector.and(dimension, constraint);
         }

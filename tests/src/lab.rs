@@ -52,14 +52,10 @@ impl Lab {
         let version = text("/apiVersion").context("the object has no apiVersion")?;
         let (group, version) = version.split_once('/').unwrap_or(("", version));
         let gvk = GroupVersionKind::gvk(group, version, kind);
-        let (resource, capabilities) = self
-            .discovery
-            .resolve_gvk(&gvk)
-            .with_context(|| format!("the apiserver does not know {kind}"))?;
+        let (resource, capabilities) =
+            self.discovery.resolve_gvk(&gvk).with_context(|| format!("the apiserver does not know {kind}"))?;
         Ok(match (capabilities.scope, text("/metadata/namespace")) {
-            (Scope::Namespaced, Some(namespace)) => {
-                Api::namespaced_with(self.client.clone(), namespace, &resource)
-            }
+            (Scope::Namespaced, Some(namespace)) => Api::namespaced_with(self.client.clone(), namespace, &resource),
             (Scope::Namespaced, None) => Api::default_namespaced_with(self.client.clone(), &resource),
             (Scope::Cluster, _) => Api::all_with(self.client.clone(), &resource),
         })

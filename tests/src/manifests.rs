@@ -72,15 +72,9 @@ pub fn service(namespace: &str, name: &str) -> Value {
 /// A controller (Deployment, ReplicaSet, DaemonSet, StatefulSet, ReplicationController) of Pods from [`template`].
 pub fn controller(kind: &str, namespace: &str, name: &str, role: &str, replicas: u32) -> Value {
     let version = if kind == "ReplicationController" { "v1" } else { "apps/v1" };
-    let selector = if kind == "ReplicationController" {
-        json!({"name": name})
-    } else {
-        json!({"matchLabels": {"name": name}})
-    };
-    let mut spec = Map::from_iter([
-        ("selector".to_owned(), selector),
-        ("template".to_owned(), template(name, role)),
-    ]);
+    let selector =
+        if kind == "ReplicationController" { json!({"name": name}) } else { json!({"matchLabels": {"name": name}}) };
+    let mut spec = Map::from_iter([("selector".to_owned(), selector), ("template".to_owned(), template(name, role))]);
     if kind != "DaemonSet" {
         spec.insert("replicas".to_owned(), json!(replicas));
     }

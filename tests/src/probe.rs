@@ -42,19 +42,14 @@ impl fmt::Display for Seen {
 ///
 /// # Errors
 /// When the namespace cannot be entered, or `work` fails.
-pub fn inside<T: Send + 'static>(
-    netns: &Path,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
+pub fn inside<T: Send + 'static>(netns: &Path, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     let path = netns.to_owned();
     let worker = thread::spawn(move || {
         let namespace = std::fs::File::open(&path)?;
         setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
         work()
     });
-    worker
-        .join()
-        .map_err(|_| io::Error::other("the thread in the network namespace panicked"))?
+    worker.join().map_err(|_| io::Error::other("the thread in the network namespace panicked"))?
 }
 
 /// Opens a TCP connection and asks a question (HTTP) over it.
@@ -240,11 +235,7 @@ pub fn all(tries: &[Try]) -> Vec<io::Result<Seen>> {
         .collect();
     workers
         .into_iter()
-        .map(|worker| {
-            worker
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("the probing thread panicked")))
-        })
+        .map(|worker| worker.join().unwrap_or_else(|_| Err(io::Error::other("the probing thread panicked"))))
         .collect()
 }
 

@@ -105,7 +105,9 @@ impl PolicySource {
             let applied = object["status"]["appliedCommit"] == commit;
             match ready(&object) {
                 Some(condition) if applied && condition.status == "True" => Ok(Some(())),
-                Some(condition) => bail!("{}: {} {}", condition.reason, condition.message, object["status"]["problems"]),
+                Some(condition) => {
+                    bail!("{}: {} {}", condition.reason, condition.message, object["status"]["problems"])
+                }
                 None => Ok(None),
             }
         })

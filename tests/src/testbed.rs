@@ -48,11 +48,7 @@ impl Testbed {
     /// # Errors
     /// When it fails.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
-        let output = self
-            .command(arguments)
-            .stderr(Stdio::inherit())
-            .output()
-            .context("failed to run cluster.sh")?;
+        let output = self.command(arguments).stderr(Stdio::inherit()).output().context("failed to run cluster.sh")?;
         if !output.status.success() {
             bail!("cluster.sh {} failed with {}", arguments.join(" "), output.status);
         }

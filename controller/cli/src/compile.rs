@@ -70,8 +70,8 @@ pub fn read_input(policy: &Path, cluster: &Path) -> Result<Option<(Policy, Clust
         return Ok(None);
     }
     let text = fs::read_to_string(cluster).with_context(|| format!("failed to read {}", cluster.display()))?;
-    let state = ClusterState::from_list_yaml(&text)
-        .map_err(|error| anyhow!("failed to {error} (in {})", cluster.display()))?;
+    let state =
+        ClusterState::from_list_yaml(&text).map_err(|error| anyhow!("failed to {error} (in {})", cluster.display()))?;
     Ok(Some((folder.policy, state)))
 }
 

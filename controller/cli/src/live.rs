@@ -98,9 +98,7 @@ where
     K: Resource,
     V: From<&'a K>,
 {
-    let key = |object: &K| NamespacedName {
-        namespace: object.namespace().unwrap_or_default(),
-        name: object.name_any(),
-    };
+    let key =
+        |object: &K| NamespacedName { namespace: object.namespace().unwrap_or_default(), name: object.name_any() };
     objects.iter().map(|object| (key(object), V::from(object))).collect()
 }

@@ -18,12 +18,9 @@ use ringfence_crds::common::NamespacedName;
 
 pub use load::ClusterError;
 pub use pod::{ContainerPortInfo, PodInfo};
-pub use service::{
-    EndpointInfo, EndpointSliceInfo, ServiceInfo, ServicePortInfo, SlicePortInfo, TargetPortInfo,
-};
+pub use service::{EndpointInfo, EndpointSliceInfo, ServiceInfo, ServicePortInfo, SlicePortInfo, TargetPortInfo};
 pub use webhook::{
-    ServicePorts, services_of_api_service, services_of_conversion, services_of_mutating,
-    services_of_validating,
+    ServicePorts, services_of_api_service, services_of_conversion, services_of_mutating, services_of_validating,
 };
 
 /// The namespace that cluster DNS and the cluster's identity live in.
@@ -57,15 +54,8 @@ impl ClusterState {
     pub fn find_apiserver_addresses(&self) -> BTreeSet<IpAddr> {
         self.endpoint_slices
             .iter()
-            .filter(|(key, slice)| {
-                key.namespace == "default" && slice.service.as_deref() == Some("kubernetes")
-            })
-            .flat_map(|(_, slice)| {
-                slice
-                    .endpoints
-                    .iter()
-                    .flat_map(|endpoint| endpoint.addresses.iter().copied())
-            })
+            .filter(|(key, slice)| key.namespace == "default" && slice.service.as_deref() == Some("kubernetes"))
+            .flat_map(|(_, slice)| slice.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter().copied()))
             .collect()
     }
 }
@@ -109,18 +99,12 @@ impl From<&Node> for NodeInfo {
         let status = node.status.as_ref();
         let addresses = status.and_then(|status| status.addresses.as_ref());
         let spec = node.spec.as_ref();
-        let cidrs = spec
-            .and_then(|spec| spec.pod_cidrs.clone())
-            .unwrap_or_default();
+        let cidrs = spec.and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default();
         Self {
             control_plane: ["control-plane", "master"]
                 .iter()
                 .any(|role| labels.contains_key(&format!("node-role.kubernetes.io/{role}"))),
-            addresses: addresses
-                .into_iter()
-                .flatten()
-                .filter_map(|entry| entry.address.parse().ok())
-                .collect(),
+            addresses: addresses.into_iter().flatten().filter_map(|entry| entry.address.parse().ok()).collect(),
             pod_cidrs: cidrs.iter().filter_map(|text| text.parse().ok()).collect(),
             machine_id: status
                 .and_then(|status| status.node_info.as_ref())
@@ -144,22 +128,11 @@ pub struct OwnerKey {
 
 impl OwnerKey {
     /// The kinds that a VirtualService lists.
-    pub const LISTED: [&'static str; 4] = [
-        "ReplicaSet",
-        "DaemonSet",
-        "StatefulSet",
-        "ReplicationController",
-    ];
+    pub const LISTED: [&'static str; 4] = ["ReplicaSet", "DaemonSet", "StatefulSet", "ReplicationController"];
 
     /// The one controller among the owners of an object of `namespace`.
     pub fn controller_of(namespace: &str, owners: Option<&Vec<OwnerReference>>) -> Option<Self> {
-        let controller = owners?
-            .iter()
-            .find(|owner| owner.controller == Some(true))?;
-        Some(Self {
-            kind: controller.kind.clone(),
-            namespace: namespace.to_owned(),
-            name: controller.name.clone(),
-        })
+        let controller = owners?.iter().find(|owner| owner.controller == Some(true))?;
+        Some(Self { kind: controller.kind.clone(), namespace: namespace.to_owned(), name: controller.name.clone() })
     }
 }

@@ -26,9 +26,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ringfence_crds::common::NamespacedName;
-use ringfence_crds::{
-    AddressGroupSpec, NodePolicySpec, PeerGroupSpec, VirtualServiceStatus, WorkloadPolicySpec,
-};
+use ringfence_crds::{AddressGroupSpec, NodePolicySpec, PeerGroupSpec, VirtualServiceStatus, WorkloadPolicySpec};
 use ringfence_model::{DerivedLabels, PolicyState};
 
 use crate::cluster::ClusterState;
@@ -100,36 +98,18 @@ pub fn compile(policy: &Policy, cluster: &ClusterState) -> Computed {
     let world = World::new(policy, cluster);
     let resolved = resolve::resolve(&world);
     let emitted = emit::emit(&world, &resolved);
-    let machines = world
-        .workloads
-        .nodes
-        .iter()
-        .chain(&world.workloads.unmanaged);
-    let warned = world
-        .virtual_services()
-        .filter(|(_, service)| !service.warnings.is_empty());
+    let machines = world.workloads.nodes.iter().chain(&world.workloads.unmanaged);
+    let warned = world.virtual_services().filter(|(_, service)| !service.warnings.is_empty());
     Computed {
         node_policies: essentials::node_policies(&world, &Essentials::find(cluster)),
         workload_policies: emitted.workload_policies,
         peer_groups: emitted.peer_groups,
         address_groups: groups::address_groups(&world),
-        service_warnings: warned
-            .map(|(key, service)| (key.clone(), service.warnings.clone()))
-            .collect(),
+        service_warnings: warned.map(|(key, service)| (key.clone(), service.warnings.clone())).collect(),
         cluster_warnings: world.warnings.clone(),
-        virtual_services: world
-            .virtual_services()
-            .map(|(key, facts)| (key.clone(), facts.shown.clone()))
-            .collect(),
-        workloads: machines
-            .map(|(name, facts)| (name.clone(), facts.shown.clone()))
-            .collect(),
-        container_workloads: world
-            .workloads
-            .pods
-            .iter()
-            .map(|(key, pod)| (key.clone(), pod.shown.clone()))
-            .collect(),
+        virtual_services: world.virtual_services().map(|(key, facts)| (key.clone(), facts.shown.clone())).collect(),
+        workloads: machines.map(|(name, facts)| (name.clone(), facts.shown.clone())).collect(),
+        container_workloads: world.workloads.pods.iter().map(|(key, pod)| (key.clone(), pod.shown.clone())).collect(),
         warnings: resolved.warnings,
     }
 }

@@ -43,11 +43,7 @@ impl<'a> Evaluator<'a> {
     pub fn new(policy: &'a Policy, cluster: &'a ClusterState) -> Self {
         let world = World::new(policy, cluster);
         let rules = resolve::resolve(&world).rules;
-        Self {
-            world,
-            rules,
-            essentials: Essentials::find(cluster),
-        }
+        Self { world, rules, essentials: Essentials::find(cluster) }
     }
 
     /// Says what becomes of a connection from `from` to `port` of `to`, and why.
@@ -61,10 +57,7 @@ impl<'a> Evaluator<'a> {
         protocol: Protocol,
         port: u16,
     ) -> Result<Explanation, ExplainError> {
-        let port = Port {
-            protocol,
-            number: port,
-        };
+        let port = Port { protocol, number: port };
         let source = self.end(from)?;
         if let Endpoint::Service(key) = to {
             return self.to_service(&source, key, port);
@@ -105,11 +98,7 @@ impl Both {
             verdict if known || verdict == Verdict::Blocked => verdict,
             _ => Verdict::Unknown,
         };
-        Self {
-            verdict,
-            source: source.side,
-            destination: destination.side,
-        }
+        Self { verdict, source: source.side, destination: destination.side }
     }
 }
 

@@ -12,8 +12,8 @@ mod schema;
 mod tree;
 mod words;
 
-use std::collections::btree_map::{BTreeMap, Entry};
 use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::fmt;
 
 use ringfence_crds::common::NamespacedName;

@@ -15,30 +15,19 @@ const SHOP: &str = "{scopes: [{labels: {env: [prod]}}], rules: [
 fn shop() -> Lab {
     let mut lab = pair("Full", "Full");
     lab.service("b/db", "10.96.0.5", "db", &["80:8080/tcp"]);
-    lab.ip_list("office", "{ranges: [203.0.113.0/24]}")
-        .rule_set("shop", SHOP);
+    lab.ip_list("office", "{ranges: [203.0.113.0/24]}").rule_set("shop", SHOP);
     lab
 }
 
 #[test]
 fn a_rule_is_written_at_both_managed_ends() {
     let computed = shop().compile();
-    assert!(
-        computed.warnings.is_empty() && computed.cluster_warnings.is_empty(),
-        "{:?}",
-        computed.warnings
-    );
+    assert!(computed.warnings.is_empty() && computed.cluster_warnings.is_empty(), "{:?}", computed.warnings);
     let (name, policy) = computed.workload_policies.iter().next().unwrap();
     assert_eq!(name.len(), "shop-".len() + 8);
-    assert_eq!(
-        (policy.rule_set.as_str(), policy.scope.as_str()),
-        ("shop", "env in (prod)")
-    );
-    let shape: Vec<_> = policy
-        .rules
-        .iter()
-        .map(|rule| (rule.name.as_str(), rule.direction, rule.action, rule.reject))
-        .collect();
+    assert_eq!((policy.rule_set.as_str(), policy.scope.as_str()), ("shop", "env in (prod)"));
+    let shape: Vec<_> =
+        policy.rules.iter().map(|rule| (rule.name.as_str(), rule.direction, rule.action, rule.reject)).collect();
     assert_eq!(
         shape,
         [
@@ -56,13 +45,7 @@ fn a_rule_is_written_at_both_managed_ends() {
     let members = &computed.address_groups[&format!("{}-0", group.classes[0])];
     assert_eq!(members.class_text, "app=a,env=prod,role=web|pods");
     assert_eq!((members.slices, members.members.len()), (Some(1), 1));
-    assert_eq!(
-        (
-            members.members[0].network.as_str(),
-            members.members[0].address.as_str()
-        ),
-        ("uid/default", "10.0.0.1")
-    );
+    assert_eq!((members.members[0].network.as_str(), members.members[0].address.as_str()), ("uid/default", "10.0.0.1"));
     let deny = &policy.rules[2];
     assert_eq!(deny.subjects[0].virtual_service.as_deref(), Some("b/db"));
     assert!(deny.virtual_service_ports && !deny.all_services && deny.services.is_empty());
@@ -71,25 +54,14 @@ fn a_rule_is_written_at_both_managed_ends() {
 #[test]
 fn a_peer_group_lists_the_services_in_front_of_its_classes() {
     let computed = shop().compile();
-    let group = computed
-        .peer_groups
-        .values()
-        .find(|group| group.selector.starts_with("app in (b)"))
-        .unwrap();
-    let ends = computed.address_groups[&format!("{}-0", group.services[0])]
-        .service
-        .clone()
-        .unwrap();
+    let group = computed.peer_groups.values().find(|group| group.selector.starts_with("app in (b)")).unwrap();
+    let ends = computed.address_groups[&format!("{}-0", group.services[0])].service.clone().unwrap();
     assert_eq!((ends.namespace.as_str(), ends.name.as_str()), ("b", "db"));
     assert_eq!(ends.back_end_classes, group.classes);
     assert_eq!(ends.front_ends.len(), 1);
     let front = &ends.front_ends[0];
     assert_eq!(
-        (
-            front.address.as_str(),
-            front.port,
-            front.target_ports.as_slice()
-        ),
+        (front.address.as_str(), front.port, front.target_ports.as_slice()),
         ("10.96.0.5", 80, [8080].as_slice())
     );
 }
@@ -122,17 +94,9 @@ fn the_order_of_anything_does_not_matter() {
     let mut shuffled = lab.clone();
     let rules = shuffled.policy.rule_sets.get_mut("shop").unwrap();
     rules.rules.reverse();
-    let slice = shuffled
-        .cluster
-        .endpoint_slices
-        .get_mut(&key("b/db"))
-        .unwrap();
+    let slice = shuffled.cluster.endpoint_slices.get_mut(&key("b/db")).unwrap();
     slice.endpoints.reverse();
-    shuffled
-        .cluster
-        .pods
-        .values_mut()
-        .for_each(|pod| pod.container_ports.reverse());
+    shuffled.cluster.pods.values_mut().for_each(|pod| pod.container_ports.reverse());
     assert_eq!(lab.compile(), shuffled.compile());
 }
 
@@ -141,11 +105,8 @@ fn a_pod_without_an_address_has_a_class_and_no_member() {
     let mut lab = shop();
     lab.pod("a/new", "", "api");
     let computed = lab.compile();
-    let group = computed
-        .address_groups
-        .values()
-        .find(|group| group.class_text == "app=a,env=prod,role=api|pods")
-        .unwrap();
+    let group =
+        computed.address_groups.values().find(|group| group.class_text == "app=a,env=prod,role=api|pods").unwrap();
     assert_eq!((group.slices, group.members.len()), (Some(1), 0));
 }
 
@@ -169,38 +130,17 @@ fn given_pod_networks_hold_their_addresses_and_no_others() {
 fn a_node_policy_holds_dns_and_webhooks() {
     let mut lab = shop();
     lab.pod("kube-system/coredns", "10.0.0.53", "db");
-    lab.service(
-        "kube-system/kube-dns",
-        "10.96.0.10",
-        "db",
-        &["53:1053/udp", "53:1053/tcp", "9153:9153/tcp"],
-    );
-    lab.cluster
-        .webhook_services
-        .entry(key("b/db"))
-        .or_default()
-        .insert(80);
+    lab.service("kube-system/kube-dns", "10.96.0.10", "db", &["53:1053/udp", "53:1053/tcp", "9153:9153/tcp"]);
+    lab.cluster.webhook_services.entry(key("b/db")).or_default().insert(80);
     let computed = lab.compile();
     assert_eq!(computed.node_policies.len(), 3);
     let policy = &computed.node_policies["n1"];
     assert_eq!(policy.dns_servers, ["10.96.0.10"]);
-    let [dns, webhook] = policy.inbound_essentials.as_slice() else {
-        panic!("{policy:?}")
-    };
-    assert_eq!(
-        (dns.reason.as_str(), dns.namespace.as_str(), dns.any_source),
-        ("dns", "kube-system", true)
-    );
-    let ports: Vec<_> = dns
-        .ports
-        .iter()
-        .map(|port| (port.protocol.as_str(), port.port))
-        .collect();
+    let [dns, webhook] = policy.inbound_essentials.as_slice() else { panic!("{policy:?}") };
+    assert_eq!((dns.reason.as_str(), dns.namespace.as_str(), dns.any_source), ("dns", "kube-system", true));
+    let ports: Vec<_> = dns.ports.iter().map(|port| (port.protocol.as_str(), port.port)).collect();
     assert_eq!(ports, [("TCP", Some(1053)), ("UDP", Some(1053))]);
-    assert_eq!(
-        (webhook.reason.as_str(), webhook.any_source),
-        ("webhook", false)
-    );
+    assert_eq!((webhook.reason.as_str(), webhook.any_source), ("webhook", false));
     assert_eq!(webhook.from, ["172.30.0.10/32"]);
     assert_eq!(webhook.ports[0].port, Some(8080));
 }
@@ -256,19 +196,10 @@ items:
     assert_eq!(cluster.nodes["cp"].addresses.len(), 1);
     let pod = &cluster.pods[&key("shop/web-1")];
     let ports: Vec<u16> = pod.probe_ports.iter().map(|(_, port)| *port).collect();
-    assert_eq!(
-        ports,
-        [8080, 8081, 8082],
-        "a hook that calls another host does not call the Pod"
-    );
+    assert_eq!(ports, [8080, 8081, 8082], "a hook that calls another host does not call the Pod");
     assert_eq!(pod.owner.as_ref().unwrap().kind, "ReplicaSet");
     assert_eq!(cluster.apiserver_addresses.len(), 1);
     assert_eq!(cluster.owners.len(), 1);
     assert!(ClusterState::from_list_yaml("kind: Pod").is_err());
-    assert!(
-        ClusterState::from_list_yaml(
-            "items: [{kind: Pod, metadata: {name: x}, spec: {containers: 7}}]"
-        )
-        .is_err()
-    );
+    assert!(ClusterState::from_list_yaml("items: [{kind: Pod, metadata: {name: x}, spec: {containers: 7}}]").is_err());
 }

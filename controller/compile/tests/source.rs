@@ -39,25 +39,81 @@ fn rule(block: &str) -> String {
 #[case::list("- 1\n", "1:1", "not a Ringfence object but a list")]
 #[case::text("hello\n", "1:1", "not a Ringfence object but the text 'hello'")]
 #[case::no_kind("apiVersion: ringfence.dev/v1alpha1\nmetadata: {name: a}\n", "1:1", "'kind' is missing")]
-#[case::config_map("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n", "1:13", "not a Ringfence object but ConfigMap of v1")]
-#[case::kustomization("kind: Kustomization\napiVersion: kustomize.config.k8s.io/v1beta1\n", "2:13", "not a Ringfence object")]
+#[case::config_map(
+    "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n",
+    "1:13",
+    "not a Ringfence object but ConfigMap of v1"
+)]
+#[case::kustomization(
+    "kind: Kustomization\napiVersion: kustomize.config.k8s.io/v1beta1\n",
+    "2:13",
+    "not a Ringfence object"
+)]
 #[case::old_version("apiVersion: ringfence.dev/v1\nkind: RuleSet\n", "1:13", "write ringfence.dev/v1alpha1")]
 #[case::unknown_kind("apiVersion: ringfence.dev/v1alpha1\nkind: Ruleset\n", "2:7", "did you mean 'RuleSet'?")]
 #[case::computed("apiVersion: ringfence.dev/v1alpha1\nkind: NodePolicy\n", "2:7", "computed by the controller")]
 #[case::no_metadata("apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nspec: {}\n", "1:1", "'metadata' is missing")]
-#[case::no_name("apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {}\nspec: {}\n", "3:11", "'name' is missing")]
-#[case::bad_name("apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata:\n  name: Office\nspec: {}\n", "4:9", "'Office' is no name")]
-#[case::number_name("apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata:\n  name: 7\nspec: {}\n", "4:9", "in quotes")]
-#[case::dotted_profile("apiVersion: ringfence.dev/v1alpha1\nkind: ContainerWorkloadProfile\nmetadata: {name: a.b}\nspec: {}\n", "3:18", "'a.b' is no name")]
-#[case::metadata_field("apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a, uid: x}\nspec: {}\n", "3:21", "unknown field 'uid' in metadata")]
-#[case::label_not_text("apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a, labels: {x: 1}}\nspec: {}\n", "3:33", "the number 1 cannot stand here")]
-#[case::needless_namespace("apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a, namespace: b}\nspec: {}\n", "3:21", "cluster-wide: remove namespace")]
-#[case::missing_namespace("apiVersion: ringfence.dev/v1alpha1\nkind: VirtualService\nmetadata: {name: a}\nspec: {}\n", "3:11", "lives in a namespace")]
-#[case::status("apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a}\nspec: {}\nstatus: {}\n", "5:1", "status is written by the controller")]
-#[case::top_level("apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a}\nspec: {}\ndata: {}\n", "5:1", "unknown field 'data'")]
+#[case::no_name(
+    "apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {}\nspec: {}\n",
+    "3:11",
+    "'name' is missing"
+)]
+#[case::bad_name(
+    "apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata:\n  name: Office\nspec: {}\n",
+    "4:9",
+    "'Office' is no name"
+)]
+#[case::number_name(
+    "apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata:\n  name: 7\nspec: {}\n",
+    "4:9",
+    "in quotes"
+)]
+#[case::dotted_profile(
+    "apiVersion: ringfence.dev/v1alpha1\nkind: ContainerWorkloadProfile\nmetadata: {name: a.b}\nspec: {}\n",
+    "3:18",
+    "'a.b' is no name"
+)]
+#[case::metadata_field(
+    "apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a, uid: x}\nspec: {}\n",
+    "3:21",
+    "unknown field 'uid' in metadata"
+)]
+#[case::label_not_text(
+    "apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a, labels: {x: 1}}\nspec: {}\n",
+    "3:33",
+    "the number 1 cannot stand here"
+)]
+#[case::needless_namespace(
+    "apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a, namespace: b}\nspec: {}\n",
+    "3:21",
+    "cluster-wide: remove namespace"
+)]
+#[case::missing_namespace(
+    "apiVersion: ringfence.dev/v1alpha1\nkind: VirtualService\nmetadata: {name: a}\nspec: {}\n",
+    "3:11",
+    "lives in a namespace"
+)]
+#[case::status(
+    "apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a}\nspec: {}\nstatus: {}\n",
+    "5:1",
+    "status is written by the controller"
+)]
+#[case::top_level(
+    "apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a}\nspec: {}\ndata: {}\n",
+    "5:1",
+    "unknown field 'data'"
+)]
 #[case::no_spec("apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a}\n", "1:1", "'spec' is missing")]
-#[case::empty_spec("apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a}\nspec:\n", "4:1", "nothing is written here")]
-#[case::twice("apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a}\nspec: {}\nspec: {}\n", "5:1", "written twice, first on line 4")]
+#[case::empty_spec(
+    "apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a}\nspec:\n",
+    "4:1",
+    "nothing is written here"
+)]
+#[case::twice(
+    "apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a}\nspec: {}\nspec: {}\n",
+    "5:1",
+    "written twice, first on line 4"
+)]
 fn the_frame_of_an_object_is_checked(#[case] text: &str, #[case] place: &str, #[case] fragment: &str) {
     assert_only(text, place, fragment);
 }
@@ -65,28 +121,78 @@ fn the_frame_of_an_object_is_checked(#[case] text: &str, #[case] place: &str, #[
 #[rstest]
 #[case::unknown_field("IPList", "  range: [10.0.0.0/8]\n", "5:3", "did you mean 'ranges'?")]
 #[case::not_a_list("IPList", "  ranges: 10.0.0.0/8\n", "5:11", "write [10.0.0.0/8]")]
-#[case::no_address("IPList", "  ranges:\n  - 10.0.0.0/8\n  - example.org\n", "7:5", "'example.org' is no address range")]
+#[case::no_address(
+    "IPList",
+    "  ranges:\n  - 10.0.0.0/8\n  - example.org\n",
+    "7:5",
+    "'example.org' is no address range"
+)]
 #[case::host_bits("IPList", "  ranges: [10.0.0.1/8]\n", "5:12", "write 10.0.0.0/8")]
-#[case::backwards("IPList", "  ranges: [10.0.0.0/8]\n  exclusions: [10.0.0.9-10.0.0.1]\n", "6:16", "the lower one first")]
+#[case::backwards(
+    "IPList",
+    "  ranges: [10.0.0.0/8]\n  exclusions: [10.0.0.9-10.0.0.1]\n",
+    "6:16",
+    "the lower one first"
+)]
 #[case::fqdn("IPList", "  fqdns: [example.org]\n", "4:1", "names are not resolved yet")]
-#[case::state_word("ContainerWorkloadProfile", "  managed: true\n  policyState: Fulll\n", "6:16", "did you mean 'Full'?")]
+#[case::state_word(
+    "ContainerWorkloadProfile",
+    "  managed: true\n  policyState: Fulll\n",
+    "6:16",
+    "did you mean 'Full'?"
+)]
 #[case::yes("ContainerWorkloadProfile", "  managed: yes\n", "5:12", "write true or false")]
 #[case::unmanaged_full("ContainerWorkloadProfile", "  policyState: Full\n", "4:1", "set managed: true")]
-#[case::two_ways("ContainerWorkloadProfile", "  labels:\n    role: {value: a, allowed: [b]}\n", "6:11", "exactly one of value")]
-#[case::number_label("ContainerWorkloadProfile", "  labels:\n    role: {value: 1.10}\n", "6:19", "the number 1.1 cannot stand here")]
-#[case::bad_value("ContainerWorkloadProfile", "  labels:\n    role: {value: 'a b'}\n", "6:19", "a label value has 1 to 63")]
-#[case::bad_dimension("ContainerWorkloadProfile", "  labels:\n    Role: {value: a}\n", "6:5", "'Role' is no label dimension")]
+#[case::two_ways(
+    "ContainerWorkloadProfile",
+    "  labels:\n    role: {value: a, allowed: [b]}\n",
+    "6:11",
+    "exactly one of value"
+)]
+#[case::number_label(
+    "ContainerWorkloadProfile",
+    "  labels:\n    role: {value: 1.10}\n",
+    "6:19",
+    "the number 1.1 cannot stand here"
+)]
+#[case::bad_value(
+    "ContainerWorkloadProfile",
+    "  labels:\n    role: {value: 'a b'}\n",
+    "6:19",
+    "a label value has 1 to 63"
+)]
+#[case::bad_dimension(
+    "ContainerWorkloadProfile",
+    "  labels:\n    Role: {value: a}\n",
+    "6:5",
+    "'Role' is no label dimension"
+)]
 #[case::workload_address("Workload", "  addresses: [10.0.0.0/8]\n", "5:15", "'10.0.0.0/8' is no address")]
 #[case::workload_label("Workload", "  labels: {app: ''}\n", "5:17", "'' is no label value")]
 #[case::node_state("Workload", "  policyState: Full\n", "5:16", "nodes are not enforced yet")]
 #[case::no_dimension("LabelGroup", "  values: [a]\n", "4:1", "'dimension' is missing")]
-#[case::port_zero("ServiceDefinition", "  ports: [{protocol: TCP, port: 0}]\n", "5:33", "0 is out of range: give 1 to 65535")]
+#[case::port_zero(
+    "ServiceDefinition",
+    "  ports: [{protocol: TCP, port: 0}]\n",
+    "5:33",
+    "0 is out of range: give 1 to 65535"
+)]
 #[case::port_text("ServiceDefinition", "  ports: [{protocol: TCP, port: '80'}]\n", "5:33", "without quotes")]
 #[case::protocol("ServiceDefinition", "  ports: [{protocol: tcp, port: 80}]\n", "5:22", "write TCP, UDP")]
 #[case::protocol_number("ServiceDefinition", "  ports: [{protocol: '300'}]\n", "5:11", "'300' is no protocol")]
 #[case::swapped("ServiceDefinition", "  ports: [{protocol: TCP, port: 9, endPort: 8}]\n", "5:11", "swap them")]
-#[case::bad_cidr("ContainerCluster", "  podNetworks: [{name: a, cidrs: [10.0.0.0/33]}]\n", "5:35", "is no address range")]
-fn the_fields_of_a_spec_are_checked(#[case] kind: &str, #[case] spec: &str, #[case] place: &str, #[case] fragment: &str) {
+#[case::bad_cidr(
+    "ContainerCluster",
+    "  podNetworks: [{name: a, cidrs: [10.0.0.0/33]}]\n",
+    "5:35",
+    "is no address range"
+)]
+fn the_fields_of_a_spec_are_checked(
+    #[case] kind: &str,
+    #[case] spec: &str,
+    #[case] place: &str,
+    #[case] fragment: &str,
+) {
     assert_only(&object(kind, "a", spec), place, fragment);
 }
 
@@ -99,20 +205,76 @@ fn scopes_are_checked(#[case] spec: &str, #[case] place: &str, #[case] fragment:
 }
 
 #[rstest]
-#[case::empty_actor("  - {name: a, consumers: [{}], providers: [{allWorkloads: true}], allServices: true}\n", "7:27", "names exactly one of")]
-#[case::no_services("  - {name: a, consumers: [{allWorkloads: true}], providers: [{allWorkloads: true}]}\n", "7:5", "exactly one of services")]
-#[case::no_consumers("  - {name: a, consumers: [], providers: [{allWorkloads: true}], allServices: true}\n", "7:5", "consumers is empty")]
-#[case::missing_providers("  - {name: a, consumers: [{allWorkloads: true}], allServices: true}\n", "7:5", "'providers' is missing")]
-#[case::reject_allow("  - {name: a, consumers: [{allWorkloads: true}], providers: [{allWorkloads: true}], allServices: true, reject: true}\n", "7:5", "reject belongs to Deny")]
-#[case::action("  - {name: a, action: allow, consumers: [{allWorkloads: true}], providers: [{allWorkloads: true}], allServices: true}\n", "7:23", "did you mean 'Allow'?")]
-#[case::icmp_port("  - name: a\n    consumers: [{allWorkloads: true}]\n    providers: [{allWorkloads: true}]\n    services:\n    - {protocol: ICMP, port: 8}\n", "11:7", "only TCP, UDP and SCTP have ports")]
-#[case::service_shape("  - {name: a, consumers: [{allWorkloads: true}], providers: [{virtualService: db}], useVirtualServicePorts: true}\n", "7:79", "shop/db")]
-#[case::label_value("  - {name: a, consumers: [{labels: {role: [a, -b]}}], providers: [{allWorkloads: true}], allServices: true}\n", "7:47", "'-b' is no label value")]
-#[case::dangling_list("  - {name: a, consumers: [{ipList: x}], providers: [{allWorkloads: true}], allServices: true}\n", "7:36", "error: there is no IPList x")]
-#[case::dangling_group("  - {name: a, consumers: [{labelGroups: [x]}], providers: [{allWorkloads: true}], allServices: true}\n", "7:42", "error: there is no LabelGroup x")]
-#[case::dangling_service("  - {name: a, consumers: [{allWorkloads: true}], providers: [{allWorkloads: true}], services: [{name: x}]}\n", "7:103", "error: there is no ServiceDefinition x")]
-#[case::dangling_workload("  - {name: a, consumers: [{workload: x}], providers: [{allWorkloads: true}], allServices: true}\n", "7:38", "warning: Workload x is not known here")]
-#[case::dangling_virtual_service("  - {name: a, consumers: [{allWorkloads: true}], providers: [{virtualService: n/x}], useVirtualServicePorts: true}\n", "7:79", "warning: VirtualService n/x is not known here")]
+#[case::empty_actor(
+    "  - {name: a, consumers: [{}], providers: [{allWorkloads: true}], allServices: true}\n",
+    "7:27",
+    "names exactly one of"
+)]
+#[case::no_services(
+    "  - {name: a, consumers: [{allWorkloads: true}], providers: [{allWorkloads: true}]}\n",
+    "7:5",
+    "exactly one of services"
+)]
+#[case::no_consumers(
+    "  - {name: a, consumers: [], providers: [{allWorkloads: true}], allServices: true}\n",
+    "7:5",
+    "consumers is empty"
+)]
+#[case::missing_providers(
+    "  - {name: a, consumers: [{allWorkloads: true}], allServices: true}\n",
+    "7:5",
+    "'providers' is missing"
+)]
+#[case::reject_allow(
+    "  - {name: a, consumers: [{allWorkloads: true}], providers: [{allWorkloads: true}], allServices: true, reject: true}\n",
+    "7:5",
+    "reject belongs to Deny"
+)]
+#[case::action(
+    "  - {name: a, action: allow, consumers: [{allWorkloads: true}], providers: [{allWorkloads: true}], allServices: true}\n",
+    "7:23",
+    "did you mean 'Allow'?"
+)]
+#[case::icmp_port(
+    "  - name: a\n    consumers: [{allWorkloads: true}]\n    providers: [{allWorkloads: true}]\n    services:\n    - {protocol: ICMP, port: 8}\n",
+    "11:7",
+    "only TCP, UDP and SCTP have ports"
+)]
+#[case::service_shape(
+    "  - {name: a, consumers: [{allWorkloads: true}], providers: [{virtualService: db}], useVirtualServicePorts: true}\n",
+    "7:79",
+    "shop/db"
+)]
+#[case::label_value(
+    "  - {name: a, consumers: [{labels: {role: [a, -b]}}], providers: [{allWorkloads: true}], allServices: true}\n",
+    "7:47",
+    "'-b' is no label value"
+)]
+#[case::dangling_list(
+    "  - {name: a, consumers: [{ipList: x}], providers: [{allWorkloads: true}], allServices: true}\n",
+    "7:36",
+    "error: there is no IPList x"
+)]
+#[case::dangling_group(
+    "  - {name: a, consumers: [{labelGroups: [x]}], providers: [{allWorkloads: true}], allServices: true}\n",
+    "7:42",
+    "error: there is no LabelGroup x"
+)]
+#[case::dangling_service(
+    "  - {name: a, consumers: [{allWorkloads: true}], providers: [{allWorkloads: true}], services: [{name: x}]}\n",
+    "7:103",
+    "error: there is no ServiceDefinition x"
+)]
+#[case::dangling_workload(
+    "  - {name: a, consumers: [{workload: x}], providers: [{allWorkloads: true}], allServices: true}\n",
+    "7:38",
+    "warning: Workload x is not known here"
+)]
+#[case::dangling_virtual_service(
+    "  - {name: a, consumers: [{allWorkloads: true}], providers: [{virtualService: n/x}], useVirtualServicePorts: true}\n",
+    "7:79",
+    "warning: VirtualService n/x is not known here"
+)]
 fn rules_are_checked(#[case] block: &str, #[case] place: &str, #[case] fragment: &str) {
     assert_only(&rule(block), place, fragment);
 }
@@ -123,7 +285,9 @@ fn places(problems: &[Problem]) -> Vec<String> {
 
 #[test]
 fn a_rule_repeats_no_error_but_hides_none() {
-    let text = rule("  - {name: Bad Name, action: Allow, reject: true, consumers: [{allWorkloads: true}], providers: [{allWorkloadz: true}], allServices: true}\n");
+    let text = rule(
+        "  - {name: Bad Name, action: Allow, reject: true, consumers: [{allWorkloads: true}], providers: [{allWorkloadz: true}], allServices: true}\n",
+    );
     let found = all_problems(&[("a.yaml", &text)]);
     // The name, the reject that an Allow may not have, and the misspelled field, which leaves its term empty.
     assert_eq!(places(&found), ["a.yaml:7:5 error", "a.yaml:7:12 error", "a.yaml:7:99 error"], "{found:#?}");
@@ -134,7 +298,8 @@ fn every_problem_of_every_document_and_file_is_reported() {
     let first = "apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a}\nspec: {ranges: [x, y], foo: 1}\n---\n---\n# nothing\n---\nkind: What\napiVersion: ringfence.dev/v1alpha1\n";
     let second = "apiVersion: v1\nkind: Secret\n";
     let found = all_problems(&[("b.yml", second), ("a.yaml", first), ("README.md", "no policy")]);
-    let expected = ["a.yaml:4:17 error", "a.yaml:4:20 error", "a.yaml:4:24 error", "a.yaml:9:7 error", "b.yml:1:13 error"];
+    let expected =
+        ["a.yaml:4:17 error", "a.yaml:4:20 error", "a.yaml:4:24 error", "a.yaml:9:7 error", "b.yml:1:13 error"];
     assert_eq!(places(&found), expected, "{found:#?}");
 }
 
@@ -201,8 +366,10 @@ fn there_is_one_cluster() {
 
 #[test]
 fn cycles_of_label_groups_are_named_once() {
-    let group = |name, nested| object("LabelGroup", name, &format!("  dimension: env\n  values: [x]\n  groups: [{nested}]\n"));
-    let found = all_problems(&[("a.yaml", &group("a", "b")), ("b.yaml", &group("b", "c")), ("c.yaml", &group("c", "a"))]);
+    let group =
+        |name, nested| object("LabelGroup", name, &format!("  dimension: env\n  values: [x]\n  groups: [{nested}]\n"));
+    let found =
+        all_problems(&[("a.yaml", &group("a", "b")), ("b.yaml", &group("b", "c")), ("c.yaml", &group("c", "a"))]);
     assert_eq!(places(&found), ["a.yaml:7:12 error"], "{found:#?}");
     assert!(found[0].message.contains("a > b > c > a"), "{found:#?}");
     let own = all_problems(&[("a.yaml", &group("a", "a"))]);
@@ -260,7 +427,13 @@ fn the_sample_is_good() {
     assert_eq!(parsed.problems, []);
     let kinds: Vec<&str> = parsed.objects.iter().map(|object| object.key.kind.as_str()).collect();
     let expected = [
-        "ContainerCluster", "ContainerWorkloadProfile", "LabelGroup", "IPList", "ServiceDefinition", "Workload", "RuleSet",
+        "ContainerCluster",
+        "ContainerWorkloadProfile",
+        "LabelGroup",
+        "IPList",
+        "ServiceDefinition",
+        "Workload",
+        "RuleSet",
         "PolicyRepository",
     ];
     assert_eq!(kinds, expected);

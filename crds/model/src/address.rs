@@ -74,10 +74,7 @@ impl AddressSet {
         }
         let net: IpNet = text.parse().map_err(|_| syntax())?;
         if net.trunc() != net {
-            return Err(ParseAddressError::HostBits {
-                text: text.to_owned(),
-                fixed: net.trunc(),
-            });
+            return Err(ParseAddressError::HostBits { text: text.to_owned(), fixed: net.trunc() });
         }
         Ok(vec![net])
     }
@@ -131,12 +128,14 @@ fn subtract(net: IpNet, hole: IpNet) -> Vec<IpNet> {
 fn halves(net: IpNet) -> (IpNet, IpNet) {
     let length = net.prefix_len() + 1;
     let pair = match net {
-        IpNet::V4(net) => net.subnets(length).ok().and_then(|mut s| {
-            Some((IpNet::V4(s.next()?), IpNet::V4(s.next()?))) as Option<(IpNet, IpNet)>
-        }),
-        IpNet::V6(net) => net.subnets(length).ok().and_then(|mut s| {
-            Some((IpNet::V6(s.next()?), IpNet::V6(s.next()?))) as Option<(IpNet, IpNet)>
-        }),
+        IpNet::V4(net) => net
+            .subnets(length)
+            .ok()
+            .and_then(|mut s| Some((IpNet::V4(s.next()?), IpNet::V4(s.next()?))) as Option<(IpNet, IpNet)>),
+        IpNet::V6(net) => net
+            .subnets(length)
+            .ok()
+            .and_then(|mut s| Some((IpNet::V6(s.next()?), IpNet::V6(s.next()?))) as Option<(IpNet, IpNet)>),
     };
     pair.unwrap_or((net, net))
 }

@@ -37,11 +37,7 @@ pub struct LabelMapping {
 impl LabelMapping {
     /// The policy value for a Kubernetes value; nothing if it is not mapped or not valid.
     pub fn map(&self, value: &str) -> Option<LabelValue> {
-        if self.values.is_empty() {
-            value.parse().ok()
-        } else {
-            self.values.get(value).cloned()
-        }
+        if self.values.is_empty() { value.parse().ok() } else { self.values.get(value).cloned() }
     }
 }
 
@@ -140,12 +136,7 @@ pub fn derive_labels(
 
 impl DerivedLabels {
     fn refuse(&mut self, dimension: &Dimension, value: &str, from: LabelSource, reason: String) {
-        self.refused.push(Refusal {
-            dimension: dimension.clone(),
-            value: value.to_owned(),
-            from,
-            reason,
-        });
+        self.refused.push(Refusal { dimension: dimension.clone(), value: value.to_owned(), from, reason });
     }
 }
 
@@ -211,10 +202,7 @@ mod tests {
     fn profile() -> ProfileLabels {
         ProfileLabels(BTreeMap::from([
             (dim("app"), DimensionRule::Fixed(val("shop"))),
-            (
-                dim("role"),
-                DimensionRule::Choice { allowed: BTreeSet::from([val("web"), val("db")]) },
-            ),
+            (dim("role"), DimensionRule::Choice { allowed: BTreeSet::from([val("web"), val("db")]) }),
         ]))
     }
     fn prefixes() -> Vec<String> {
@@ -232,11 +220,8 @@ mod tests {
 
     #[test]
     fn nobody_annotates_their_way_into_a_label() {
-        let asked = map(&[
-            ("ringfence.dev/role", "admin"),
-            ("ringfence.dev/app", "bank"),
-            ("ringfence.dev/env", "prod"),
-        ]);
+        let asked =
+            map(&[("ringfence.dev/role", "admin"), ("ringfence.dev/app", "bank"), ("ringfence.dev/env", "prod")]);
         let derived = derive_labels(&profile(), &asked, &map(&[]), &prefixes(), &[]);
         assert_eq!(derived.labels.to_string(), "app=shop");
         assert_eq!(derived.refused.len(), 3);

@@ -53,14 +53,8 @@ impl FromStr for Dimension {
         let valid = bytes.len() <= 63
             && bytes.first().is_some_and(u8::is_ascii_lowercase)
             && bytes.last() != Some(&b'-')
-            && bytes
-                .iter()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
-        if valid {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(InvalidLabel::Dimension(text.to_owned()))
-        }
+            && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
+        if valid { Ok(Self(text.to_owned())) } else { Err(InvalidLabel::Dimension(text.to_owned())) }
     }
 }
 
@@ -72,14 +66,8 @@ impl FromStr for LabelValue {
         let valid = bytes.len() <= 63
             && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
             && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
-            && bytes
-                .iter()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-        if valid {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(InvalidLabel::Value(text.to_owned()))
-        }
+            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if valid { Ok(Self(text.to_owned())) } else { Err(InvalidLabel::Value(text.to_owned())) }
     }
 }
 
@@ -121,9 +109,7 @@ impl Labels {
     ///
     /// # Errors
     /// The first key or value that is not valid.
-    pub fn parse<'a>(
-        pairs: impl IntoIterator<Item = (&'a String, &'a String)>,
-    ) -> Result<Self, InvalidLabel> {
+    pub fn parse<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> Result<Self, InvalidLabel> {
         pairs
             .into_iter()
             .map(|(dimension, value)| Ok((dimension.parse()?, value.parse()?)))
@@ -153,10 +139,7 @@ impl Labels {
 
     /// The labels as plain strings, as the custom resources hold them.
     pub fn to_strings(&self) -> BTreeMap<String, String> {
-        self.0
-            .iter()
-            .map(|(d, v)| (d.to_string(), v.to_string()))
-            .collect()
+        self.0.iter().map(|(d, v)| (d.to_string(), v.to_string())).collect()
     }
 }
 
@@ -195,10 +178,7 @@ mod tests {
     #[test]
     fn text_form_is_sorted() {
         let labels = Labels::parse(
-            [("env", "prod"), ("app", "shop")]
-                .map(|(d, v)| (d.to_string(), v.to_string()))
-                .iter()
-                .map(|(d, v)| (d, v)),
+            [("env", "prod"), ("app", "shop")].map(|(d, v)| (d.to_string(), v.to_string())).iter().map(|(d, v)| (d, v)),
         );
         assert_eq!(labels.map(|l| l.to_string()), Ok("app=shop,env=prod".to_owned()));
     }

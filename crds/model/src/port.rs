@@ -68,10 +68,7 @@ impl FromStr for Protocol {
             "SCTP" => Ok(Self::SCTP),
             "ICMP" => Ok(Self::ICMP),
             "ICMPV6" => Ok(Self::ICMPV6),
-            number => number
-                .parse()
-                .map(Self)
-                .map_err(|_| ParsePortError::Protocol(text.to_owned())),
+            number => number.parse().map(Self).map_err(|_| ParsePortError::Protocol(text.to_owned())),
         }
     }
 }
@@ -128,9 +125,7 @@ impl PortMatch {
             (None, None, None, None) => Ports::All,
             (Some(port), end, None, None) => Self::parse_range(protocol, port, end)?,
             (None, Some(_), ..) => return Err(ParsePortError::EndWithoutStart),
-            (None, None, Some(kind), code) if is_icmp => {
-                Ports::Icmp(icmp(kind)?, code.map(icmp).transpose()?)
-            }
+            (None, None, Some(kind), code) if is_icmp => Ports::Icmp(icmp(kind)?, code.map(icmp).transpose()?),
             _ => return Err(ParsePortError::IcmpMisplaced),
         };
         Ok(Self { protocol, ports })
@@ -154,10 +149,7 @@ impl PortMatch {
 
     /// One port of a protocol that has ports; `None` for any other protocol.
     pub fn single(protocol: Protocol, port: u16) -> Option<Self> {
-        (protocol.has_ports() && port > 0).then_some(Self {
-            protocol,
-            ports: Ports::Range(port, port),
-        })
+        (protocol.has_ports() && port > 0).then_some(Self { protocol, ports: Ports::Range(port, port) })
     }
 
     /// Whether a packet to `port` of `protocol` is meant.

@@ -60,26 +60,17 @@ impl Selector {
     /// The selector that both selectors' workloads satisfy.
     #[must_use]
     pub fn intersect(&self, other: &Self) -> Self {
-        other
-            .0
-            .iter()
-            .fold(self.clone(), |all, (dimension, constraint)| {
-                all.and(dimension.clone(), constraint.clone())
-            })
+        other.0.iter().fold(self.clone(), |all, (dimension, constraint)| all.and(dimension.clone(), constraint.clone()))
     }
 
     /// Whether a workload with these labels is selected.
     pub fn matches(&self, labels: &Labels) -> bool {
-        self.0
-            .iter()
-            .all(|(dimension, constraint)| constraint.accepts(labels.get(dimension)))
+        self.0.iter().all(|(dimension, constraint)| constraint.accepts(labels.get(dimension)))
     }
 
     /// Whether no labels at all can satisfy the selector.
     pub fn is_nothing(&self) -> bool {
-        self.0
-            .values()
-            .any(|constraint| matches!(constraint, Constraint::In(values) if values.is_empty()))
+        self.0.values().any(|constraint| matches!(constraint, Constraint::In(values) if values.is_empty()))
     }
 
     /// The constraints, by dimension.
@@ -122,15 +113,10 @@ mod tests {
         text.parse().expect("a literal of the test")
     }
     fn values(list: &[&str]) -> BTreeSet<LabelValue> {
-        list.iter()
-            .map(|text| text.parse().expect("a literal of the test"))
-            .collect()
+        list.iter().map(|text| text.parse().expect("a literal of the test")).collect()
     }
     fn labels(pairs: &[(&str, &str)]) -> Labels {
-        pairs
-            .iter()
-            .map(|(d, v)| (dim(d), v.parse().expect("a literal of the test")))
-            .collect()
+        pairs.iter().map(|(d, v)| (dim(d), v.parse().expect("a literal of the test"))).collect()
     }
 
     #[test]

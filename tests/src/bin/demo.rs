@@ -35,6 +35,9 @@ async fn run() -> Result<Summary> {
     if summary.is_err() {
         ringfence_tests::e2e::dump(&lab);
     }
-    eprintln!("\ndemo: the cluster stays up: export KUBECONFIG={}; end it with make cluster-down", kubeconfig.display());
+    eprintln!(
+        "\ndemo: the cluster stays up: export KUBECONFIG={}; end it with make cluster-down",
+        kubeconfig.display()
+    );
     summary
 }

@@ -50,12 +50,8 @@ impl Matrix {
     /// When a line has not as many marks as there are columns.
     pub fn parse(text: &str) -> Result<Self> {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let columns: Vec<String> = lines
-            .next()
-            .context("a matrix begins with its columns")?
-            .split_whitespace()
-            .map(str::to_owned)
-            .collect();
+        let columns: Vec<String> =
+            lines.next().context("a matrix begins with its columns")?.split_whitespace().map(str::to_owned).collect();
         let mut matrix = Self { columns, rows: Vec::new(), cells: Vec::new() };
         for line in lines {
             matrix.parse_row(line)?;

@@ -113,7 +113,11 @@ impl Story<'_> {
         self.source.notify(&commit).await?;
         self.source.await_applied(&commit).await?;
         self.await_in_force().await?;
-        println!("    commit {} \"{message}\" in force on every node after {} ms", &commit[..8], pushed.elapsed().as_millis());
+        println!(
+            "    commit {} \"{message}\" in force on every node after {} ms",
+            &commit[..8],
+            pushed.elapsed().as_millis()
+        );
         if let Some(watcher) = watcher {
             let seen = watcher.await??.context("the connection that the commit changes did not change")?;
             let latency = seen.saturating_duration_since(pushed);
@@ -174,7 +178,10 @@ impl Story<'_> {
         self.check(&full.all_open())?;
 
         self.begin("VisibilityOnly: the shop is managed, nothing is blocked");
-        self.source.repo.write(&Self::file("profiles.yaml"), &profiles.replace("policyState: Full", "policyState: VisibilityOnly"))?;
+        self.source.repo.write(
+            &Self::file("profiles.yaml"),
+            &profiles.replace("policyState: Full", "policyState: VisibilityOnly"),
+        )?;
         self.commit("Manage the shop", None).await?;
         self.check(&full.all_open())?;
 
@@ -252,7 +259,8 @@ impl Story<'_> {
             let list = events.list(&ListParams::default()).await?;
             let event = list.items.iter().find(|event| {
                 let regarding = event.regarding.as_ref().and_then(|object| object.name.as_deref());
-                regarding == Some("shop-prod") && event.note.as_deref().is_some_and(|note| note.contains("kubectl-edit"))
+                regarding == Some("shop-prod")
+                    && event.note.as_deref().is_some_and(|note| note.contains("kubectl-edit"))
             });
             let note = event.and_then(|event| event.note.clone());
             match note {

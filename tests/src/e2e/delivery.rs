@@ -69,7 +69,8 @@ async fn delivered(lab: &Lab, tool: &Tool) -> Result<Outcome> {
 async fn walk(lab: &Lab, tool: &Tool, objects: &[Value]) -> Result<()> {
     let profiles = profiles(objects)?;
     for name in &profiles {
-        wait::until(&format!("Kubelink's profile of {name}"), SLOW, || lab.ours("ContainerWorkloadProfile", name)).await?;
+        wait::until(&format!("Kubelink's profile of {name}"), SLOW, || lab.ours("ContainerWorkloadProfile", name))
+            .await?;
     }
     for object in objects {
         lab.apply_as(tool.manager, object).await?;
@@ -134,17 +135,17 @@ fn profiles(objects: &[Value]) -> Result<Vec<String>> {
 
 /// The profile that Kubelink made is the tool's now: it says what the tool applied, and Kubelink leaves it so.
 async fn adopted(lab: &Lab, tool: &Tool, objects: &[Value], name: &str) -> Result<()> {
-    let wanted = objects.iter().find(|object| {
-        object["kind"] == "ContainerWorkloadProfile" && object["metadata"]["name"] == name
-    });
+    let wanted = objects
+        .iter()
+        .find(|object| object["kind"] == "ContainerWorkloadProfile" && object["metadata"]["name"] == name);
     let wanted = wanted.with_context(|| format!("the example has no profile {name}"))?;
     let live = lab.ours("ContainerWorkloadProfile", name).await?.with_context(|| format!("no profile {name}"))?;
     ensure!(live["spec"]["managed"] == wanted["spec"]["managed"], "profile {name} is {}", live["spec"]);
     ensure!(live["spec"]["policyState"] == wanted["spec"]["policyState"], "profile {name} is {}", live["spec"]);
     let managers = live["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
-    let owns = managers.iter().any(|entry| {
-        entry["manager"] == tool.manager && !entry["fieldsV1"]["f:spec"]["f:managed"].is_null()
-    });
+    let owns = managers
+        .iter()
+        .any(|entry| entry["manager"] == tool.manager && !entry["fieldsV1"]["f:spec"]["f:managed"].is_null());
     ensure!(owns, "{} does not own the spec of profile {name}", tool.manager);
     let enforced = &live["status"]["enforcedState"];
     ensure!(*enforced == wanted["spec"]["policyState"], "the enforced state of {name} is {enforced}");

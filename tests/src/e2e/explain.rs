@@ -195,9 +195,10 @@ struct Pair {
 
 /// Two hundred random pairs of a live cluster in all states: what `explain` says is what happens.
 pub async fn explain_agrees_with_real_connections(lab: Lab) -> Result<Outcome> {
-    let seed = std::env::var("RINGFENCE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs())
-    });
+    let seed = std::env::var("RINGFENCE_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs()));
     println!("         explain: RINGFENCE_SEED={seed} repeats these pairs and rules");
     let mut random = Random(seed);
     let outside = lab.bed.addresses()?.get("EXT_ADDRESS").context("no EXT_ADDRESS")?.clone();

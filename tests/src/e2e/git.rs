@@ -1,6 +1,5 @@
 //! Policy from git: taken whole or not at all, put back, pruned, orphaned.
 
-
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, ListParams};
@@ -56,8 +55,16 @@ pub async fn a_broken_commit_is_refused_whole(lab: Lab) -> Result<Outcome> {
     let cases = [
         ("broken.yaml", "kind: [RuleSet\n", "broken.yaml:"),
         ("kind.yaml", "apiVersion: ringfence.dev/v1alpha1\nkind: RoolSet\nmetadata: {name: a}\n", "kind.yaml:2"),
-        ("field.yaml", "apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a}\nspec:\n  rangez: []\n", "field.yaml:5"),
-        ("nothing.yaml", "apiVersion: ringfence.dev/v1alpha1\nkind: RuleSet\nmetadata: {name: b}\nspec:\n  scopes: [{}]\n  rules:\n  - name: x\n    consumers: [{ipList: nowhere}]\n    providers: [{allWorkloads: true}]\n    allServices: true\n", "nothing.yaml:8"),
+        (
+            "field.yaml",
+            "apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: a}\nspec:\n  rangez: []\n",
+            "field.yaml:5",
+        ),
+        (
+            "nothing.yaml",
+            "apiVersion: ringfence.dev/v1alpha1\nkind: RuleSet\nmetadata: {name: b}\nspec:\n  scopes: [{}]\n  rules:\n  - name: x\n    consumers: [{ipList: nowhere}]\n    providers: [{allWorkloads: true}]\n    allServices: true\n",
+            "nothing.yaml:8",
+        ),
     ];
     for (file, content, _) in &cases {
         source.repo.write(&format!("policy/{file}"), content)?;

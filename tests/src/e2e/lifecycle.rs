@@ -23,7 +23,8 @@ const SOON: Duration = Duration::from_secs(20);
 pub async fn a_namespace_is_created_managed_and_unmanaged(lab: Lab) -> Result<Outcome> {
     let name = "lc-space";
     lab.apply(&namespace(name)).await?;
-    let made = wait::until("a profile for the new namespace", SLOW, || lab.ours("ContainerWorkloadProfile", name)).await?;
+    let made =
+        wait::until("a profile for the new namespace", SLOW, || lab.ours("ContainerWorkloadProfile", name)).await?;
     ensure!(made["spec"]["managed"] == false, "the profile of a new namespace is managed: {}", made["spec"]);
 
     lab.apply(&pod(name, "server", "server", None)).await?;
@@ -37,10 +38,7 @@ pub async fn a_namespace_is_created_managed_and_unmanaged(lab: Lab) -> Result<Ou
     lab.await_ready("ContainerWorkloadProfile", None, name).await?;
     lab.await_seen(&lab.bed.client_netns(), target, Seen::Dropped, Duration::ZERO).await?;
     ensure!(!kernel::ours(&netns)?.is_empty(), "a Pod in Full has no rules of ours");
-    ensure!(
-        crate::lab::is_ready(&lab.await_pod(name, "server").await?),
-        "the Pod in Full is not ready any more"
-    );
+    ensure!(crate::lab::is_ready(&lab.await_pod(name, "server").await?), "the Pod in Full is not ready any more");
 
     lab.apply(&json!({
         "apiVersion": OURS, "kind": "ContainerWorkloadProfile", "metadata": {"name": name},

@@ -42,10 +42,7 @@ pub struct Case {
 /// Makes a [`Case`] of an async function.
 macro_rules! case {
     ($function:path) => {
-        Case {
-            name: stringify!($function),
-            run: |lab| Box::pin($function(lab)),
-        }
+        Case { name: stringify!($function), run: |lab| Box::pin($function(lab)) }
     };
 }
 

@@ -69,13 +69,19 @@ pub async fn host_network_pods_follow_their_node(lab: Lab) -> Result<Outcome> {
     ensure!(left.is_empty(), "the node of a host-network Pod has rules of ours: {left:?}");
     // Outbound it is the node too: no default deny, but the client's own inbound side does not know it.
     let target = SocketAddr::new(own_client, 8080);
-    ensure!(probe::tcp(&node_netns(&lab, 2), target)? == Seen::Dropped, "a node reached a Pod in Full that no rule opens");
+    ensure!(
+        probe::tcp(&node_netns(&lab, 2), target)? == Seen::Dropped,
+        "a node reached a Pod in Full that no rule opens"
+    );
     // To a rule it is no Pod with the role `server` but a container host.
     let client = lab.netns(name, "client")?;
     ensure!(probe::tcp(&client, host)? == Seen::Dropped, "a label of the profile selected a host-network Pod");
     lab.apply(&rules(json!({"containerHosts": true}))).await?;
     lab.await_ready("RuleSet", None, name).await?;
-    ensure!(probe::tcp(&client, host)? == Seen::Open, "a rule to container hosts does not open their host-network Pods");
+    ensure!(
+        probe::tcp(&client, host)? == Seen::Open,
+        "a rule to container hosts does not open their host-network Pods"
+    );
 
     lab.delete("v1", "Namespace", None, name).await?;
     for kind in ["RuleSet", "ContainerWorkloadProfile"] {
@@ -196,8 +202,18 @@ pub async fn management_decides_where_agents_run(lab: Lab) -> Result<Outcome> {
 async fn manage(lab: &Lab, values: &str, management: &str) -> Result<()> {
     let setting = format!("management={management}");
     let chart = crate::testbed::root().join(CHART).display().to_string();
-    let arguments =
-        ["upgrade", "ringfence", &chart, "--reset-values", "--values", values, "--set", &setting, "--wait", "--timeout=120s"];
+    let arguments = [
+        "upgrade",
+        "ringfence",
+        &chart,
+        "--reset-values",
+        "--values",
+        values,
+        "--set",
+        &setting,
+        "--wait",
+        "--timeout=120s",
+    ];
     helm(lab, &arguments).map(drop)?;
     // The chart tells the controller, which tells everyone else through the ContainerCluster.
     wait::until("the ContainerCluster to know its management", SLOW, || async {

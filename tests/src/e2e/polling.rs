@@ -63,7 +63,9 @@ fn lists(lab: &Lab) -> Result<BTreeMap<String, u64>> {
 fn parse(metrics: &str) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for line in metrics.lines() {
-        let Some((labels, count)) = line.strip_prefix("apiserver_request_total{").and_then(|rest| rest.split_once("} ")) else {
+        let Some((labels, count)) =
+            line.strip_prefix("apiserver_request_total{").and_then(|rest| rest.split_once("} "))
+        else {
             continue;
         };
         let label = |name: &str| {

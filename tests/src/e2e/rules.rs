@@ -76,7 +76,8 @@ fn rules() -> Vec<Value> {
         ("anything", one(), json!({"allServices": true})),
         ("off", one(), json!({"enabled": false, "allServices": true})),
     ];
-    let mut rules: Vec<Value> = entries.into_iter().map(|(role, consumers, rest)| rule(role, role, consumers, rest)).collect();
+    let mut rules: Vec<Value> =
+        entries.into_iter().map(|(role, consumers, rest)| rule(role, role, consumers, rest)).collect();
     let rejecting = json!({"action": "OverrideDeny", "reject": true, "services": eighty()});
     let both = json!([{"labels": {"role": ["one"]}}, {"ipList": "ru-list"}]);
     rules.push(rule("reject-8080", "reject", both, rejecting));
@@ -120,17 +121,23 @@ fn vocabulary(outside: IpAddr) -> Result<Vec<Value>> {
     let IpAddr::V4(address) = outside else { bail!("the client outside has no IPv4 address") };
     let number = u32::from(address);
     let around = format!("{}-{}", std::net::Ipv4Addr::from(number - 1), std::net::Ipv4Addr::from(number + 1));
-    let object = |kind: &str, name: &str, spec: Value| {
-        json!({"apiVersion": OURS, "kind": kind, "metadata": {"name": name}, "spec": spec})
-    };
+    let object = |kind: &str, name: &str, spec: Value| json!({"apiVersion": OURS, "kind": kind, "metadata": {"name": name}, "spec": spec});
     Ok(vec![
         object("LabelGroup", "ru-inner", json!({"dimension": "env", "values": ["prod"]})),
         object("LabelGroup", "ru-envs", json!({"dimension": "env", "values": ["dev"], "groups": ["ru-inner"]})),
         object("IPList", "ru-list", json!({"ranges": [around], "exclusions": ["192.0.2.0/24"]})),
-        object("IPList", "ru-excluded", json!({"ranges": ["198.51.100.0/24"], "exclusions": [format!("{address}/31")]})),
-        object("ServiceDefinition", "ru-ports", json!({"ports": [
-            {"protocol": "TCP", "port": 8081}, {"protocol": "UDP", "port": 8080},
-        ]})),
+        object(
+            "IPList",
+            "ru-excluded",
+            json!({"ranges": ["198.51.100.0/24"], "exclusions": [format!("{address}/31")]}),
+        ),
+        object(
+            "ServiceDefinition",
+            "ru-ports",
+            json!({"ports": [
+                {"protocol": "TCP", "port": 8081}, {"protocol": "UDP", "port": 8080},
+            ]}),
+        ),
         object("Workload", "ru-machine", json!({"addresses": [outside], "labels": {"app": "ru-machines"}})),
     ])
 }
@@ -243,7 +250,10 @@ fn check(
     let all: Vec<_> = cells
         .iter()
         .flat_map(|((provider, client), marks)| {
-            ports.iter().zip(marks).map(move |((what, port, udp), mark)| (*provider, *client, *what, *port, *udp, *mark))
+            ports
+                .iter()
+                .zip(marks)
+                .map(move |((what, port, udp), mark)| (*provider, *client, *what, *port, *udp, *mark))
         })
         .collect();
     // In portions: two hundred threads at once would make each other late.

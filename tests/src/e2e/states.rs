@@ -140,11 +140,8 @@ async fn set_states(lab: &Lab, source: &str, target: &str) -> Result<()> {
 /// Ready means in force: what is seen must be right at once.
 fn check(direction: &str, state: &str, paths: &[&Path]) -> Result<()> {
     for path in paths {
-        let tries: Vec<Try> = path
-            .targets
-            .iter()
-            .map(|target| Try { netns: path.netns.clone(), target: *target, udp: false })
-            .collect();
+        let tries: Vec<Try> =
+            path.targets.iter().map(|target| Try { netns: path.netns.clone(), target: *target, udp: false }).collect();
         for (combination, seen) in COMBINATIONS.iter().zip(probe::all(&tries)) {
             let expected = if combination.passes(state) { Seen::Open } else { Seen::Dropped };
             let seen = seen?;

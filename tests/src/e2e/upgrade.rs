@@ -75,7 +75,8 @@ fn previous_chart(folder: &Path) -> Result<std::result::Result<PathBuf, String>>
         .spawn()
         .context("failed to run git archive")?;
     let tar = archive.stdout.take().context("git archive has no output")?;
-    let unpacked = Command::new("tar").arg("-x").arg("-C").arg(folder).stdin(tar).status().context("failed to run tar")?;
+    let unpacked =
+        Command::new("tar").arg("-x").arg("-C").arg(folder).stdin(tar).status().context("failed to run tar")?;
     ensure!(archive.wait()?.success() && unpacked.success(), "failed to unpack the chart of {commit}");
     Ok(Ok(folder.join(CHART)))
 }

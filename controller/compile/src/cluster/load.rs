@@ -1,8 +1,6 @@
 //! A cluster from the text that `kubectl get … -A -o yaml` prints.
 
-use k8s_openapi::api::admissionregistration::v1::{
-    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
-};
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -14,8 +12,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    ClusterState, KUBE_SYSTEM, NamespaceInfo, NodeInfo, OwnerKey, ServicePorts,
-    services_of_api_service, services_of_conversion, services_of_mutating, services_of_validating,
+    ClusterState, KUBE_SYSTEM, NamespaceInfo, NodeInfo, OwnerKey, ServicePorts, services_of_api_service,
+    services_of_conversion, services_of_mutating, services_of_validating,
 };
 
 /// Why a text is no cluster. Phrased to follow "failed to".
@@ -25,9 +23,7 @@ pub enum ClusterError {
     #[error("read the cluster as YAML: {0}")]
     Yaml(String),
     /// The text is no list of objects.
-    #[error(
-        "find a list of objects in the cluster file: write what 'kubectl get … -A -o yaml' prints"
-    )]
+    #[error("find a list of objects in the cluster file: write what 'kubectl get … -A -o yaml' prints")]
     NoList,
     /// An object does not have the shape of its kind.
     #[error("read {kind} {namespace}/{name} of the cluster file: {reason}")]
@@ -82,24 +78,14 @@ impl ClusterState {
     }
 
     fn add(&mut self, item: Value) -> Result<(), ClusterError> {
-        let kind = item
-            .get("kind")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
+        let kind = item.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
         let key = key_of(&item);
         match kind.as_str() {
             "Namespace" => {
-                self.namespaces.insert(
-                    key.name.clone(),
-                    NamespaceInfo::from(&typed::<Namespace>(&kind, &key, item)?),
-                );
+                self.namespaces.insert(key.name.clone(), NamespaceInfo::from(&typed::<Namespace>(&kind, &key, item)?));
             }
             "Node" => {
-                self.nodes.insert(
-                    key.name.clone(),
-                    NodeInfo::from(&typed::<Node>(&kind, &key, item)?),
-                );
+                self.nodes.insert(key.name.clone(), NodeInfo::from(&typed::<Node>(&kind, &key, item)?));
             }
             "Pod" => {
                 let pod = (&typed::<Pod>(&kind, &key, item)?).into();
@@ -119,29 +105,15 @@ impl ClusterState {
         Ok(())
     }
 
-    fn add_owner(
-        &mut self,
-        kind: &str,
-        key: &NamespacedName,
-        item: Value,
-    ) -> Result<(), ClusterError> {
+    fn add_owner(&mut self, kind: &str, key: &NamespacedName, item: Value) -> Result<(), ClusterError> {
         let meta = typed::<OwnedObject>(kind, key, item)?.metadata;
-        let owner = OwnerKey {
-            kind: kind.to_owned(),
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
-        };
+        let owner = OwnerKey { kind: kind.to_owned(), namespace: key.namespace.clone(), name: key.name.clone() };
         let parent = OwnerKey::controller_of(&key.namespace, meta.owner_references.as_ref());
         self.owners.insert(owner, parent);
         Ok(())
     }
 
-    fn add_callers(
-        &mut self,
-        kind: &str,
-        key: &NamespacedName,
-        item: Value,
-    ) -> Result<(), ClusterError> {
+    fn add_callers(&mut self, kind: &str, key: &NamespacedName, item: Value) -> Result<(), ClusterError> {
         let called: ServicePorts = match kind {
             "ValidatingWebhookConfiguration" => {
                 services_of_validating(&typed::<ValidatingWebhookConfiguration>(kind, key, item)?)
@@ -150,16 +122,11 @@ impl ClusterState {
                 services_of_mutating(&typed::<MutatingWebhookConfiguration>(kind, key, item)?)
             }
             "APIService" => services_of_api_service(&typed::<APIService>(kind, key, item)?),
-            "CustomResourceDefinition" => {
-                services_of_conversion(&typed::<CustomResourceDefinition>(kind, key, item)?)
-            }
+            "CustomResourceDefinition" => services_of_conversion(&typed::<CustomResourceDefinition>(kind, key, item)?),
             _ => Vec::new(),
         };
         for (service, port) in called {
-            self.webhook_services
-                .entry(service)
-                .or_default()
-                .insert(port);
+            self.webhook_services.entry(service).or_default().insert(port);
         }
         Ok(())
     }
@@ -170,17 +137,10 @@ fn key_of(item: &Value) -> NamespacedName {
         let value = item.get("metadata").and_then(|meta| meta.get(name));
         value.and_then(Value::as_str).unwrap_or_default().to_owned()
     };
-    NamespacedName {
-        namespace: field("namespace"),
-        name: field("name"),
-    }
+    NamespacedName { namespace: field("namespace"), name: field("name") }
 }
 
-fn typed<T: DeserializeOwned>(
-    kind: &str,
-    key: &NamespacedName,
-    item: Value,
-) -> Result<T, ClusterError> {
+fn typed<T: DeserializeOwned>(kind: &str, key: &NamespacedName, item: Value) -> Result<T, ClusterError> {
     serde_json::from_value(item).map_err(|error| ClusterError::Object {
         kind: kind.to_owned(),
         namespace: key.namespace.clone(),

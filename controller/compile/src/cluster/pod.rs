@@ -72,10 +72,7 @@ impl From<&Pod> for PodInfo {
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);
         let containers = long_running(spec);
-        let dns = spec
-            .dns_config
-            .as_ref()
-            .and_then(|dns| dns.nameservers.as_ref());
+        let dns = spec.dns_config.as_ref().and_then(|dns| dns.nameservers.as_ref());
         Self {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             labels: pod.metadata.labels.clone().unwrap_or_default(),
@@ -90,43 +87,23 @@ impl From<&Pod> for PodInfo {
                 .is_some_and(|phase| matches!(phase, "Succeeded" | "Failed")),
             ips: pod.status.as_ref().map(ips).unwrap_or_default(),
             owner: OwnerKey::controller_of(&namespace, pod.metadata.owner_references.as_ref()),
-            container_ports: containers
-                .iter()
-                .flat_map(|container| declared(container))
-                .collect(),
-            probe_ports: containers
-                .iter()
-                .flat_map(|container| probed(container))
-                .collect(),
-            dns_servers: dns
-                .into_iter()
-                .flatten()
-                .filter_map(|text| text.parse().ok())
-                .collect(),
+            container_ports: containers.iter().flat_map(|container| declared(container)).collect(),
+            probe_ports: containers.iter().flat_map(|container| probed(container)).collect(),
+            dns_servers: dns.into_iter().flatten().filter_map(|text| text.parse().ok()).collect(),
         }
     }
 }
 
 /// Containers, and the init containers that stay (sidecars).
 fn long_running(spec: &PodSpec) -> Vec<&Container> {
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let sidecars =
+        spec.init_containers.iter().flatten().filter(|container| container.restart_policy.as_deref() == Some("Always"));
     spec.containers.iter().chain(sidecars).collect()
 }
 
 fn ips(status: &PodStatus) -> Vec<IpAddr> {
-    let many = status
-        .pod_ips
-        .iter()
-        .flatten()
-        .map(|entry| entry.ip.as_str());
-    let mut found: Vec<IpAddr> = many
-        .chain(status.pod_ip.as_deref())
-        .filter_map(|text| text.parse().ok())
-        .collect();
+    let many = status.pod_ips.iter().flatten().map(|entry| entry.ip.as_str());
+    let mut found: Vec<IpAddr> = many.chain(status.pod_ip.as_deref()).filter_map(|text| text.parse().ok()).collect();
     found.sort();
     found.dedup();
     found
@@ -149,20 +126,10 @@ fn declared(container: &Container) -> Vec<ContainerPortInfo> {
 
 /// The TCP ports on the Pod's own address that the kubelet connects to.
 fn probed(container: &Container) -> Vec<(Protocol, u16)> {
-    let probes = [
-        &container.liveness_probe,
-        &container.readiness_probe,
-        &container.startup_probe,
-    ];
+    let probes = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
     let lifecycle = container.lifecycle.as_ref();
-    let hooks = lifecycle
-        .into_iter()
-        .flat_map(|hooks| [&hooks.post_start, &hooks.pre_stop]);
-    let ports = probes
-        .into_iter()
-        .flatten()
-        .flat_map(probe_ports)
-        .chain(hooks.flatten().flat_map(hook_ports));
+    let hooks = lifecycle.into_iter().flat_map(|hooks| [&hooks.post_start, &hooks.pre_stop]);
+    let ports = probes.into_iter().flatten().flat_map(probe_ports).chain(hooks.flatten().flat_map(hook_ports));
     ports
         .filter_map(|port| match port {
             IntOrString::Int(number) => u16::try_from(number).ok(),
@@ -173,10 +140,7 @@ fn probed(container: &Container) -> Vec<(Protocol, u16)> {
 }
 
 fn by_name(container: &Container, name: &str) -> Option<u16> {
-    declared(container)
-        .into_iter()
-        .find(|port| port.name.as_deref() == Some(name))
-        .map(|port| port.port)
+    declared(container).into_iter().find(|port| port.name.as_deref() == Some(name)).map(|port| port.port)
 }
 
 /// A probe that names another host does not connect to the Pod.
@@ -185,30 +149,14 @@ fn own_host(host: Option<&String>) -> bool {
 }
 
 fn probe_ports(probe: &Probe) -> Vec<IntOrString> {
-    let http = probe
-        .http_get
-        .as_ref()
-        .filter(|get| own_host(get.host.as_ref()))
-        .map(|get| get.port.clone());
-    let tcp = probe
-        .tcp_socket
-        .as_ref()
-        .filter(|tcp| own_host(tcp.host.as_ref()))
-        .map(|tcp| tcp.port.clone());
+    let http = probe.http_get.as_ref().filter(|get| own_host(get.host.as_ref())).map(|get| get.port.clone());
+    let tcp = probe.tcp_socket.as_ref().filter(|tcp| own_host(tcp.host.as_ref())).map(|tcp| tcp.port.clone());
     let grpc = probe.grpc.as_ref().map(|grpc| IntOrString::Int(grpc.port));
     [http, tcp, grpc].into_iter().flatten().collect()
 }
 
 fn hook_ports(hook: &LifecycleHandler) -> Vec<IntOrString> {
-    let http = hook
-        .http_get
-        .as_ref()
-        .filter(|get| own_host(get.host.as_ref()))
-        .map(|get| get.port.clone());
-    let tcp = hook
-        .tcp_socket
-        .as_ref()
-        .filter(|tcp| own_host(tcp.host.as_ref()))
-        .map(|tcp| tcp.port.clone());
+    let http = hook.http_get.as_ref().filter(|get| own_host(get.host.as_ref())).map(|get| get.port.clone());
+    let tcp = hook.tcp_socket.as_ref().filter(|tcp| own_host(tcp.host.as_ref())).map(|tcp| tcp.port.clone());
     [http, tcp].into_iter().flatten().collect()
 }

@@ -63,27 +63,15 @@ impl From<&Service> for ServiceInfo {
     fn from(service: &Service) -> Self {
         let empty = ServiceSpec::default();
         let spec = service.spec.as_ref().unwrap_or(&empty);
-        let ingress = service
-            .status
-            .as_ref()
-            .and_then(|status| status.load_balancer.as_ref());
+        let ingress = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
         let ingress = ingress.and_then(|balancer| balancer.ingress.as_ref());
         Self {
             labels: service.metadata.labels.clone().unwrap_or_default(),
             annotations: service.metadata.annotations.clone().unwrap_or_default(),
             selector: spec.selector.clone().unwrap_or_default(),
             cluster_ips: cluster_ips(spec),
-            external_ips: spec
-                .external_ips
-                .iter()
-                .flatten()
-                .filter_map(|text| text.parse().ok())
-                .collect(),
-            ingress_ips: ingress
-                .into_iter()
-                .flatten()
-                .filter_map(|entry| entry.ip.as_ref()?.parse().ok())
-                .collect(),
+            external_ips: spec.external_ips.iter().flatten().filter_map(|text| text.parse().ok()).collect(),
+            ingress_ips: ingress.into_iter().flatten().filter_map(|entry| entry.ip.as_ref()?.parse().ok()).collect(),
             ports: spec.ports.iter().flatten().filter_map(port).collect(),
             external_policy_local: spec.external_traffic_policy.as_deref() == Some("Local"),
             external_name: spec.type_.as_deref() == Some("ExternalName"),
@@ -95,10 +83,7 @@ impl From<&Service> for ServiceInfo {
 fn cluster_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
     let many = spec.cluster_ips.iter().flatten();
     let mut found: Vec<IpAddr> = Vec::new();
-    for address in many
-        .chain(&spec.cluster_ip)
-        .filter_map(|text| text.parse().ok())
-    {
+    for address in many.chain(&spec.cluster_ip).filter_map(|text| text.parse().ok()) {
         if !found.contains(&address) {
             found.push(address);
         }
@@ -121,10 +106,7 @@ fn port(port: &ServicePort) -> Option<ServicePortInfo> {
         protocol: port.protocol.as_deref().unwrap_or("TCP").parse().ok()?,
         port: number,
         target_port,
-        node_port: port
-            .node_port
-            .and_then(|port| u16::try_from(port).ok())
-            .filter(|port| *port > 0),
+        node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0),
     })
 }
 
@@ -172,34 +154,19 @@ impl From<&EndpointSlice> for EndpointSliceInfo {
         });
         Self {
             service: labels.and_then(|labels| labels.get(SERVICE_NAME).cloned()),
-            endpoints: slice
-                .endpoints
-                .iter()
-                .flatten()
-                .map(|entry| endpoint(&namespace, entry))
-                .collect(),
+            endpoints: slice.endpoints.iter().flatten().map(|entry| endpoint(&namespace, entry)).collect(),
             ports: ports.collect(),
         }
     }
 }
 
 fn endpoint(namespace: &str, endpoint: &Endpoint) -> EndpointInfo {
-    let target = endpoint
-        .target_ref
-        .as_ref()
-        .filter(|target| target.kind.as_deref() == Some("Pod"));
+    let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
     EndpointInfo {
-        addresses: endpoint
-            .addresses
-            .iter()
-            .filter_map(|text| text.parse().ok())
-            .collect(),
+        addresses: endpoint.addresses.iter().filter_map(|text| text.parse().ok()).collect(),
         target_pod: target.and_then(|target| {
             Some(NamespacedName {
-                namespace: target
-                    .namespace
-                    .clone()
-                    .unwrap_or_else(|| namespace.to_owned()),
+                namespace: target.namespace.clone().unwrap_or_else(|| namespace.to_owned()),
                 name: target.name.clone()?,
             })
         }),

@@ -34,34 +34,19 @@ fn constrain(
     labels: &BTreeMap<String, Vec<String>>,
     make: fn(BTreeSet<LabelValue>) -> Constraint,
 ) -> Option<Selector> {
-    labels
-        .iter()
-        .try_fold(selector, |selector, (name, values)| {
-            let dimension: Dimension = name.parse().ok()?;
-            let values: BTreeSet<LabelValue> = values
-                .iter()
-                .filter_map(|value| value.parse().ok())
-                .collect();
-            // "Another value than none of these" would be any value: an empty list selects nothing instead.
-            let constraint = if values.is_empty() {
-                Constraint::In(values)
-            } else {
-                make(values)
-            };
-            Some(selector.and(dimension, constraint))
-        })
+    labels.iter().try_fold(selector, |selector, (name, values)| {
+        let dimension: Dimension = name.parse().ok()?;
+        let values: BTreeSet<LabelValue> = values.iter().filter_map(|value| value.parse().ok()).collect();
+        // "Another value than none of these" would be any value: an empty list selects nothing instead.
+        let constraint = if values.is_empty() { Constraint::In(values) } else { make(values) };
+        Some(selector.and(dimension, constraint))
+    })
 }
 
 impl<'a> ActorReader<'a> {
     /// A reader for one RuleSet.
     pub fn new(world: &'a World<'a>) -> Self {
-        Self {
-            world,
-            warnings: Vec::new(),
-            rule: None,
-            inside: BTreeSet::new(),
-            outside: BTreeSet::new(),
-        }
+        Self { world, warnings: Vec::new(), rule: None, inside: BTreeSet::new(), outside: BTreeSet::new() }
     }
 
     /// Begins a rule.
@@ -75,9 +60,7 @@ impl<'a> ActorReader<'a> {
     pub fn leave(&mut self) {
         let lost: Vec<String> = self.outside.difference(&self.inside).cloned().collect();
         for object in lost {
-            self.warn(&format!(
-                "{object} lies outside every scope of the RuleSet: it selects nothing"
-            ));
+            self.warn(&format!("{object} lies outside every scope of the RuleSet: it selects nothing"));
         }
         self.rule = None;
     }
@@ -85,22 +68,14 @@ impl<'a> ActorReader<'a> {
     /// Whether an object that is named lies in a scope.
     fn in_scope(&mut self, object: String, labels: &Labels, scope: &Selector) -> bool {
         let inside = scope.matches(labels);
-        let list = if inside {
-            &mut self.inside
-        } else {
-            &mut self.outside
-        };
+        let list = if inside { &mut self.inside } else { &mut self.outside };
         list.insert(object);
         inside
     }
 
     /// Notes something that selects nothing.
     pub fn warn(&mut self, text: &str) {
-        let place = self
-            .rule
-            .as_ref()
-            .map(|rule| format!("rule {rule}: "))
-            .unwrap_or_default();
+        let place = self.rule.as_ref().map(|rule| format!("rule {rule}: ")).unwrap_or_default();
         self.warnings.push(format!("{place}{text}"));
     }
 
@@ -125,9 +100,7 @@ impl<'a> ActorReader<'a> {
             return self.ip_list(name).map(ResolvedActor::Addresses);
         }
         if let Some(text) = &actor.virtual_service {
-            return self
-                .virtual_service(text, limit)
-                .map(ResolvedActor::VirtualService);
+            return self.virtual_service(text, limit).map(ResolvedActor::VirtualService);
         }
         let (kind, labels) = if let Some(name) = &actor.workload {
             self.named(name, limit)?;
@@ -136,18 +109,13 @@ impl<'a> ActorReader<'a> {
             (WorkloadKind::ContainerHosts, limit.clone())
         } else if actor.all_workloads {
             // As extra-scope consumers: everyone who is managed, and never a machine outside.
-            let kind = if scope.is_none() {
-                WorkloadKind::Managed
-            } else {
-                WorkloadKind::Any
-            };
+            let kind = if scope.is_none() { WorkloadKind::Managed } else { WorkloadKind::Any };
             (kind, limit.clone())
         } else {
             (WorkloadKind::Any, self.labels(actor)?.intersect(limit))
         };
         // A term outside the scope is no mistake (another scope of the RuleSet may hold it), and selects nothing.
-        (!labels.is_nothing())
-            .then_some(ResolvedActor::Workloads(WorkloadSelector { kind, labels }))
+        (!labels.is_nothing()).then_some(ResolvedActor::Workloads(WorkloadSelector { kind, labels }))
     }
 
     /// The labels of a term: `labels`, `not` and `labelGroups` together.
@@ -157,9 +125,7 @@ impl<'a> ActorReader<'a> {
             return None;
         }
         let read = constrain(Selector::everything(), &actor.labels, Constraint::In);
-        let Some(mut selector) =
-            read.and_then(|selector| constrain(selector, &actor.not, Constraint::NotIn))
-        else {
+        let Some(mut selector) = read.and_then(|selector| constrain(selector, &actor.not, Constraint::NotIn)) else {
             self.warn("a term with a dimension that is not valid selects nothing");
             return None;
         };
@@ -172,9 +138,7 @@ impl<'a> ActorReader<'a> {
             selector = selector.and(dimension, Constraint::In(values));
         }
         if selector.is_nothing() {
-            self.warn(&format!(
-                "the term '{selector}' selects nothing: a dimension without a value"
-            ));
+            self.warn(&format!("the term '{selector}' selects nothing: a dimension without a value"));
             return None;
         }
         Some(selector)
@@ -183,9 +147,7 @@ impl<'a> ActorReader<'a> {
     /// Dimension and values of a group, those of the groups in it included.
     fn group(&mut self, name: &str) -> Option<(Dimension, BTreeSet<LabelValue>)> {
         let Some(root) = self.world.policy.label_groups.get(name) else {
-            self.warn(&format!(
-                "there is no LabelGroup {name}: the term selects nothing"
-            ));
+            self.warn(&format!("there is no LabelGroup {name}: the term selects nothing"));
             return None;
         };
         let dimension: Dimension = root.dimension.parse().ok()?;
@@ -198,29 +160,18 @@ impl<'a> ActorReader<'a> {
                 continue;
             }
             match self.world.policy.label_groups.get(&current) {
-                None => self.warn(&format!(
-                    "there is no LabelGroup {current}: it adds nothing to {name}"
-                )),
+                None => self.warn(&format!("there is no LabelGroup {current}: it adds nothing to {name}")),
                 Some(group) if group.dimension != root.dimension => {
-                    self.warn(&format!(
-                        "LabelGroup {current} is of another dimension: it adds nothing to {name}"
-                    ));
+                    self.warn(&format!("LabelGroup {current} is of another dimension: it adds nothing to {name}"));
                 }
                 Some(group) => {
-                    values.extend(
-                        group
-                            .values
-                            .iter()
-                            .filter_map(|value| value.parse::<LabelValue>().ok()),
-                    );
+                    values.extend(group.values.iter().filter_map(|value| value.parse::<LabelValue>().ok()));
                     open.extend(group.groups.iter().cloned());
                 }
             }
         }
         if values.is_empty() {
-            self.warn(&format!(
-                "LabelGroup {name} is empty: the term selects nothing"
-            ));
+            self.warn(&format!("LabelGroup {name} is empty: the term selects nothing"));
             return None;
         }
         Some((dimension, values))
@@ -232,23 +183,17 @@ impl<'a> ActorReader<'a> {
             return None;
         };
         if !list.fqdns.is_empty() {
-            self.warn(&format!(
-                "IPList {name}: names are not resolved, they select nothing"
-            ));
+            self.warn(&format!("IPList {name}: names are not resolved, they select nothing"));
         }
         // A range that cannot be read selects nothing; with an exclusion that cannot be read nobody knows what to
         // leave out, and the whole list selects nothing.
         let (ranges, bad) = parse_ranges(&list.ranges);
         for text in bad {
-            self.warn(&format!(
-                "IPList {name}: the range '{text}' cannot be read and selects nothing"
-            ));
+            self.warn(&format!("IPList {name}: the range '{text}' cannot be read and selects nothing"));
         }
         let (exclusions, bad) = parse_ranges(&list.exclusions);
         if let Some(text) = bad.first() {
-            self.warn(&format!(
-                "IPList {name} selects nothing: its exclusion '{text}' cannot be read"
-            ));
+            self.warn(&format!("IPList {name} selects nothing: its exclusion '{text}' cannot be read"));
             return None;
         }
         let set = AddressSet::from_nets(ranges).minus(&AddressSet::from_nets(exclusions));
@@ -262,39 +207,24 @@ impl<'a> ActorReader<'a> {
     fn virtual_service(&mut self, text: &str, scope: &Selector) -> Option<NamespacedName> {
         let key = text
             .split_once('/')
-            .map(|(namespace, name)| NamespacedName {
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-            })?;
+            .map(|(namespace, name)| NamespacedName { namespace: namespace.to_owned(), name: name.to_owned() })?;
         let world = self.world;
         let Some(service) = world.virtual_service(&key) else {
-            self.warn(&format!(
-                "there is no VirtualService {text}: it selects nothing"
-            ));
+            self.warn(&format!("there is no VirtualService {text}: it selects nothing"));
             return None;
         };
-        self.in_scope(
-            format!("VirtualService {text}"),
-            &service.labels.labels,
-            scope,
-        )
-        .then_some(key)
+        self.in_scope(format!("VirtualService {text}"), &service.labels.labels, scope).then_some(key)
     }
 
     /// Checks a Workload that is named.
     fn named(&mut self, name: &str, scope: &Selector) -> Option<()> {
         let world = self.world;
         let workloads = &world.workloads;
-        let Some(machine) = workloads
-            .nodes
-            .get(name)
-            .or_else(|| workloads.unmanaged.get(name))
-        else {
+        let Some(machine) = workloads.nodes.get(name).or_else(|| workloads.unmanaged.get(name)) else {
             self.warn(&format!("there is no Workload {name}: it selects nothing"));
             return None;
         };
-        self.in_scope(format!("Workload {name}"), &machine.labels, scope)
-            .then_some(())
+        self.in_scope(format!("Workload {name}"), &machine.labels, scope).then_some(())
     }
 }
 

@@ -22,10 +22,7 @@ impl<'a> Slices<'a> {
         let mut index: BTreeMap<NamespacedName, Vec<&EndpointSliceInfo>> = BTreeMap::new();
         for (key, slice) in &cluster.endpoint_slices {
             if let Some(name) = &slice.service {
-                let service = NamespacedName {
-                    namespace: key.namespace.clone(),
-                    name: name.clone(),
-                };
+                let service = NamespacedName { namespace: key.namespace.clone(), name: name.clone() };
                 index.entry(service).or_default().push(slice);
             }
         }
@@ -107,12 +104,8 @@ impl BackEnds {
     ) {
         match judged {
             Ok((owner, pod)) => {
-                let labels = pod
-                    .as_ref()
-                    .and_then(|key| Some((key, &cluster.pods.get(key)?.labels)));
-                if let Some((key, _)) =
-                    labels.filter(|(_, labels)| !selects(&service.selector, labels))
-                {
+                let labels = pod.as_ref().and_then(|key| Some((key, &cluster.pods.get(key)?.labels)));
+                if let Some((key, _)) = labels.filter(|(_, labels)| !selects(&service.selector, labels)) {
                     self.target_pods.insert(key.name.clone());
                 }
                 self.accepted.extend(slice.ports.iter().map(|port| BackEnd {
@@ -125,33 +118,18 @@ impl BackEnds {
                 }));
             }
             Err((reason, foreign)) => {
-                let ports = slice
-                    .ports
-                    .iter()
-                    .map(|port| (port.name.clone(), port.protocol, port.port))
-                    .collect();
+                let ports = slice.ports.iter().map(|port| (port.name.clone(), port.protocol, port.port)).collect();
                 let reason = format!("back end {address} is not opened: {reason}");
-                self.refused.push(Refused {
-                    address,
-                    reason,
-                    foreign,
-                    ports,
-                });
+                self.refused.push(Refused { address, reason, foreign, ports });
             }
         }
     }
 
     /// Whether one port of the Service leads to an address that is none of the Service's.
     pub fn foreign_on(&self, port: &ServicePortInfo) -> bool {
-        self.refused
-            .iter()
-            .filter(|refused| refused.foreign)
-            .any(|refused| {
-                refused
-                    .ports
-                    .iter()
-                    .any(|(name, protocol, _)| *name == port.name && *protocol == port.protocol)
-            })
+        self.refused.iter().filter(|refused| refused.foreign).any(|refused| {
+            refused.ports.iter().any(|(name, protocol, _)| *name == port.name && *protocol == port.protocol)
+        })
     }
 }
 
@@ -164,16 +142,10 @@ fn judge(
     workloads: &Workloads,
 ) -> Result<(Owner, Option<NamespacedName>), (String, bool)> {
     let owner = workloads.owners.get(&address);
-    let target = endpoint
-        .target_pod
-        .as_ref()
-        .filter(|target| target.namespace == service.namespace);
+    let target = endpoint.target_pod.as_ref().filter(|target| target.namespace == service.namespace);
     // A host-network Pod has the address of its node.
     let on_node = target.filter(|target| {
-        cluster
-            .pods
-            .get(target)
-            .is_some_and(|pod| pod.host_network && !pod.ended && pod.ips.contains(&address))
+        cluster.pods.get(target).is_some_and(|pod| pod.host_network && !pod.ended && pod.ips.contains(&address))
     });
     match owner {
         Some(Owner::Unmanaged(_)) => Ok((owner.cloned().unwrap_or(Owner::Disputed), None)),
@@ -181,30 +153,16 @@ fn judge(
             if target.is_none_or(|target| target == key) {
                 Ok((Owner::Pod(key.clone()), Some(key.clone())))
             } else {
-                Err((
-                    format!("it is that of pod/{key}, not of the Pod that the EndpointSlice names"),
-                    false,
-                ))
+                Err((format!("it is that of pod/{key}, not of the Pod that the EndpointSlice names"), false))
             }
         }
         Some(Owner::Node(name)) if on_node.is_some() && workloads.nodes.contains_key(name) => {
             Ok((Owner::Node(name.clone()), on_node.cloned()))
         }
-        Some(Owner::Disputed) if target.is_some() => {
-            Err(("two Pods have the address".to_owned(), false))
-        }
+        Some(Owner::Disputed) if target.is_some() => Err(("two Pods have the address".to_owned(), false)),
         // The Pod's own news may be on their way still.
-        None if target.is_some_and(|target| {
-            cluster
-                .pods
-                .get(target)
-                .is_none_or(|pod| pod.ips.is_empty())
-        }) =>
-        {
-            Err((
-                "its Pod or the Pod's address is not known yet".to_owned(),
-                false,
-            ))
+        None if target.is_some_and(|target| cluster.pods.get(target).is_none_or(|pod| pod.ips.is_empty())) => {
+            Err(("its Pod or the Pod's address is not known yet".to_owned(), false))
         }
         _ => Err((
             format!(

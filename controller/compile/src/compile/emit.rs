@@ -8,9 +8,7 @@ use ringfence_crds::{PeerGroupSpec, PortSpec, WorkloadPolicySpec};
 use ringfence_model::{AddressSet, Direction, Selector, Services};
 
 use super::names;
-use super::resolve::{
-    Resolved, ResolvedActor, ResolvedRule, RuleServices, WorkloadKind, WorkloadSelector,
-};
+use super::resolve::{Resolved, ResolvedActor, ResolvedRule, RuleServices, WorkloadKind, WorkloadSelector};
 use super::world::World;
 use crate::policy::{Kind, ObjectKey};
 
@@ -33,21 +31,15 @@ pub fn emit(world: &World<'_>, resolved: &Resolved) -> Emitted {
             continue;
         }
         let name = names::workload_policy(&rule.rule_set, &rule.scope);
-        let policy = emitted
-            .workload_policies
-            .entry(name)
-            .or_insert_with(|| WorkloadPolicySpec {
-                commit: commit(world, &rule.rule_set),
-                rule_set: rule.rule_set.clone(),
-                scope: rule.scope.clone(),
-                ..WorkloadPolicySpec::default()
-            });
+        let policy = emitted.workload_policies.entry(name).or_insert_with(|| WorkloadPolicySpec {
+            commit: commit(world, &rule.rule_set),
+            rule_set: rule.rule_set.clone(),
+            scope: rule.scope.clone(),
+            ..WorkloadPolicySpec::default()
+        });
         policy.rules.extend(compiled);
     }
-    emitted.peer_groups = selectors
-        .into_iter()
-        .map(|selector| peer_group(world, selector))
-        .collect();
+    emitted.peer_groups = selectors.into_iter().map(|selector| peer_group(world, selector)).collect();
     emitted
 }
 
@@ -63,15 +55,11 @@ fn compile_rule<'r>(
     selectors: &mut BTreeSet<&'r WorkloadSelector>,
 ) -> Vec<CompiledRule> {
     // A provider by label has no ports of its own that a rule could use.
-    let ported = |actor: &&ResolvedActor| {
-        rule.services.stated().is_some() || matches!(actor, ResolvedActor::VirtualService(_))
-    };
+    let ported =
+        |actor: &&ResolvedActor| rule.services.stated().is_some() || matches!(actor, ResolvedActor::VirtualService(_));
     let providers: Vec<&ResolvedActor> = rule.providers.iter().filter(ported).collect();
     let consumers: Vec<&ResolvedActor> = rule.consumers.iter().collect();
-    let sides = [
-        (Direction::Inbound, &providers, &consumers),
-        (Direction::Outbound, &consumers, &providers),
-    ];
+    let sides = [(Direction::Inbound, &providers, &consumers), (Direction::Outbound, &consumers, &providers)];
     let mut compiled = Vec::new();
     for (direction, here, there) in sides {
         let subjects = subjects(world, here);
@@ -87,12 +75,7 @@ fn compile_rule<'r>(
     compiled
 }
 
-fn written(
-    rule: &ResolvedRule,
-    direction: Direction,
-    subjects: Vec<Subject>,
-    peers: Vec<Peer>,
-) -> CompiledRule {
+fn written(rule: &ResolvedRule, direction: Direction, subjects: Vec<Subject>, peers: Vec<Peer>) -> CompiledRule {
     let services = match &rule.services {
         RuleServices::Stated(Services::Only(ports)) => ports.iter().map(PortSpec::from).collect(),
         _ => Vec::new(),
@@ -115,25 +98,15 @@ fn subjects(world: &World<'_>, actors: &[&ResolvedActor]) -> Vec<Subject> {
     let mut subjects: Vec<Subject> = Vec::new();
     for actor in actors {
         match actor {
-            ResolvedActor::Workloads(selector) => {
-                subjects.extend(workload_subjects(world, selector))
-            }
+            ResolvedActor::Workloads(selector) => subjects.extend(workload_subjects(world, selector)),
             ResolvedActor::VirtualService(key) => {
-                subjects.push(Subject {
-                    virtual_service: Some(key.to_string()),
-                    ..Subject::default()
-                });
+                subjects.push(Subject { virtual_service: Some(key.to_string()), ..Subject::default() });
             }
             ResolvedActor::Addresses(_) => {}
         }
     }
     let order = |subject: &Subject| {
-        let Subject {
-            labels,
-            virtual_service,
-            workload,
-            container_hosts,
-        } = subject.clone();
+        let Subject { labels, virtual_service, workload, container_hosts } = subject.clone();
         (container_hosts, workload, virtual_service, labels)
     };
     subjects.sort_by_key(order);
@@ -142,33 +115,19 @@ fn subjects(world: &World<'_>, actors: &[&ResolvedActor]) -> Vec<Subject> {
 }
 
 fn workload_subjects(world: &World<'_>, selector: &WorkloadSelector) -> Vec<Subject> {
-    let node = |name: &String| Subject {
-        workload: Some(name.clone()),
-        ..Subject::default()
-    };
+    let node = |name: &String| Subject { workload: Some(name.clone()), ..Subject::default() };
     match &selector.kind {
         WorkloadKind::Any | WorkloadKind::Managed => {
-            vec![Subject {
-                labels: Some(LabelSelector::from(&selector.labels)),
-                ..Subject::default()
-            }]
+            vec![Subject { labels: Some(LabelSelector::from(&selector.labels)), ..Subject::default() }]
         }
         WorkloadKind::ContainerHosts if selector.labels == Selector::everything() => {
-            vec![Subject {
-                container_hosts: true,
-                ..Subject::default()
-            }]
+            vec![Subject { container_hosts: true, ..Subject::default() }]
         }
         // A subject has no labels beside: the nodes that a scope leaves are named.
         WorkloadKind::ContainerHosts | WorkloadKind::Named(_) => {
             let nodes = world.workloads.nodes.iter();
             nodes
-                .filter(|(_, facts)| {
-                    facts
-                        .class
-                        .as_ref()
-                        .is_some_and(|class| selector.matches(class))
-                })
+                .filter(|(_, facts)| facts.class.as_ref().is_some_and(|class| selector.matches(class)))
                 .map(|(name, _)| node(name))
                 .collect()
         }
@@ -178,31 +137,18 @@ fn workload_subjects(world: &World<'_>, selector: &WorkloadSelector) -> Vec<Subj
 /// The other side, in a fixed order.
 fn peers(actors: &[&ResolvedActor]) -> Vec<Peer> {
     let mut peers: Vec<Peer> = actors.iter().map(|actor| peer(actor)).collect();
-    peers.sort_by_key(|peer| {
-        (
-            peer.peer_group.clone(),
-            peer.virtual_service.clone(),
-            peer.addresses.clone(),
-        )
-    });
+    peers.sort_by_key(|peer| (peer.peer_group.clone(), peer.virtual_service.clone(), peer.addresses.clone()));
     peers.dedup();
     peers
 }
 
 fn peer(actor: &ResolvedActor) -> Peer {
     match actor {
-        ResolvedActor::Workloads(selector) => Peer {
-            peer_group: Some(names::peer_group(&selector.to_string())),
-            ..Peer::default()
-        },
-        ResolvedActor::Addresses(set) => Peer {
-            addresses: Some(prefixes(set)),
-            ..Peer::default()
-        },
-        ResolvedActor::VirtualService(key) => Peer {
-            virtual_service: Some(names::service_id(key)),
-            ..Peer::default()
-        },
+        ResolvedActor::Workloads(selector) => {
+            Peer { peer_group: Some(names::peer_group(&selector.to_string())), ..Peer::default() }
+        }
+        ResolvedActor::Addresses(set) => Peer { addresses: Some(prefixes(set)), ..Peer::default() },
+        ResolvedActor::VirtualService(key) => Peer { virtual_service: Some(names::service_id(key)), ..Peer::default() },
     }
 }
 
@@ -212,25 +158,12 @@ fn prefixes(set: &AddressSet) -> Vec<String> {
 
 fn peer_group(world: &World<'_>, selector: &WorkloadSelector) -> (String, PeerGroupSpec) {
     let text = selector.to_string();
-    let classes = world
-        .workloads
-        .classes
-        .keys()
-        .filter(|class| selector.matches(class));
+    let classes = world.workloads.classes.keys().filter(|class| selector.matches(class));
     let mut classes: Vec<String> = classes.map(|class| class.id()).collect();
     classes.sort();
-    let touched = world
-        .virtual_services()
-        .filter(|(_, service)| selector.touches(service));
-    let mut services: Vec<String> = touched
-        .map(|(key, _): (&NamespacedName, _)| names::service_id(key))
-        .collect();
+    let touched = world.virtual_services().filter(|(_, service)| selector.touches(service));
+    let mut services: Vec<String> = touched.map(|(key, _): (&NamespacedName, _)| names::service_id(key)).collect();
     services.sort();
-    let spec = PeerGroupSpec {
-        selector: text.clone(),
-        classes,
-        services,
-        ..PeerGroupSpec::default()
-    };
+    let spec = PeerGroupSpec { selector: text.clone(), classes, services, ..PeerGroupSpec::default() };
     (names::peer_group(&text), spec)
 }

@@ -51,10 +51,7 @@ impl Inbound {
         protocol: Protocol,
         port: u16,
     ) -> bool {
-        let source = self
-            .from
-            .as_ref()
-            .is_none_or(|from| from.iter().any(|address| sources.contains(address)));
+        let source = self.from.as_ref().is_none_or(|from| from.iter().any(|address| sources.contains(address)));
         let target = |(own, target): &(Protocol, TargetPortInfo)| {
             let number = match target {
                 TargetPortInfo::Number(number) => Some(*number),
@@ -62,10 +59,7 @@ impl Inbound {
             };
             *own == protocol && number == Some(port)
         };
-        source
-            && self.namespace == namespace
-            && selects(&self.selector, &pod.labels)
-            && self.ports.iter().any(target)
+        source && self.namespace == namespace && selects(&self.selector, &pod.labels) && self.ports.iter().any(target)
     }
 }
 
@@ -73,11 +67,7 @@ impl Essentials {
     /// Finds the cluster's DNS Service and the Services that the apiserver calls.
     pub fn find(cluster: &ClusterState) -> Self {
         let mut found = Self::default();
-        for (key, service) in cluster
-            .services
-            .iter()
-            .filter(|(key, service)| is_dns(key, service))
-        {
+        for (key, service) in cluster.services.iter().filter(|(key, service)| is_dns(key, service)) {
             found.dns_servers.extend(&service.cluster_ips);
             let ports = targets(service, |port| port == DNS_PORT);
             found.add("dns", key, service, ports, None);
@@ -87,13 +77,7 @@ impl Essentials {
                 continue;
             };
             let ports = targets(service, |port| called.contains(&i32::from(port)));
-            found.add(
-                "webhook",
-                key,
-                service,
-                ports,
-                Some(cluster.apiserver_addresses.clone()),
-            );
+            found.add("webhook", key, service, ports, Some(cluster.apiserver_addresses.clone()));
         }
         found
     }
@@ -122,39 +106,19 @@ impl Essentials {
 /// Cluster DNS goes by the name kube-dns or carries it as a label, whatever serves it.
 fn is_dns(key: &NamespacedName, service: &ServiceInfo) -> bool {
     key.namespace == KUBE_SYSTEM
-        && (key.name == "kube-dns"
-            || service
-                .labels
-                .get("k8s-app")
-                .is_some_and(|app| app == "kube-dns"))
+        && (key.name == "kube-dns" || service.labels.get("k8s-app").is_some_and(|app| app == "kube-dns"))
 }
 
-fn targets(
-    service: &ServiceInfo,
-    wanted: impl Fn(u16) -> bool,
-) -> BTreeSet<(Protocol, TargetPortInfo)> {
+fn targets(service: &ServiceInfo, wanted: impl Fn(u16) -> bool) -> BTreeSet<(Protocol, TargetPortInfo)> {
     let ports = service.ports.iter().filter(|port| wanted(port.port));
-    ports
-        .map(|port| (port.protocol, port.target_port.clone()))
-        .collect()
+    ports.map(|port| (port.protocol, port.target_port.clone())).collect()
 }
 
 /// One NodePolicy for each node that an agent runs on.
-pub fn node_policies(
-    world: &World<'_>,
-    essentials: &Essentials,
-) -> BTreeMap<String, NodePolicySpec> {
+pub fn node_policies(world: &World<'_>, essentials: &Essentials) -> BTreeMap<String, NodePolicySpec> {
     let inbound: Vec<InboundEssential> = essentials.inbound.iter().map(written).collect();
-    let dns_servers: Vec<String> = essentials
-        .dns_servers
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    let nodes = world
-        .cluster
-        .nodes
-        .iter()
-        .filter(|(_, node)| is_workload(world.policy, node));
+    let dns_servers: Vec<String> = essentials.dns_servers.iter().map(ToString::to_string).collect();
+    let nodes = world.cluster.nodes.iter().filter(|(_, node)| is_workload(world.policy, node));
     nodes
         .map(|(name, node)| {
             let spec = NodePolicySpec {
@@ -190,12 +154,7 @@ fn written(essential: &Inbound) -> InboundEssential {
         selector: essential.selector.clone(),
         ports,
         port_names: port_names.into_iter().collect(),
-        from: essential
-            .from
-            .iter()
-            .flatten()
-            .map(|address| IpNet::from(*address).to_string())
-            .collect(),
+        from: essential.from.iter().flatten().map(|address| IpNet::from(*address).to_string()).collect(),
         any_source: essential.from.is_none(),
     }
 }

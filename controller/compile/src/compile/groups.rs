@@ -70,24 +70,17 @@ fn sliced(members: &[NetworkAddress]) -> Vec<Vec<NetworkAddress>> {
 
 fn slot(member: &NetworkAddress, count: usize) -> usize {
     let digest = Sha256::digest(format!("{}|{}", member.network, member.address).as_bytes());
-    let number = digest
-        .iter()
-        .take(4)
-        .fold(0_usize, |number, byte| number << 8 | usize::from(*byte));
+    let number = digest.iter().take(4).fold(0_usize, |number, byte| number << 8 | usize::from(*byte));
     number % count
 }
 
 fn service_ends(world: &World<'_>, key: &NamespacedName, service: &ServiceFacts) -> ServiceEnds {
-    let fronts = service
-        .fronts
-        .iter()
-        .filter(|front| front.open)
-        .map(|front| FrontEnd {
-            address: front.address.to_string(),
-            protocol: front.protocol.to_string(),
-            port: front.port.into(),
-            target_ports: front.targets.iter().map(|port| i32::from(*port)).collect(),
-        });
+    let fronts = service.fronts.iter().filter(|front| front.open).map(|front| FrontEnd {
+        address: front.address.to_string(),
+        protocol: front.protocol.to_string(),
+        port: front.port.into(),
+        target_ports: front.targets.iter().map(|port| i32::from(*port)).collect(),
+    });
     let backs = service.behind.accepted.iter().map(|end| BackEnd {
         network: match end.owner {
             Owner::Pod(_) => world.networks.of_pod(end.address).unwrap_or_default(),
@@ -102,11 +95,7 @@ fn service_ends(world: &World<'_>, key: &NamespacedName, service: &ServiceFacts)
         name: key.name.clone(),
         selector: service.selector.clone(),
         target_pods: service.behind.target_pods.iter().cloned().collect(),
-        target_ports: service
-            .target_ports
-            .iter()
-            .map(|(protocol, port)| target_port(*protocol, port))
-            .collect(),
+        target_ports: service.target_ports.iter().map(|(protocol, port)| target_port(*protocol, port)).collect(),
         front_ends: fronts.collect(),
         back_ends: backs.collect(),
         back_end_classes: service.classes.iter().map(|class| class.id()).collect(),
@@ -122,11 +111,7 @@ fn target_port(protocol: ringfence_model::Protocol, port: &TargetPortInfo) -> Ta
         TargetPortInfo::Number(number) => (Some(i32::from(*number)), None),
         TargetPortInfo::Name(name) => (None, Some(name.clone())),
     };
-    TargetPort {
-        protocol: protocol.to_string(),
-        port: number,
-        name,
-    }
+    TargetPort { protocol: protocol.to_string(), port: number, name }
 }
 
 #[cfg(test)]

@@ -8,8 +8,7 @@ use ringfence_crds::container_workload_profile::profile_labels;
 use ringfence_crds::{ContainerClusterSpec, names};
 use ringfence_model::derive::derive_labels;
 use ringfence_model::{
-    DerivedLabels, DimensionRule, LabelMapping, LabelSource, Labels, PolicyState, ProfileLabels,
-    Refusal,
+    DerivedLabels, DimensionRule, LabelMapping, LabelSource, Labels, PolicyState, ProfileLabels, Refusal,
 };
 
 use crate::cluster::{NodeInfo, PodInfo, ServiceInfo};
@@ -29,16 +28,11 @@ impl NamespaceProfile {
     /// give none.
     pub fn of(policy: &Policy, namespace: &str) -> Self {
         if let Some(profile) = policy.profiles.get(namespace) {
-            return Self {
-                state: profile.wanted_state(),
-                labels: profile.profile_labels().unwrap_or_default(),
-            };
+            return Self { state: profile.wanted_state(), labels: profile.profile_labels().unwrap_or_default() };
         }
         let default = &policy.cluster.default_profile;
         Self {
-            state: default
-                .managed
-                .then(|| default.policy_state.unwrap_or(PolicyState::Idle)),
+            state: default.managed.then(|| default.policy_state.unwrap_or(PolicyState::Idle)),
             labels: profile_labels(&default.labels).unwrap_or_default(),
         }
     }
@@ -59,12 +53,7 @@ impl LabelReader {
     pub fn new(spec: &ContainerClusterSpec) -> Self {
         let mut prefixes = vec![names::ANNOTATION_PREFIX.to_owned()];
         prefixes.extend(spec.annotation_prefixes.iter().cloned());
-        let mut reader = Self {
-            prefixes,
-            pods: Vec::new(),
-            nodes: Vec::new(),
-            warnings: Vec::new(),
-        };
+        let mut reader = Self { prefixes, pods: Vec::new(), nodes: Vec::new(), warnings: Vec::new() };
         for entry in &spec.label_map {
             let reason = match (mapping(entry), entry.kind) {
                 (None, _) => format!("'{}' or one of its values is not valid", entry.to),
@@ -76,11 +65,9 @@ impl LabelReader {
                     reader.nodes.push(mapping);
                     continue;
                 }
-                (Some(_), LabelMapKind::Node) => {
-                    "a kubelet can set it on its own node; use a key below \
+                (Some(_), LabelMapKind::Node) => "a kubelet can set it on its own node; use a key below \
                      node-restriction.kubernetes.io/"
-                        .to_owned()
-                }
+                    .to_owned(),
             };
             let warning = format!("labelMap: '{}' has no effect: {reason}", entry.from);
             reader.warnings.push(warning);
@@ -91,21 +78,9 @@ impl LabelReader {
     /// The labels of a Pod. The kubelet alone writes a mirror Pod, so that it takes fixed labels only.
     pub fn of_pod(&self, profile: &NamespaceProfile, pod: &PodInfo) -> DerivedLabels {
         if pod.mirror {
-            return derive_labels(
-                &profile.labels,
-                &BTreeMap::new(),
-                &BTreeMap::new(),
-                &[],
-                &[],
-            );
+            return derive_labels(&profile.labels, &BTreeMap::new(), &BTreeMap::new(), &[], &[]);
         }
-        derive_labels(
-            &profile.labels,
-            &pod.annotations,
-            &pod.labels,
-            &self.prefixes,
-            &self.pods,
-        )
+        derive_labels(&profile.labels, &pod.annotations, &pod.labels, &self.prefixes, &self.pods)
     }
 
     /// The labels of a Service: profile and annotations, then what the user wrote in the VirtualService, within what
@@ -116,13 +91,7 @@ impl LabelReader {
         service: &ServiceInfo,
         written: Option<&BTreeMap<String, String>>,
     ) -> DerivedLabels {
-        let mut derived = derive_labels(
-            &profile.labels,
-            &service.annotations,
-            &BTreeMap::new(),
-            &self.prefixes,
-            &[],
-        );
+        let mut derived = derive_labels(&profile.labels, &service.annotations, &BTreeMap::new(), &self.prefixes, &[]);
         for (dimension, value) in labels_of(written.unwrap_or(&BTreeMap::new())).iter() {
             if let Some(DimensionRule::Fixed(fixed)) = profile.labels.0.get(dimension) {
                 if fixed != value {
@@ -144,11 +113,7 @@ impl LabelReader {
     pub fn of_node(&self, node: &NodeInfo, written: Option<&BTreeMap<String, String>>) -> Labels {
         let mut labels = Labels::new();
         for mapping in self.nodes.iter().rev() {
-            if let Some(value) = node
-                .labels
-                .get(&mapping.from)
-                .and_then(|value| mapping.map(value))
-            {
+            if let Some(value) = node.labels.get(&mapping.from).and_then(|value| mapping.map(value)) {
                 labels.insert(mapping.to.clone(), value);
             }
         }
@@ -162,15 +127,8 @@ impl LabelReader {
 /// A line of the label map. One with anything invalid in it is left out as a whole: a list of values that became
 /// empty would mean "as they are".
 fn mapping(entry: &LabelMapEntry) -> Option<LabelMapping> {
-    let pairs = entry
-        .values
-        .iter()
-        .map(|(from, to)| Some((from.clone(), to.parse().ok()?)));
-    Some(LabelMapping {
-        from: entry.from.clone(),
-        to: entry.to.parse().ok()?,
-        values: pairs.collect::<Option<_>>()?,
-    })
+    let pairs = entry.values.iter().map(|(from, to)| Some((from.clone(), to.parse().ok()?)));
+    Some(LabelMapping { from: entry.from.clone(), to: entry.to.parse().ok()?, values: pairs.collect::<Option<_>>()? })
 }
 
 /// Keys of the Kubernetes domains that the admission plugin NodeRestriction lets a kubelet write.
@@ -192,12 +150,7 @@ fn kubelet_cannot_set(key: &str) -> bool {
     let Some((domain, _)) = key.split_once('/') else {
         return false;
     };
-    let below = |parent: &str| {
-        domain == parent
-            || domain
-                .strip_suffix(parent)
-                .is_some_and(|rest| rest.ends_with('.'))
-    };
+    let below = |parent: &str| domain == parent || domain.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'));
     if below("node-restriction.kubernetes.io") {
         return true;
     }

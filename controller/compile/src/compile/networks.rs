@@ -24,19 +24,9 @@ impl Networks {
     pub fn new(spec: &ContainerClusterSpec, cluster_uid: &str) -> Self {
         let given = spec.pod_networks.iter().map(|network| {
             // A prefix that cannot be read covers nothing.
-            (
-                network.name.clone(),
-                network
-                    .cidrs
-                    .iter()
-                    .filter_map(|text| text.parse().ok())
-                    .collect(),
-            )
+            (network.name.clone(), network.cidrs.iter().filter_map(|text| text.parse().ok()).collect())
         });
-        Self {
-            cluster_uid: cluster_uid.to_owned(),
-            given: given.collect(),
-        }
+        Self { cluster_uid: cluster_uid.to_owned(), given: given.collect() }
     }
 
     fn id(&self, name: &str) -> String {
@@ -48,10 +38,7 @@ impl Networks {
         if self.given.is_empty() {
             return Some(self.id(DISCOVERED));
         }
-        self.given
-            .iter()
-            .find(|(_, nets)| nets.iter().any(|net| net.contains(&address)))
-            .map(|(name, _)| self.id(name))
+        self.given.iter().find(|(_, nets)| nets.iter().any(|net| net.contains(&address))).map(|(name, _)| self.id(name))
     }
 
     /// The id of the network that a node's Pods are on; empty if that cannot be said.
@@ -61,10 +48,7 @@ impl Networks {
             [(name, _)] => self.id(name),
             many => many
                 .iter()
-                .find(|(_, nets)| {
-                    nets.iter()
-                        .any(|net| node.pod_cidrs.iter().any(|cidr| net.contains(cidr)))
-                })
+                .find(|(_, nets)| nets.iter().any(|net| node.pod_cidrs.iter().any(|cidr| net.contains(cidr))))
                 .map(|(name, _)| self.id(name))
                 .unwrap_or_default(),
         }

@@ -96,9 +96,7 @@ impl WorkloadSelector {
             (WorkloadKind::Any, _) => true,
             (WorkloadKind::Managed, origin) => !matches!(origin, ClassOrigin::Unmanaged(_)),
             (WorkloadKind::ContainerHosts, origin) => matches!(origin, ClassOrigin::Node(_)),
-            (WorkloadKind::Named(name), ClassOrigin::Node(own) | ClassOrigin::Unmanaged(own)) => {
-                name == own
-            }
+            (WorkloadKind::Named(name), ClassOrigin::Node(own) | ClassOrigin::Unmanaged(own)) => name == own,
             (WorkloadKind::Named(_), ClassOrigin::Pods) => false,
         };
         kind && self.labels.matches(&class.labels)
@@ -143,33 +141,20 @@ pub struct Resolved {
 /// Resolves every rule that is switched on.
 pub fn resolve(world: &World<'_>) -> Resolved {
     let mut resolved = Resolved::default();
-    for (name, rule_set) in world
-        .policy
-        .rule_sets
-        .iter()
-        .filter(|(_, rule_set)| rule_set.enabled)
-    {
+    for (name, rule_set) in world.policy.rule_sets.iter().filter(|(_, rule_set)| rule_set.enabled) {
         let mut reader = ActorReader::new(world);
         let rules = resolve_rule_set(name, rule_set, &mut reader);
         resolved.rules.extend(rules);
         let warnings: BTreeSet<String> = reader.warnings.into_iter().collect();
         if !warnings.is_empty() {
-            resolved
-                .warnings
-                .insert(name.clone(), warnings.into_iter().collect());
+            resolved.warnings.insert(name.clone(), warnings.into_iter().collect());
         }
     }
-    resolved
-        .rules
-        .sort_by(|a, b| (&a.rule_set, &a.scope, &a.name).cmp(&(&b.rule_set, &b.scope, &b.name)));
+    resolved.rules.sort_by(|a, b| (&a.rule_set, &a.scope, &a.name).cmp(&(&b.rule_set, &b.scope, &b.name)));
     resolved
 }
 
-fn resolve_rule_set(
-    name: &str,
-    spec: &RuleSetSpec,
-    reader: &mut ActorReader<'_>,
-) -> Vec<ResolvedRule> {
+fn resolve_rule_set(name: &str, spec: &RuleSetSpec, reader: &mut ActorReader<'_>) -> Vec<ResolvedRule> {
     if spec.scopes.is_empty() {
         reader.warn("scopes is empty: the RuleSet selects nothing");
     }
@@ -193,16 +178,8 @@ fn resolve_rule_set(
                 name: rule.name.clone(),
                 action: rule.action,
                 reject: rule.reject && rule.action != Action::Allow,
-                consumers: rule
-                    .consumers
-                    .iter()
-                    .filter_map(|actor| reader.consumer(actor, consumers_scope))
-                    .collect(),
-                providers: rule
-                    .providers
-                    .iter()
-                    .filter_map(|actor| reader.provider(actor, scope))
-                    .collect(),
+                consumers: rule.consumers.iter().filter_map(|actor| reader.consumer(actor, consumers_scope)).collect(),
+                providers: rule.providers.iter().filter_map(|actor| reader.provider(actor, scope)).collect(),
                 services: services.clone(),
             });
         }
@@ -216,9 +193,7 @@ fn read_scope(scope: &Scope, reader: &mut ActorReader<'_>) -> Option<Selector> {
     let selector = scope_selector(&scope.labels).filter(|selector| !selector.is_nothing());
     if selector.is_none() {
         let dimensions = scope.labels.keys().cloned().collect::<Vec<_>>().join(", ");
-        reader.warn(&format!(
-            "the scope over {dimensions} selects nothing: a dimension or its values are not valid"
-        ));
+        reader.warn(&format!("the scope over {dimensions} selects nothing: a dimension or its values are not valid"));
     }
     selector
 }
@@ -231,11 +206,7 @@ fn read_services(rule: &PolicyRule, reader: &mut ActorReader<'_>) -> Option<Rule
     if rule.all_services {
         return Some(RuleServices::Stated(Services::All));
     }
-    let ports: BTreeSet<PortMatch> = rule
-        .services
-        .iter()
-        .flat_map(|service| read_service(service, reader))
-        .collect();
+    let ports: BTreeSet<PortMatch> = rule.services.iter().flat_map(|service| read_service(service, reader)).collect();
     if ports.is_empty() {
         reader.warn("it names no port and so selects nothing");
         return None;
@@ -247,16 +218,12 @@ fn read_service(service: &ServiceRef, reader: &mut ActorReader<'_>) -> Vec<PortM
     let ports = match (&service.name, &service.protocol) {
         (Some(name), _) => match reader.world.policy.service_definitions.get(name) {
             Some(definition) if definition.ports.is_empty() => {
-                reader.warn(&format!(
-                    "ServiceDefinition {name} is empty and selects nothing"
-                ));
+                reader.warn(&format!("ServiceDefinition {name} is empty and selects nothing"));
                 return Vec::new();
             }
             Some(definition) => definition.ports.clone(),
             None => {
-                reader.warn(&format!(
-                    "there is no ServiceDefinition {name}: it selects nothing"
-                ));
+                reader.warn(&format!("there is no ServiceDefinition {name}: it selects nothing"));
                 return Vec::new();
             }
         },

@@ -65,10 +65,7 @@ impl ServiceFacts {
 
 /// Whether a Kubernetes selector matches. One without terms selects nothing.
 pub fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
-    !selector.is_empty()
-        && selector
-            .iter()
-            .all(|(key, value)| labels.get(key) == Some(value))
+    !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 /// All that is needed to read Services.
@@ -95,74 +92,40 @@ pub fn find(
         labels,
         workloads,
         slices: Slices::of(cluster),
-        external_ranges: policy
-            .cluster
-            .external_ip_ranges
-            .iter()
-            .filter_map(|text| text.parse().ok())
-            .collect(),
-        node_addresses: cluster
-            .nodes
-            .values()
-            .flat_map(|node| node.addresses.iter().copied())
-            .collect(),
+        external_ranges: policy.cluster.external_ip_ranges.iter().filter_map(|text| text.parse().ok()).collect(),
+        node_addresses: cluster.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect(),
     };
     let mut profiles: BTreeMap<&str, NamespaceProfile> = BTreeMap::new();
     let facts = cluster.services.iter().map(|(key, service)| {
-        let profile = profiles
-            .entry(&key.namespace)
-            .or_insert_with(|| NamespaceProfile::of(policy, &key.namespace));
+        let profile = profiles.entry(&key.namespace).or_insert_with(|| NamespaceProfile::of(policy, &key.namespace));
         (key.clone(), reader.read(key, service, profile))
     });
     facts.collect()
 }
 
 impl Reader<'_> {
-    fn read(
-        &self,
-        key: &NamespacedName,
-        service: &ServiceInfo,
-        profile: &NamespaceProfile,
-    ) -> ServiceFacts {
+    fn read(&self, key: &NamespacedName, service: &ServiceInfo, profile: &NamespaceProfile) -> ServiceFacts {
         let mut facts = ServiceFacts {
             managed: profile.state.is_some(),
             selector: service.selector.clone(),
             ..ServiceFacts::default()
         };
         if service.external_name {
-            facts.warnings.push(
-                "an ExternalName leads out of the cluster: nothing is opened for it".to_owned(),
-            );
+            facts.warnings.push("an ExternalName leads out of the cluster: nothing is opened for it".to_owned());
         } else {
             facts.behind = BackEnds::find(key, service, self.cluster, self.workloads, &self.slices);
-            facts.warnings.extend(
-                facts
-                    .behind
-                    .refused
-                    .iter()
-                    .map(|refused| refused.reason.clone()),
-            );
+            facts.warnings.extend(facts.behind.refused.iter().map(|refused| refused.reason.clone()));
         }
         if facts.managed {
-            let written = self
-                .policy
-                .virtual_services
-                .get(key)
-                .map(|spec| &spec.labels);
+            let written = self.policy.virtual_services.get(key).map(|spec| &spec.labels);
             facts.labels = self.labels.of_service(profile, service, written);
             let refused = facts.labels.refused.iter();
-            let refused = refused.map(|entry| {
-                format!(
-                    "label {}={} is refused: {}",
-                    entry.dimension, entry.value, entry.reason
-                )
-            });
+            let refused =
+                refused.map(|entry| format!("label {}={} is refused: {}", entry.dimension, entry.value, entry.reason));
             facts.warnings.extend(refused);
         }
         let ends = facts.behind.accepted.iter();
-        facts.classes = ends
-            .filter_map(|end| self.workloads.class_at(end.address).cloned())
-            .collect();
+        facts.classes = ends.filter_map(|end| self.workloads.class_at(end.address).cloned()).collect();
         facts.target_ports = target_ports(service, &facts.behind);
         facts.fronts = self.fronts(service, &mut facts);
         self.report_hidden_source(service, &mut facts);
@@ -171,18 +134,9 @@ impl Reader<'_> {
     }
 
     fn fronts(&self, service: &ServiceInfo, facts: &mut ServiceFacts) -> Vec<Front> {
-        let mut addresses: BTreeSet<IpAddr> = service
-            .cluster_ips
-            .iter()
-            .chain(&service.ingress_ips)
-            .copied()
-            .collect();
+        let mut addresses: BTreeSet<IpAddr> = service.cluster_ips.iter().chain(&service.ingress_ips).copied().collect();
         for address in &service.external_ips {
-            if self
-                .external_ranges
-                .iter()
-                .any(|range| range.contains(address))
-            {
+            if self.external_ranges.iter().any(|range| range.contains(address)) {
                 addresses.insert(*address);
             } else {
                 facts.warnings.push(format!(
@@ -202,11 +156,7 @@ impl Reader<'_> {
             };
             fronts.extend(addresses.iter().map(|address| front(*address, port.port)));
             if let Some(node_port) = port.node_port {
-                fronts.extend(
-                    self.node_addresses
-                        .iter()
-                        .map(|address| front(*address, node_port)),
-                );
+                fronts.extend(self.node_addresses.iter().map(|address| front(*address, node_port)));
             }
         }
         fronts.into_iter().collect()
@@ -214,15 +164,8 @@ impl Reader<'_> {
 
     /// Where the node translates the source, a Full Pod cannot know whom it would let in.
     fn report_hidden_source(&self, service: &ServiceInfo, facts: &mut ServiceFacts) {
-        let outside = service
-            .ports
-            .iter()
-            .filter_map(|port| port.node_port)
-            .collect::<Vec<_>>();
-        if !facts.managed
-            || service.external_policy_local
-            || (outside.is_empty() && service.external_ips.is_empty())
-        {
+        let outside = service.ports.iter().filter_map(|port| port.node_port).collect::<Vec<_>>();
+        if !facts.managed || service.external_policy_local || (outside.is_empty() && service.external_ips.is_empty()) {
             return;
         }
         let full = facts.behind.accepted.iter().any(|end| {
@@ -230,11 +173,7 @@ impl Reader<'_> {
                 if self.workloads.pods.get(key).is_some_and(|pod| pod.shown.state == Some(PolicyState::Full)))
         });
         if full {
-            let ports = outside
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(", ");
+            let ports = outside.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             facts.warnings.push(format!(
                 "connections from outside (nodePort {ports}) are not opened towards Pods in Full, because the node \
                  hides their source: set externalTrafficPolicy: Local"
@@ -245,18 +184,12 @@ impl Reader<'_> {
     fn shown(&self, service: &ServiceInfo, facts: &ServiceFacts) -> VirtualServiceStatus {
         let labels = &facts.labels.labels;
         let backends = self.controllers(facts);
-        let text = backends
-            .iter()
-            .map(|entry| format!("{}/{} ({})", entry.kind, entry.name, entry.pods));
+        let text = backends.iter().map(|entry| format!("{}/{} ({})", entry.kind, entry.name, entry.pods));
         let text = text.collect::<Vec<_>>().join(", ");
         VirtualServiceStatus {
             labels: labels.to_strings(),
             label_text: (!labels.is_empty()).then(|| labels.to_string()),
-            cluster_ips: service
-                .cluster_ips
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            cluster_ips: service.cluster_ips.iter().map(ToString::to_string).collect(),
             ports: service.ports.iter().map(shown_port).collect(),
             backend_text: (!text.is_empty()).then_some(text),
             backends,
@@ -312,15 +245,9 @@ fn shown_port(port: &ServicePortInfo) -> ServicePortStatus {
 fn target_ports(service: &ServiceInfo, behind: &BackEnds) -> BTreeSet<(Protocol, TargetPortInfo)> {
     if service.selector.is_empty() {
         let ends = behind.accepted.iter();
-        return ends
-            .map(|end| (end.protocol, TargetPortInfo::Number(end.port)))
-            .collect();
+        return ends.map(|end| (end.protocol, TargetPortInfo::Number(end.port))).collect();
     }
-    service
-        .ports
-        .iter()
-        .map(|port| (port.protocol, port.target_port.clone()))
-        .collect()
+    service.ports.iter().map(|port| (port.protocol, port.target_port.clone())).collect()
 }
 
 /// The numbers of the ports behind one port of a Service.
@@ -331,9 +258,7 @@ fn targets(service: &ServiceInfo, port: &ServicePortInfo, behind: &BackEnds) -> 
         .filter(|end| end.protocol == port.protocol && end.port_name == port.name)
         .map(|end| end.port)
         .collect();
-    if let (TargetPortInfo::Number(number), false) =
-        (&port.target_port, service.selector.is_empty())
-    {
+    if let (TargetPortInfo::Number(number), false) = (&port.target_port, service.selector.is_empty()) {
         targets.insert(*number);
     }
     targets

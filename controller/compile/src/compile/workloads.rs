@@ -113,12 +113,7 @@ pub fn is_workload(policy: &Policy, node: &NodeInfo) -> bool {
 
 impl Workloads {
     /// Finds all workloads.
-    pub fn find(
-        policy: &Policy,
-        cluster: &ClusterState,
-        reader: &LabelReader,
-        networks: &Networks,
-    ) -> Self {
+    pub fn find(policy: &Policy, cluster: &ClusterState, reader: &LabelReader, networks: &Networks) -> Self {
         let mut found = Self::default();
         found.add_nodes(policy, cluster, reader);
         found.add_pods(policy, cluster, reader, networks);
@@ -128,10 +123,7 @@ impl Workloads {
     }
 
     fn class(&mut self, labels: &Labels, origin: ClassOrigin) -> Arc<Class> {
-        let class = Class {
-            labels: labels.clone(),
-            origin,
-        };
+        let class = Class { labels: labels.clone(), origin };
         if let Some((present, _)) = self.classes.get_key_value(&class) {
             return Arc::clone(present);
         }
@@ -148,73 +140,33 @@ impl Workloads {
             if !is_workload(policy, node) {
                 continue;
             }
-            let labels = reader.of_node(
-                node,
-                policy.workloads.get(name).map(|workload| &workload.labels),
-            );
+            let labels = reader.of_node(node, policy.workloads.get(name).map(|workload| &workload.labels));
             let class = Some(self.class(&labels, ClassOrigin::Node(name.clone())));
             let mut shown = ComputedWorkload {
-                role: if node.control_plane {
-                    "master"
-                } else {
-                    "worker"
-                }
-                .to_owned(),
+                role: if node.control_plane { "master" } else { "worker" }.to_owned(),
                 addresses: node.addresses.iter().map(ToString::to_string).collect(),
                 kubernetes_machine_id: Some(node.machine_id.clone()).filter(|id| !id.is_empty()),
                 labels: labels.to_strings(),
                 warnings: Vec::new(),
             };
-            if policy
-                .workloads
-                .get(name)
-                .is_some_and(|workload| !workload.addresses.is_empty())
-            {
-                shown.warnings.push(
-                    "spec.addresses has no effect: discovery finds the addresses of a node"
-                        .to_owned(),
-                );
+            if policy.workloads.get(name).is_some_and(|workload| !workload.addresses.is_empty()) {
+                shown.warnings.push("spec.addresses has no effect: discovery finds the addresses of a node".to_owned());
             }
-            self.nodes.insert(
-                name.clone(),
-                MachineFacts {
-                    shown,
-                    labels,
-                    class,
-                },
-            );
+            self.nodes.insert(name.clone(), MachineFacts { shown, labels, class });
         }
     }
 
-    fn add_pods(
-        &mut self,
-        policy: &Policy,
-        cluster: &ClusterState,
-        reader: &LabelReader,
-        networks: &Networks,
-    ) {
-        let cluster_ips = cluster
-            .services
-            .values()
-            .flat_map(|service| service.cluster_ips.iter().copied());
+    fn add_pods(&mut self, policy: &Policy, cluster: &ClusterState, reader: &LabelReader, networks: &Networks) {
+        let cluster_ips = cluster.services.values().flat_map(|service| service.cluster_ips.iter().copied());
         let foreign: BTreeMap<IpAddr, &str> = cluster_ips
             .map(|address| (address, "a Service"))
-            .chain(
-                cluster
-                    .nodes
-                    .values()
-                    .flat_map(|node| node.addresses.iter().map(|address| (*address, "a node"))),
-            )
+            .chain(cluster.nodes.values().flat_map(|node| node.addresses.iter().map(|address| (*address, "a node"))))
             .collect();
         let mut profiles: BTreeMap<&str, NamespaceProfile> = BTreeMap::new();
         for (key, pod) in cluster.pods.iter().filter(|(_, pod)| !pod.ended) {
-            let profile = profiles
-                .entry(&key.namespace)
-                .or_insert_with(|| NamespaceProfile::of(policy, &key.namespace));
-            let mut facts = PodFacts {
-                shown: shown_pod(pod),
-                class: None,
-            };
+            let profile =
+                profiles.entry(&key.namespace).or_insert_with(|| NamespaceProfile::of(policy, &key.namespace));
+            let mut facts = PodFacts { shown: shown_pod(pod), class: None };
             if !pod.host_network {
                 if profile.state.is_some() {
                     facts.shown.labels = reader.of_pod(profile, pod);
@@ -223,10 +175,7 @@ impl Workloads {
                 }
                 for address in &pod.ips {
                     match implausible(*address, &foreign, networks) {
-                        Some(reason) => facts
-                            .shown
-                            .problems
-                            .push(format!("address {address} is refused: {reason}")),
+                        Some(reason) => facts.shown.problems.push(format!("address {address} is refused: {reason}")),
                         None => self.claim(*address, Owner::Pod(key.clone())),
                     }
                 }
@@ -254,28 +203,15 @@ impl Workloads {
             let Some(pod) = cluster.pods.get(key).filter(|pod| !pod.host_network) else {
                 continue;
             };
-            for address in pod
-                .ips
-                .iter()
-                .filter(|address| self.owners.get(address) == Some(&Owner::Disputed))
-            {
-                facts.shown.problems.push(format!(
-                    "address {address} is also that of another Pod: neither is a peer"
-                ));
-                self.warnings.push(format!(
-                    "pod/{key} and another Pod have the address {address}: neither is a peer"
-                ));
+            for address in pod.ips.iter().filter(|address| self.owners.get(address) == Some(&Owner::Disputed)) {
+                facts.shown.problems.push(format!("address {address} is also that of another Pod: neither is a peer"));
+                self.warnings.push(format!("pod/{key} and another Pod have the address {address}: neither is a peer"));
             }
         }
     }
 
     fn add_unmanaged(&mut self, policy: &Policy, cluster: &ClusterState) {
-        let machines = || {
-            policy
-                .workloads
-                .iter()
-                .filter(|(name, _)| !cluster.nodes.contains_key(*name))
-        };
+        let machines = || policy.workloads.iter().filter(|(name, _)| !cluster.nodes.contains_key(*name));
         let mut claims: BTreeMap<IpAddr, BTreeSet<&str>> = BTreeMap::new();
         for (name, spec) in machines() {
             for address in spec.addresses.iter().filter_map(|text| text.parse().ok()) {
@@ -296,54 +232,31 @@ impl Workloads {
                     Ok(address) if claims.get(&address).is_some_and(|names| names.len() > 1) => {
                         Some("another Workload has it too")
                     }
-                    Ok(address) if self.owners.contains_key(&address) => {
-                        Some("a Pod or node has it")
-                    }
+                    Ok(address) if self.owners.contains_key(&address) => Some("a Pod or node has it"),
                     Ok(address) => {
                         self.owners.insert(address, Owner::Unmanaged(name.clone()));
                         shown.addresses.push(address.to_string());
                         None
                     }
                 };
-                shown.warnings.extend(
-                    refused.map(|reason| format!("address {text} has no effect: {reason}")),
-                );
+                shown.warnings.extend(refused.map(|reason| format!("address {text} has no effect: {reason}")));
             }
-            self.unmanaged.insert(
-                name.clone(),
-                MachineFacts {
-                    shown,
-                    labels,
-                    class,
-                },
-            );
+            self.unmanaged.insert(name.clone(), MachineFacts { shown, labels, class });
         }
     }
 
     fn fill_classes(&mut self, networks: &Networks) {
         for (address, owner) in &self.owners {
             let (class, network) = match owner {
-                Owner::Pod(key) => (
-                    self.pods.get(key).and_then(|pod| pod.class.clone()),
-                    networks.of_pod(*address),
-                ),
-                Owner::Node(name) => (
-                    self.nodes.get(name).and_then(|node| node.class.clone()),
-                    Some(String::new()),
-                ),
-                Owner::Unmanaged(name) => (
-                    self.unmanaged
-                        .get(name)
-                        .and_then(|machine| machine.class.clone()),
-                    Some(String::new()),
-                ),
+                Owner::Pod(key) => (self.pods.get(key).and_then(|pod| pod.class.clone()), networks.of_pod(*address)),
+                Owner::Node(name) => (self.nodes.get(name).and_then(|node| node.class.clone()), Some(String::new())),
+                Owner::Unmanaged(name) => {
+                    (self.unmanaged.get(name).and_then(|machine| machine.class.clone()), Some(String::new()))
+                }
                 Owner::Disputed => (None, None),
             };
             if let (Some(class), Some(network)) = (class, network) {
-                let member = NetworkAddress {
-                    network,
-                    address: address.to_string(),
-                };
+                let member = NetworkAddress { network, address: address.to_string() };
                 self.classes.entry(class).or_default().push(member);
             }
         }
@@ -371,11 +284,7 @@ fn shown_pod(pod: &PodInfo) -> ComputedPod {
 }
 
 /// Why an address cannot be a Pod's. A kubelet reports what it likes.
-fn implausible(
-    address: IpAddr,
-    foreign: &BTreeMap<IpAddr, &str>,
-    networks: &Networks,
-) -> Option<String> {
+fn implausible(address: IpAddr, foreign: &BTreeMap<IpAddr, &str>, networks: &Networks) -> Option<String> {
     let link_local = match address {
         IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
@@ -386,8 +295,5 @@ fn implausible(
     if let Some(owner) = foreign.get(&address) {
         return Some(format!("it is that of {owner}"));
     }
-    networks
-        .of_pod(address)
-        .is_none()
-        .then(|| "it lies outside the Pod networks of the ContainerCluster".to_owned())
+    networks.of_pod(address).is_none().then(|| "it lies outside the Pod networks of the ContainerCluster".to_owned())
 }

@@ -34,20 +34,8 @@ impl<'a> World<'a> {
         let reader = LabelReader::new(&policy.cluster);
         let workloads = Workloads::find(policy, cluster, &reader, &networks);
         let services = services::find(policy, cluster, &reader, &workloads);
-        let warnings = reader
-            .warnings
-            .iter()
-            .chain(&workloads.warnings)
-            .cloned()
-            .collect();
-        Self {
-            policy,
-            cluster,
-            networks,
-            workloads,
-            services,
-            warnings,
-        }
+        let warnings = reader.warnings.iter().chain(&workloads.warnings).cloned().collect();
+        Self { policy, cluster, networks, workloads, services, warnings }
     }
 
     /// A Service of a managed namespace.

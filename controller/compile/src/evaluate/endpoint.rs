@@ -22,9 +22,7 @@ pub enum Endpoint {
 
 /// Why a text names no end of a connection. Phrased to follow "failed to".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "read '{0}' as an end of a connection: write pod/NAMESPACE/NAME, svc/NAMESPACE/NAME, node/NAME or an address"
-)]
+#[error("read '{0}' as an end of a connection: write pod/NAMESPACE/NAME, svc/NAMESPACE/NAME, node/NAME or an address")]
 pub struct ParseEndpointError(String);
 
 impl FromStr for Endpoint {
@@ -35,18 +33,13 @@ impl FromStr for Endpoint {
         if parts.iter().any(|part| part.is_empty()) {
             return Err(ParseEndpointError(text.to_owned()));
         }
-        let key = |namespace: &str, name: &str| NamespacedName {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        };
+        let key =
+            |namespace: &str, name: &str| NamespacedName { namespace: namespace.to_owned(), name: name.to_owned() };
         match parts.as_slice() {
             ["pod", namespace, name] => Ok(Self::Pod(key(namespace, name))),
             ["svc", namespace, name] => Ok(Self::Service(key(namespace, name))),
             ["node", name] => Ok(Self::Node((*name).to_owned())),
-            [address] => address
-                .parse()
-                .map(Self::Address)
-                .map_err(|_| ParseEndpointError(text.to_owned())),
+            [address] => address.parse().map(Self::Address).map_err(|_| ParseEndpointError(text.to_owned())),
             _ => Err(ParseEndpointError(text.to_owned())),
         }
     }

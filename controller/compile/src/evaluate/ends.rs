@@ -53,14 +53,7 @@ impl End<'_> {
 
     /// What the other end sees when a node hides who connects: nobody that a rule could name.
     pub fn hidden(&self) -> Self {
-        Self {
-            class: None,
-            peer: false,
-            addresses: BTreeSet::new(),
-            pod: None,
-            node: None,
-            ..self.clone()
-        }
+        Self { class: None, peer: false, addresses: BTreeSet::new(), pod: None, node: None, ..self.clone() }
     }
 
     /// The class by which peers know it.
@@ -86,13 +79,7 @@ pub struct Target<'e> {
 impl<'e> Target<'e> {
     /// A workload or address itself.
     pub fn direct(end: &'e End<'_>, port: Port) -> Self {
-        Self {
-            addresses: &end.addresses,
-            class: end.peer_class(),
-            port,
-            pod: end.pod.map(|(key, _)| key),
-            front: None,
-        }
+        Self { addresses: &end.addresses, class: end.peer_class(), port, pod: end.pod.map(|(key, _)| key), front: None }
     }
 }
 
@@ -124,20 +111,13 @@ impl<'a> Evaluator<'a> {
         match workloads.owners.get(&address) {
             None => external,
             // Which of the Pods answers is not known, and so neither is its policy.
-            Some(Owner::Disputed) => End {
-                known: false,
-                ..external
-            },
+            Some(Owner::Disputed) => End { known: false, ..external },
             Some(Owner::Pod(key)) => self.pod_end(key).unwrap_or(external),
             Some(Owner::Node(name)) => self.node_end(name).unwrap_or(external),
             Some(Owner::Unmanaged(name)) => match workloads.unmanaged.get(name) {
                 Some(machine) => {
                     let end = machine_end(machine, EndState::Unmanaged);
-                    End {
-                        name: address.to_string(),
-                        addresses: BTreeSet::from([address]),
-                        ..end
-                    }
+                    End { name: address.to_string(), addresses: BTreeSet::from([address]), ..end }
                 }
                 None => external,
             },
@@ -148,16 +128,10 @@ impl<'a> Evaluator<'a> {
         let (key, pod) = self.world.cluster.pods.get_key_value(key)?;
         let facts = self.world.workloads.pods.get(key)?;
         let own = Owner::Pod(key.clone());
-        let told = pod
-            .ips
-            .iter()
-            .any(|address| self.world.workloads.owners.get(address) == Some(&own));
+        let told = pod.ips.iter().any(|address| self.world.workloads.owners.get(address) == Some(&own));
         Some(End {
             name: format!("pod/{key}"),
-            state: facts
-                .shown
-                .state
-                .map_or(EndState::Unmanaged, EndState::from),
+            state: facts.shown.state.map_or(EndState::Unmanaged, EndState::from),
             labels: facts.shown.labels.labels.clone(),
             class: facts.class.clone(),
             // A Pod that waits for its address will be a peer once it has it.
@@ -176,12 +150,7 @@ impl<'a> Evaluator<'a> {
             Some(facts) => machine_end(facts, EndState::Idle),
             None => machine_end(&MachineFacts::default(), EndState::External),
         };
-        Some(End {
-            name: format!("node/{name}"),
-            addresses: node.addresses.clone(),
-            node: Some(name),
-            ..end
-        })
+        Some(End { name: format!("node/{name}"), addresses: node.addresses.clone(), node: Some(name), ..end })
     }
 }
 

@@ -23,26 +23,15 @@ pub struct Meets {
 
 impl Evaluator<'_> {
     /// What of a rule an outbound connection meets at a consumer of this class.
-    pub(super) fn meets_out(
-        &self,
-        rule: &ResolvedRule,
-        class: &Class,
-        target: &Target<'_>,
-    ) -> Meets {
+    pub(super) fn meets_out(&self, rule: &ResolvedRule, class: &Class, target: &Target<'_>) -> Meets {
         let subject = rule.consumers.iter().any(|actor| selects(actor, class));
         let stated = rule.services.stated();
-        let mut meets = Meets {
-            subject,
-            ..Meets::default()
-        };
+        let mut meets = Meets { subject, ..Meets::default() };
         for provider in &rule.providers {
             let (peer, hit) = match provider {
                 ResolvedActor::Workloads(selector) => workload_target(rule, selector, target),
                 ResolvedActor::Addresses(set) => {
-                    let peer = target
-                        .addresses
-                        .iter()
-                        .any(|address| set.contains(*address));
+                    let peer = target.addresses.iter().any(|address| set.contains(*address));
                     (peer, peer && contains(stated, target.port))
                 }
                 ResolvedActor::VirtualService(key) => self.service_target(rule, key, target),
@@ -54,12 +43,7 @@ impl Evaluator<'_> {
     }
 
     /// A virtual service as the provider: exactly its front ends and back ends.
-    fn service_target(
-        &self,
-        rule: &ResolvedRule,
-        key: &NamespacedName,
-        target: &Target<'_>,
-    ) -> (bool, bool) {
+    fn service_target(&self, rule: &ResolvedRule, key: &NamespacedName, target: &Target<'_>) -> (bool, bool) {
         let Some(service) = self.world.virtual_service(key) else {
             return (false, false);
         };
@@ -67,17 +51,9 @@ impl Evaluator<'_> {
         let mut hit = false;
         if let Some((_, _, front)) = target.front.filter(|(own, ..)| *own == key) {
             peer = true;
-            hit = front.open
-                && hits_front(rule.action, front, |port| {
-                    covers(&rule.services, front.protocol, port)
-                });
+            hit = front.open && hits_front(rule.action, front, |port| covers(&rule.services, front.protocol, port));
         }
-        for end in service
-            .behind
-            .accepted
-            .iter()
-            .filter(|end| target.addresses.contains(&end.address))
-        {
+        for end in service.behind.accepted.iter().filter(|end| target.addresses.contains(&end.address)) {
             peer = true;
             let exact = end.protocol == target.port.protocol && end.port == target.port.number;
             hit |= exact && covers(&rule.services, end.protocol, end.port);
@@ -86,34 +62,17 @@ impl Evaluator<'_> {
     }
 
     /// What of a rule an inbound connection meets at a provider.
-    pub(super) fn meets_in(
-        &self,
-        rule: &ResolvedRule,
-        end: &End<'_>,
-        source: &End<'_>,
-        port: Port,
-    ) -> Meets {
+    pub(super) fn meets_in(&self, rule: &ResolvedRule, end: &End<'_>, source: &End<'_>, port: Port) -> Meets {
         let peer = rule.consumers.iter().any(|actor| match actor {
-            ResolvedActor::Addresses(set) => source
-                .addresses
-                .iter()
-                .any(|address| set.contains(*address)),
-            actor => source
-                .peer_class()
-                .is_some_and(|class| selects(actor, class)),
+            ResolvedActor::Addresses(set) => source.addresses.iter().any(|address| set.contains(*address)),
+            actor => source.peer_class().is_some_and(|class| selects(actor, class)),
         });
-        let mut meets = Meets {
-            peer,
-            ..Meets::default()
-        };
+        let mut meets = Meets { peer, ..Meets::default() };
         for provider in &rule.providers {
             let (subject, served) = match provider {
                 ResolvedActor::VirtualService(key) => self.behind(rule, key, end, port),
                 actor => {
-                    let subject = end
-                        .class
-                        .as_deref()
-                        .is_some_and(|class| selects(actor, class));
+                    let subject = end.class.as_deref().is_some_and(|class| selects(actor, class));
                     (subject, contains(rule.services.stated(), port))
                 }
             };
@@ -124,13 +83,7 @@ impl Evaluator<'_> {
     }
 
     /// Whether a Pod is behind a virtual service, and whether the port is one that the rule opens on it.
-    fn behind(
-        &self,
-        rule: &ResolvedRule,
-        key: &NamespacedName,
-        end: &End<'_>,
-        port: Port,
-    ) -> (bool, bool) {
+    fn behind(&self, rule: &ResolvedRule, key: &NamespacedName, end: &End<'_>, port: Port) -> (bool, bool) {
         let (Some(service), Some((own, pod))) = (self.world.virtual_service(key), end.pod) else {
             return (false, false);
         };
@@ -138,10 +91,7 @@ impl Evaluator<'_> {
             return (false, false);
         }
         let target = is_target(service, pod, port);
-        (
-            true,
-            target && covers(&rule.services, port.protocol, port.number),
-        )
+        (true, target && covers(&rule.services, port.protocol, port.number))
     }
 }
 
@@ -155,38 +105,26 @@ fn contains(services: Option<&Services>, port: Port) -> bool {
 
 /// Whether a rule towards a virtual service covers one of its target ports.
 fn covers(services: &RuleServices, protocol: Protocol, target: u16) -> bool {
-    services
-        .stated()
-        .is_none_or(|stated| stated.contains(protocol, target))
+    services.stated().is_none_or(|stated| stated.contains(protocol, target))
 }
 
 /// Workloads by label as providers: their own addresses, and the front ends of the Services before them. An Allow
 /// opens a front end that leads to any of them; a Deny closes one only if whatever it leads to is denied, because a
 /// mixed Service is judged at the provider.
-fn workload_target(
-    rule: &ResolvedRule,
-    selector: &WorkloadSelector,
-    target: &Target<'_>,
-) -> (bool, bool) {
+fn workload_target(rule: &ResolvedRule, selector: &WorkloadSelector, target: &Target<'_>) -> (bool, bool) {
     let Some(stated) = rule.services.stated() else {
         return (false, false);
     };
     let direct = target.class.is_some_and(|class| selector.matches(class));
     let mut hit = direct && contains(Some(stated), target.port);
     let mut peer = direct;
-    if let Some((_, service, front)) = target
-        .front
-        .filter(|(_, service, front)| service.managed && front.open)
-    {
+    if let Some((_, service, front)) = target.front.filter(|(_, service, front)| service.managed && front.open) {
         let named = match rule.action {
             Action::Allow => selector.touches(service),
             Action::Deny | Action::OverrideDeny => selector.covers(service),
         };
         peer |= named;
-        hit |= named
-            && hits_front(rule.action, front, |port| {
-                stated.contains(front.protocol, port)
-            });
+        hit |= named && hits_front(rule.action, front, |port| stated.contains(front.protocol, port));
     }
     (peer, hit)
 }
@@ -207,9 +145,7 @@ fn is_target(service: &ServiceFacts, pod: &PodInfo, port: Port) -> bool {
             && match target {
                 TargetPortInfo::Number(number) => *number == port.number,
                 TargetPortInfo::Name(name) => pod.container_ports.iter().any(|own| {
-                    own.protocol == port.protocol
-                        && own.port == port.number
-                        && own.name.as_deref() == Some(name)
+                    own.protocol == port.protocol && own.port == port.number && own.name.as_deref() == Some(name)
                 }),
             }
     })

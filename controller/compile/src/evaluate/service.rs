@@ -31,37 +31,18 @@ impl Evaluator<'_> {
         port: Port,
     ) -> Result<Explanation, ExplainError> {
         let named = Endpoint::Service(key.clone());
-        let (Some((key, facts)), Some(service)) = (
-            self.world.services.get_key_value(key),
-            self.world.cluster.services.get(key),
-        ) else {
+        let (Some((key, facts)), Some(service)) =
+            (self.world.services.get_key_value(key), self.world.cluster.services.get(key))
+        else {
             return Err(ExplainError::NotFound(named));
         };
-        let own = service
-            .ports
-            .iter()
-            .find(|own| own.protocol == port.protocol && own.port == port.number);
+        let own = service.ports.iter().find(|own| own.protocol == port.protocol && own.port == port.number);
         let Some(own) = own else {
-            return Err(ExplainError::NoSuchPort {
-                service: named,
-                protocol: port.protocol,
-                port: port.number,
-            });
+            return Err(ExplainError::NoSuchPort { service: named, protocol: port.protocol, port: port.number });
         };
-        let fronts = || {
-            facts
-                .fronts
-                .iter()
-                .filter(|front| front.protocol == own.protocol && front.port == own.port)
-        };
+        let fronts = || facts.fronts.iter().filter(|front| front.protocol == own.protocol && front.port == own.port);
         let inside = fronts().find(|front| service.cluster_ips.first() == Some(&front.address));
-        let entrance = Entrance {
-            key,
-            facts,
-            service,
-            port: own,
-            front: inside.or_else(|| fronts().next()),
-        };
+        let entrance = Entrance { key, facts, service, port: own, front: inside.or_else(|| fronts().next()) };
         Ok(self.through(source, &entrance))
     }
 
@@ -72,22 +53,12 @@ impl Evaluator<'_> {
         }
         self.world.services.iter().find_map(|(key, facts)| {
             let front = facts.fronts.iter().find(|front| {
-                front.protocol == port.protocol
-                    && front.port == port.number
-                    && end.addresses.contains(&front.address)
+                front.protocol == port.protocol && front.port == port.number && end.addresses.contains(&front.address)
             })?;
             let service = self.world.cluster.services.get(key)?;
-            let own = service
-                .ports
-                .iter()
-                .find(|own| own.port == front.service_port && own.protocol == front.protocol)?;
-            Some(Entrance {
-                key,
-                facts,
-                service,
-                port: own,
-                front: Some(front),
-            })
+            let own =
+                service.ports.iter().find(|own| own.port == front.service_port && own.protocol == front.protocol)?;
+            Some(Entrance { key, facts, service, port: own, front: Some(front) })
         })
     }
 
@@ -98,13 +69,8 @@ impl Evaluator<'_> {
             .into_iter()
             .map(|(address, port)| self.through_to(source, entrance, address, port))
             .collect();
-        backends.sort_by(|a, b| {
-            (&a.endpoint, a.address, a.port).cmp(&(&b.endpoint, b.address, b.port))
-        });
-        let worst = backends
-            .iter()
-            .max_by_key(|backend| badness(backend.verdict))
-            .cloned();
+        backends.sort_by(|a, b| (&a.endpoint, a.address, a.port).cmp(&(&b.endpoint, b.address, b.port)));
+        let worst = backends.iter().max_by_key(|backend| badness(backend.verdict)).cloned();
         match worst {
             Some(worst) => Explanation {
                 verdict: worst.verdict,
@@ -124,10 +90,8 @@ impl Evaluator<'_> {
             .filter(|end| end.protocol == own.protocol && end.port_name == own.name)
             .map(|end| (end.address, end.port));
         let refused = entrance.facts.behind.refused.iter().flat_map(|refused| {
-            let ports = refused
-                .ports
-                .iter()
-                .filter(|(name, protocol, _)| *name == own.name && *protocol == own.protocol);
+            let ports =
+                refused.ports.iter().filter(|(name, protocol, _)| *name == own.name && *protocol == own.protocol);
             ports.map(|(_, _, port)| (refused.address, *port))
         });
         accepted.chain(refused).collect()
@@ -141,22 +105,13 @@ impl Evaluator<'_> {
         number: u16,
     ) -> BackendExplanation {
         let end = self.end_at(address);
-        let port = Port {
-            protocol: entrance.port.protocol,
-            number,
-        };
+        let port = Port { protocol: entrance.port.protocol, number };
         let out = match self.front_target(entrance) {
-            Some((addresses, class_end)) => {
-                self.source_side(source, &target(entrance, &addresses, class_end.as_ref()))
-            }
+            Some((addresses, class_end)) => self.source_side(source, &target(entrance, &addresses, class_end.as_ref())),
             None => self.source_side(source, &Target::direct(&end, port)),
         };
         let itself = matches!((source.pod, end.pod), (Some((a, _)), Some((b, _))) if a == b);
-        let seen = if itself || !hides_source(source, entrance) {
-            source.clone()
-        } else {
-            source.hidden()
-        };
+        let seen = if itself || !hides_source(source, entrance) { source.clone() } else { source.hidden() };
         let both = Both::of(out, self.destination_side(&end, &seen, port));
         BackendExplanation {
             endpoint: end.name,
@@ -172,10 +127,7 @@ impl Evaluator<'_> {
     fn front_target(&self, entrance: &Entrance<'_>) -> Option<(BTreeSet<IpAddr>, Option<End<'_>>)> {
         let front = entrance.front?;
         let owned = self.world.workloads.owners.contains_key(&front.address);
-        Some((
-            BTreeSet::from([front.address]),
-            owned.then(|| self.end_at(front.address)),
-        ))
+        Some((BTreeSet::from([front.address]), owned.then(|| self.end_at(front.address))))
     }
 
     /// Nothing is behind the Service: only the consumer can be judged.
@@ -189,13 +141,7 @@ impl Evaluator<'_> {
             rule: None,
             nearest: None,
         };
-        let both = Both::of(
-            out,
-            super::Judged {
-                side: nobody,
-                known: false,
-            },
-        );
+        let both = Both::of(out, super::Judged { side: nobody, known: false });
         Explanation {
             verdict: both.verdict,
             source: both.source,
@@ -205,25 +151,14 @@ impl Evaluator<'_> {
     }
 }
 
-fn target<'e>(
-    entrance: &'e Entrance<'_>,
-    addresses: &'e BTreeSet<IpAddr>,
-    owner: Option<&'e End<'_>>,
-) -> Target<'e> {
-    let number = entrance
-        .front
-        .map_or(entrance.port.port, |front| front.port);
+fn target<'e>(entrance: &'e Entrance<'_>, addresses: &'e BTreeSet<IpAddr>, owner: Option<&'e End<'_>>) -> Target<'e> {
+    let number = entrance.front.map_or(entrance.port.port, |front| front.port);
     Target {
         addresses,
         class: owner.and_then(End::peer_class),
-        port: Port {
-            protocol: entrance.port.protocol,
-            number,
-        },
+        port: Port { protocol: entrance.port.protocol, number },
         pod: None,
-        front: entrance
-            .front
-            .map(|front| (entrance.key, entrance.facts, front)),
+        front: entrance.front.map(|front| (entrance.key, entrance.facts, front)),
     }
 }
 

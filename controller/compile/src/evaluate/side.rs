@@ -71,9 +71,7 @@ impl Evaluator<'_> {
             _ if essential() => (Decision::Essential, None),
             _ => self.decide(&meets),
         };
-        let nearest = (decision == Decision::Default)
-            .then(|| self.nearest(role, &meets))
-            .flatten();
+        let nearest = (decision == Decision::Default).then(|| self.nearest(role, &meets)).flatten();
         let side = Side {
             state: end.state,
             labels: end.labels.to_strings(),
@@ -81,10 +79,7 @@ impl Evaluator<'_> {
             rule: rule.map(|rule| self.reference(rule)),
             nearest,
         };
-        Judged {
-            side,
-            known: end.known,
-        }
+        Judged { side, known: end.known }
     }
 
     /// OverrideDeny before Allow before Deny before the state; of several rules the first by name is shown.
@@ -106,46 +101,25 @@ impl Evaluator<'_> {
 
     /// The Allow that is programmed here and misses by one thing only: the port before the other end.
     fn nearest(&self, role: Role, meets: &impl Fn(&ResolvedRule) -> Meets) -> Option<NearMiss> {
-        let allows = self
-            .rules
-            .iter()
-            .filter(|rule| rule.action == Action::Allow);
-        let here: Vec<(&ResolvedRule, Meets)> = allows
-            .map(|rule| (rule, meets(rule)))
-            .filter(|(_, meets)| meets.subject)
-            .collect();
-        let (rule, met) = here
-            .iter()
-            .find(|(_, meets)| meets.peer)
-            .or_else(|| here.first())?;
+        let allows = self.rules.iter().filter(|rule| rule.action == Action::Allow);
+        let here: Vec<(&ResolvedRule, Meets)> =
+            allows.map(|rule| (rule, meets(rule))).filter(|(_, meets)| meets.subject).collect();
+        let (rule, met) = here.iter().find(|(_, meets)| meets.peer).or_else(|| here.first())?;
         let missed = match (met.peer, role) {
             (true, _) => "services",
             (false, Role::Consumer) => "providers",
             (false, Role::Provider) => "consumers",
         };
-        Some(NearMiss {
-            rule: self.reference(rule),
-            missed: missed.to_owned(),
-        })
+        Some(NearMiss { rule: self.reference(rule), missed: missed.to_owned() })
     }
 
     fn reference(&self, rule: &ResolvedRule) -> RuleRef {
-        let origin = self
-            .world
-            .policy
-            .origins
-            .get(&ObjectKey::cluster_wide(Kind::RuleSet, &rule.rule_set));
+        let origin = self.world.policy.origins.get(&ObjectKey::cluster_wide(Kind::RuleSet, &rule.rule_set));
         RuleRef {
             rule_set: rule.rule_set.clone(),
             name: rule.name.clone(),
             file: origin.map(|origin| origin.file.clone()),
-            line: origin.map(|origin| {
-                origin
-                    .rule_lines
-                    .get(&rule.name)
-                    .copied()
-                    .unwrap_or(origin.line)
-            }),
+            line: origin.map(|origin| origin.rule_lines.get(&rule.name).copied().unwrap_or(origin.line)),
         }
     }
 
@@ -161,11 +135,11 @@ impl Evaluator<'_> {
                 && service.behind.refused.is_empty()
                 && ends.iter().all(|end| end.pod.as_ref() == Some(own))
         });
-        let resolver = target.addresses.iter().any(|address| {
-            self.essentials.dns_servers.contains(address) || pod.dns_servers.contains(address)
-        });
-        let dns = matches!(target.port.protocol, Protocol::TCP | Protocol::UDP)
-            && target.port.number == DNS_PORT;
+        let resolver = target
+            .addresses
+            .iter()
+            .any(|address| self.essentials.dns_servers.contains(address) || pod.dns_servers.contains(address));
+        let dns = matches!(target.port.protocol, Protocol::TCP | Protocol::UDP) && target.port.number == DNS_PORT;
         target.pod == Some(own) || alone || (resolver && dns)
     }
 
@@ -178,15 +152,11 @@ impl Evaluator<'_> {
         let probed = source.node.is_some()
             && source.node == pod.node.as_deref()
             && pod.probe_ports.contains(&(port.protocol, port.number));
-        let declared = self.essentials.inbound.iter().any(|essential| {
-            essential.covers(
-                &own.namespace,
-                pod,
-                &source.addresses,
-                port.protocol,
-                port.number,
-            )
-        });
+        let declared = self
+            .essentials
+            .inbound
+            .iter()
+            .any(|essential| essential.covers(&own.namespace, pod, &source.addresses, port.protocol, port.number));
         itself || probed || declared
     }
 }

@@ -85,9 +85,8 @@ impl<'a> Index<'a> {
 }
 
 fn is_empty_list(spec: &IpListSpec) -> bool {
-    let set = |list: &[String]| {
-        AddressSet::from_nets(list.iter().filter_map(|text| AddressSet::parse(text).ok()).flatten())
-    };
+    let set =
+        |list: &[String]| AddressSet::from_nets(list.iter().filter_map(|text| AddressSet::parse(text).ok()).flatten());
     set(&spec.ranges).minus(&set(&spec.exclusions)).is_empty()
 }
 

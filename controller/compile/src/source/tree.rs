@@ -144,7 +144,8 @@ impl<'de> Visitor<'de> for ValueVisitor {
         Ok(Value::Number(value.into()))
     }
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        let number = Number::from_f64(value).ok_or_else(|| E::custom("infinity and not-a-number have no place here"))?;
+        let number =
+            Number::from_f64(value).ok_or_else(|| E::custom("infinity and not-a-number have no place here"))?;
         Ok(Value::Number(number))
     }
     fn visit_str<E>(self, text: &str) -> Result<Value, E> {

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringfence_compile::cluster::{
-    ClusterState, ContainerPortInfo, EndpointInfo, EndpointSliceInfo, NamespaceInfo, NodeInfo,
-    PodInfo, ServiceInfo, ServicePortInfo, SlicePortInfo, TargetPortInfo,
+    ClusterState, ContainerPortInfo, EndpointInfo, EndpointSliceInfo, NamespaceInfo, NodeInfo, PodInfo, ServiceInfo,
+    ServicePortInfo, SlicePortInfo, TargetPortInfo,
 };
 use ringfence_compile::compile::{Computed, compile};
 use ringfence_compile::evaluate::{Endpoint, Explanation, explain};
@@ -27,17 +27,11 @@ pub fn yaml<T: DeserializeOwned>(text: &str) -> T {
 
 pub fn key(text: &str) -> NamespacedName {
     let (namespace, name) = text.split_once('/').unwrap();
-    NamespacedName {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-    }
+    NamespacedName { namespace: namespace.to_owned(), name: name.to_owned() }
 }
 
 pub fn strings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    pairs
-        .iter()
-        .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
-        .collect()
+    pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
 }
 
 /// `5432/tcp`
@@ -50,18 +44,12 @@ impl Lab {
     pub fn new() -> Self {
         let mut lab = Self::default();
         lab.cluster.uid = "uid".to_owned();
-        lab.cluster.namespaces.insert(
-            "kube-system".to_owned(),
-            NamespaceInfo {
-                uid: "uid".to_owned(),
-                terminating: false,
-            },
-        );
-        for (name, address, control_plane) in [
-            ("cp", "172.30.0.10", true),
-            ("n1", "172.30.0.11", false),
-            ("n2", "172.30.0.12", false),
-        ] {
+        lab.cluster
+            .namespaces
+            .insert("kube-system".to_owned(), NamespaceInfo { uid: "uid".to_owned(), terminating: false });
+        for (name, address, control_plane) in
+            [("cp", "172.30.0.10", true), ("n1", "172.30.0.11", false), ("n2", "172.30.0.12", false)]
+        {
             let node = NodeInfo {
                 addresses: BTreeSet::from([address.parse().unwrap()]),
                 machine_id: format!("machine-{name}"),
@@ -70,17 +58,13 @@ impl Lab {
             };
             lab.cluster.nodes.insert(name.to_owned(), node);
         }
-        lab.cluster
-            .apiserver_addresses
-            .insert("172.30.0.10".parse().unwrap());
+        lab.cluster.apiserver_addresses.insert("172.30.0.10".parse().unwrap());
         lab
     }
 
     /// A managed namespace: `app` and `env` fixed, `role` chosen by annotation.
     pub fn namespace(&mut self, name: &str, state: &str, app: &str, env: &str) -> &mut Self {
-        self.cluster
-            .namespaces
-            .insert(name.to_owned(), NamespaceInfo::default());
+        self.cluster.namespaces.insert(name.to_owned(), NamespaceInfo::default());
         let profile = format!(
             "{{managed: true, policyState: {state}, labels: {{app: {{value: {app}}}, env: {{value: {env}}}, role: {{allowed: [web, api, db]}}}}}}"
         );
@@ -120,10 +104,7 @@ impl Lab {
             cluster_ips: ip.parse().into_iter().collect(),
             ..ServiceInfo::default()
         };
-        let mut slice = EndpointSliceInfo {
-            service: Some(name.name.clone()),
-            ..EndpointSliceInfo::default()
-        };
+        let mut slice = EndpointSliceInfo { service: Some(name.name.clone()), ..EndpointSliceInfo::default() };
         for text in ports {
             let (front, rest) = text.split_once(':').unwrap();
             let (target, protocol) = port(rest);
@@ -136,20 +117,11 @@ impl Lab {
                 target_port: TargetPortInfo::Number(target),
                 node_port: None,
             });
-            slice.ports.push(SlicePortInfo {
-                name: port_name,
-                protocol,
-                port: target,
-            });
+            slice.ports.push(SlicePortInfo { name: port_name, protocol, port: target });
         }
         for (pod_key, pod) in &self.cluster.pods {
-            if pod_key.namespace == name.namespace
-                && pod.labels.get("app").is_some_and(|own| own == app)
-            {
-                slice.endpoints.push(EndpointInfo {
-                    addresses: pod.ips.clone(),
-                    target_pod: Some(pod_key.clone()),
-                });
+            if pod_key.namespace == name.namespace && pod.labels.get("app").is_some_and(|own| own == app) {
+                slice.endpoints.push(EndpointInfo { addresses: pod.ips.clone(), target_pod: Some(pod_key.clone()) });
             }
         }
         self.cluster.endpoint_slices.insert(name.clone(), slice);
@@ -197,10 +169,8 @@ impl Lab {
 /// Two namespaces in the given states: `a/a` (10.0.0.1, app=a, role=web) and `b/b` (10.0.0.2, app=b, role=db).
 pub fn pair(state_a: &str, state_b: &str) -> Lab {
     let mut lab = Lab::new();
-    lab.namespace("a", state_a, "a", "prod")
-        .namespace("b", state_b, "b", "prod");
-    lab.pod("a/a", "10.0.0.1", "web")
-        .pod("b/b", "10.0.0.2", "db");
+    lab.namespace("a", state_a, "a", "prod").namespace("b", state_b, "b", "prod");
+    lab.pod("a/a", "10.0.0.1", "web").pod("b/b", "10.0.0.2", "db");
     lab.pod_mut("b/b").node = Some("n2".to_owned());
     lab
 }
