@@ -1,20 +1,22 @@
 //! Room 8: puts a policy into the network namespace that the calling thread is in, and reads it back.
 //!
-//! A change of members alone is a delta on the sets. Anything else makes new sets, replaces the rules by one atomic
-//! restore per table and family, and only then takes the old sets away. What the kernel held before the agent started
-//! is kept where it is already right.
+//! A change of members alone is a delta on the sets. Anything else makes new sets and replaces the rules by one atomic
+//! restore per table and family. What the kernel held before the agent started is kept where it is already right.
+//!
+//! [`apply`] does what new connections wait for. [`clean_up`] does the rest, when every namespace has its rules: existing
+//! flows follow the policy, what was written is read back, and sets that no rule names any more go.
 
 use std::collections::BTreeSet;
 
-use ringfence_dataplane::sets::{self, SetDef};
+use ringfence_dataplane::sets::{self, SetDef, SetKind};
 use ringfence_dataplane::{Family, Installed, NetnsPolicy, Readback, Rendered, removal, render};
 
-use crate::flows::{self, tightening::may_tighten};
+use crate::flows::{self, FlowError, tightening::may_tighten};
 use crate::tools::{Backend, ToolError, ipset_restore, ipset_save};
 
 /// Both address families, in the order in which they switch.
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-/// How often a set that the kernel still holds is tried again, a few milliseconds apart.
+/// How often a set that the kernel still holds is tried again, a few milliseconds apart, before it is left for later.
 const DESTROY_TRIES: u32 = 10;
 
 /// Why a policy is not in force.
@@ -23,9 +25,15 @@ pub enum ApplyError {
     /// A program failed.
     #[error(transparent)]
     Tool(#[from] ToolError),
+    /// Flows could not be looked at or ended.
+    #[error("let flows follow the policy: {0}")]
+    Flows(#[from] FlowError),
     /// What was written is not what is there.
     #[error("put the rules in force: read back, they are {0:?}")]
     ReadBack(Readback),
+    /// The kernel does not let go of sets.
+    #[error("destroy sets that are no longer used: {0:?}")]
+    SetsLeft(Vec<String>),
 }
 
 /// What a network namespace is to hold.
@@ -58,6 +66,20 @@ pub struct InForce {
     v6: Installed,
     /// Whether flows may be there that carry our bit.
     ended_flows: bool,
+    due: Due,
+}
+
+/// What is left for [`clean_up`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Due {
+    /// Flows may be there that the policy decides otherwise than when they were last looked at.
+    flows: bool,
+    /// Families whose rules were written and not read back.
+    read_back: BTreeSet<Family>,
+    /// Sets that no rule names any more.
+    sets: BTreeSet<String>,
+    /// These are the first rules in the namespace.
+    first: bool,
 }
 
 impl Known {
@@ -68,6 +90,11 @@ impl Known {
             (Self::Policy(present), Wanted::Policy(policy)) => present.policy == **policy,
             _ => false,
         }
+    }
+
+    /// Whether [`clean_up`] has something to do.
+    pub fn is_due(&self) -> bool {
+        matches!(self, Self::Policy(present) if present.due != Due::default())
     }
 
     /// Whether rules of ours are there.
@@ -89,6 +116,8 @@ pub enum Done {
     Rules,
     /// The rules were taken away.
     Removed,
+    /// What was left for later was done, but for what the outcome still says is due.
+    CleanedUp,
 }
 
 /// What came of it.
@@ -98,13 +127,11 @@ pub struct Outcome {
     pub known: Known,
     /// What was done.
     pub done: Done,
-    /// What went wrong beside: rules are in force, and flows that they block may go on.
-    pub remark: Option<String>,
 }
 
 impl Outcome {
     fn new(known: Known, done: Done) -> Self {
-        Self { known, done, remark: None }
+        Self { known, done }
     }
 }
 
@@ -122,7 +149,7 @@ pub fn apply(backend: Backend, wanted: &Wanted, known: Known, only_if_empty: boo
         }
         (Wanted::Nothing, _) => remove(backend),
         (Wanted::Policy(policy), Known::Policy(present)) => change(backend, policy, *present),
-        (Wanted::Policy(policy), Known::Nothing) => replace(backend, policy, Kernel::default(), true),
+        (Wanted::Policy(policy), Known::Nothing) => replace(backend, policy, Kernel::default(), true, BTreeSet::new()),
         (Wanted::Policy(policy), Known::Unread) => take_over(backend, policy),
     }
 }
@@ -177,80 +204,127 @@ fn remove(backend: Backend) -> Result<Outcome, ApplyError> {
             backend.restore(family, &text)?;
         }
     }
-    destroy(kernel.sets.iter().map(|set| set.name.as_str()))?;
-    let remark = flows::forgive_all().err().map(|error| format!("let flows go on: {error}"));
-    Ok(Outcome { known: Known::Nothing, done: Done::Removed, remark })
+    flows::forgive_all()?;
+    let left = destroy(names(&kernel.sets))?;
+    if !left.is_empty() {
+        return Err(ApplyError::SetsLeft(left.into_iter().collect()));
+    }
+    Ok(Outcome::new(Known::Nothing, Done::Removed))
+}
+
+fn names(sets: &[SetDef]) -> BTreeSet<String> {
+    sets.iter().map(|set| set.name.clone()).collect()
 }
 
 /// From a policy that is in force to another.
 fn change(backend: Backend, policy: &NetnsPolicy, present: InForce) -> Result<Outcome, ApplyError> {
     let same_generation = render(policy, present.rendered.generation);
+    // What was due stays due.
+    let flows = present.due.flows || present.ended_flows || may_tighten(&present.policy, policy);
     if !present.rendered.same_shape(&same_generation) {
-        let InForce { policy: before, rendered, v4, v6, ended_flows } = present;
-        let settle = ended_flows || may_tighten(&before, policy);
-        return replace(backend, policy, Kernel { v4, v6, sets: rendered.sets }, settle);
+        let InForce { rendered, v4, v6, due, .. } = present;
+        let old = due.sets.into_iter().map(|name| SetDef { name, kind: SetKind::HashNet, members: BTreeSet::new() });
+        let sets = rendered.sets.into_iter().chain(old).collect();
+        return replace(backend, policy, Kernel { v4, v6, sets }, flows, due.read_back);
     }
     let changes = present.rendered.delta(&same_generation);
     let done = if changes.is_empty() { Done::Nothing } else { Done::Members };
     ipset_restore(&sets::change_text(&changes))?;
-    let settle = present.ended_flows || may_tighten(&present.policy, policy);
-    let in_force = InForce { policy: policy.clone(), rendered: same_generation, ..present };
-    Ok(in_force.settled(done, settle))
+    let due = Due { flows, ..present.due };
+    let in_force = InForce { policy: policy.clone(), rendered: same_generation, due, ..present };
+    Ok(in_force.outcome(done))
 }
 
 /// First contact: what is in the kernel is kept if it is right.
 fn take_over(backend: Backend, policy: &NetnsPolicy) -> Result<Outcome, ApplyError> {
     let kernel = Kernel::read(backend)?;
     let Some(generation) = kernel.v4.generation().or_else(|| (!kernel.v4.is_empty()).then_some(0)) else {
-        return replace(backend, policy, kernel, true);
+        return replace(backend, policy, kernel, true, BTreeSet::new());
     };
     let rendered = render(policy, generation);
     let right = FAMILIES.iter().all(|family| rendered.verify(*family, kernel.family(*family)) == Readback::Ok);
     let Some(changes) = rendered.delta_from(&kernel.sets).filter(|_| right) else {
-        return replace(backend, policy, kernel, true);
+        return replace(backend, policy, kernel, true, BTreeSet::new());
     };
-    let stale = kernel.sets.iter().filter(|set| !rendered.sets.iter().any(|wanted| wanted.name == set.name));
+    let sets = names(&kernel.sets).difference(&names(&rendered.sets)).cloned().collect();
     ipset_restore(&sets::change_text(&changes))?;
-    destroy(stale.map(|set| set.name.as_str()))?;
     let done = if changes.is_empty() { Done::Nothing } else { Done::Members };
-    let in_force = InForce { policy: policy.clone(), rendered, v4: kernel.v4, v6: kernel.v6, ended_flows: false };
-    Ok(in_force.settled(done, true))
+    let due = Due { flows: true, sets, ..Due::default() };
+    let Kernel { v4, v6, .. } = kernel;
+    Ok(InForce { policy: policy.clone(), rendered, v4, v6, ended_flows: false, due }.outcome(done))
 }
 
-/// Replaces all rules and sets. `settle` says whether flows have to be looked at.
-fn replace(backend: Backend, policy: &NetnsPolicy, kernel: Kernel, settle: bool) -> Result<Outcome, ApplyError> {
-    let first = kernel.is_empty();
+/// Replaces all rules and sets. `flows` says whether existing flows have to be looked at; `read_back` what is to be read
+/// back in any case.
+fn replace(
+    backend: Backend,
+    policy: &NetnsPolicy,
+    kernel: Kernel,
+    flows: bool,
+    read_back: BTreeSet<Family>,
+) -> Result<Outcome, ApplyError> {
     let rendered = render(policy, kernel.free_generation());
-    ipset_restore(&rendered.create_sets())?;
-    let mut installed = [kernel.v4, kernel.v6];
-    for (family, present) in FAMILIES.into_iter().zip(&mut installed) {
-        // What IPv6 does depends on the state only: mostly there is nothing to write.
-        if rendered.verify(family, present) != Readback::Ok {
-            backend.restore(family, &rendered.restore_text(family, present))?;
-            *present = read_back(backend, family, &rendered)?;
+    let due = Due { flows, read_back, sets: names(&kernel.sets), first: kernel.is_empty() };
+    let mut in_force =
+        InForce { policy: policy.clone(), rendered, v4: kernel.v4, v6: kernel.v6, ended_flows: false, due };
+    if let Err(error) = in_force.put(backend) {
+        // Sets that no rule came to name must not pile up with every try; what is in use refuses to go.
+        let _ = ipset_restore(&sets::destroy_text(in_force.rendered.sets.iter().map(|set| set.name.as_str())));
+        return Err(error.into());
+    }
+    Ok(in_force.outcome(Done::Rules))
+}
+
+/// Does what can wait until every namespace has its rules.
+///
+/// # Errors
+/// When the kernel or a program refuses, or the rules are not what was written. What is there has to be read anew.
+pub fn clean_up(backend: Backend, known: Known) -> Result<Outcome, ApplyError> {
+    let Known::Policy(mut present) = known else { return Ok(Outcome::new(known, Done::CleanedUp)) };
+    let due = std::mem::take(&mut present.due);
+    if due.flows {
+        present.ended_flows = flows::settle(&present.policy)?;
+    }
+    for family in due.read_back {
+        let installed = Installed::parse(&backend.save(family)?);
+        match present.rendered.verify(family, &installed) {
+            Readback::Ok => *present.family(family) = installed,
+            wrong => return Err(ApplyError::ReadBack(wrong)),
         }
     }
-    let [v4, v6] = installed;
-    let in_force = InForce { policy: policy.clone(), rendered, v4, v6, ended_flows: false };
-    let outcome = in_force.settled(Done::Rules, settle);
-    destroy(kernel.sets.iter().map(|set| set.name.as_str()))?;
-    if first {
+    // One that stays is destroyed another time, and does no harm until then.
+    present.due.sets = destroy(due.sets)?;
+    if due.first {
         check_visible(backend);
     }
-    Ok(outcome)
+    Ok(present.outcome(Done::CleanedUp))
 }
 
 impl InForce {
-    /// The outcome when the rules are in force: after the flows have followed, if they have to.
-    fn settled(mut self, done: Done, settle: bool) -> Outcome {
-        let mut remark = None;
-        self.ended_flows = settle
-            && flows::settle(&self.policy).unwrap_or_else(|error| {
-                remark = Some(format!("end flows that the policy blocks: {error}"));
-                // What is not known is looked at again next time.
-                true
-            });
-        Outcome { known: Known::Policy(Box::new(self)), done, remark }
+    /// Writes sets and rules.
+    fn put(&mut self, backend: Backend) -> Result<(), ToolError> {
+        ipset_restore(&self.rendered.create_sets())?;
+        for family in FAMILIES {
+            let present = self.family(family).clone();
+            // What IPv6 does depends on the state only: mostly there is nothing to write.
+            if self.rendered.verify(family, &present) != Readback::Ok {
+                backend.restore(family, &self.rendered.restore_text(family, &present))?;
+                *self.family(family) = self.rendered.installed_after(family, present);
+                self.due.read_back.insert(family);
+            }
+        }
+        Ok(())
+    }
+
+    fn family(&mut self, family: Family) -> &mut Installed {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+
+    fn outcome(self, done: Done) -> Outcome {
+        Outcome::new(Known::Policy(Box::new(self)), done)
     }
 }
 
@@ -262,41 +336,21 @@ fn check_visible(backend: Backend) {
     }
 }
 
-fn read_back(backend: Backend, family: Family, rendered: &Rendered) -> Result<Installed, ApplyError> {
-    let installed = Installed::parse(&backend.save(family)?);
-    match rendered.verify(family, &installed) {
-        Readback::Ok => Ok(installed),
-        wrong => Err(ApplyError::ReadBack(wrong)),
-    }
-}
-
-/// Destroys sets that no rule names any more. The kernel lets go of them a little after the restore has returned.
-fn destroy<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), ToolError> {
-    let mut left: Vec<&str> = names.collect();
+/// Destroys sets that no rule names any more, and says which of them the kernel still holds: it lets go of them a
+/// little after a restore has returned.
+fn destroy(names: BTreeSet<String>) -> Result<BTreeSet<String>, ToolError> {
     // Mostly one child is enough.
-    if ipset_restore(&sets::destroy_text(left.iter().copied())).is_ok() {
-        return Ok(());
+    if ipset_restore(&sets::destroy_text(names.iter().map(String::as_str))).is_ok() {
+        return Ok(BTreeSet::new());
     }
-    let present = sets::parse_save(&ipset_save()?);
-    left.retain(|name| present.iter().any(|set| set.name == *name));
-    for attempt in 1.. {
-        let mut refused = None;
-        left.retain(|name| match ipset_restore(&sets::destroy_text([*name])) {
-            Ok(()) => false,
-            Err(error) => {
-                refused = Some(error);
-                true
-            }
-        });
-        match refused {
-            None => break,
-            // One that stays is taken away by the next replacement, and does no harm until then.
-            Some(error) if attempt == DESTROY_TRIES => {
-                tracing::warn!(%error, sets = ?left, "failed to destroy sets that are no longer used");
-                break;
-            }
-            Some(_) => std::thread::sleep(std::time::Duration::from_millis(5)),
+    let present: BTreeSet<String> = sets::parse_save(&ipset_save()?).into_iter().map(|set| set.name).collect();
+    let mut left: BTreeSet<String> = names.intersection(&present).cloned().collect();
+    for _ in 0..DESTROY_TRIES {
+        left.retain(|name| ipset_restore(&sets::destroy_text([name.as_str()])).is_err());
+        if left.is_empty() {
+            break;
         }
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    Ok(())
+    Ok(left)
 }

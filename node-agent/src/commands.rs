@@ -69,12 +69,14 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
     send_folder(objects, pods, node.as_deref(), &changes, &sandboxes_out)?;
 
     let (engine, arrivals) = Engine::new(View::new(None), backend, Outputs { report, ledger });
+    // A namespace lives on when its Pod was taken out of the file.
+    let engine = engine.releasing_departed();
     let inputs = Inputs { changes: changes_in, sandboxes, missed: Arc::new(Notify::new()), stop: stop.clone() };
     let running = tokio::spawn(engine.run(inputs, arrivals));
     if options.once {
-        let report =
-            reports.wait_for(|report| report.loaded && (report.settled || !report.problems.is_empty())).await?;
-        let (in_force, problems) = (report.pods_enforced, report.problems.join("; "));
+        let report = reports.wait_for(|report| report.loaded && (report.settled || report.is_in_trouble())).await?;
+        let (in_force, problems) = (report.pods_enforced, [report.problems.join("; "), report.stalled.join("; ")]);
+        let problems = problems.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
         drop(report);
         stop.cancel();
         running.await?;
@@ -85,18 +87,21 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
         return Ok(());
     }
     let folder_of =
-        |file: &Path| file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-    let mut watches = [objects.to_owned(), folder_of(pods)].map(|folder| FolderWatch::new(&folder));
+        |file: &Path| file.parent().filter(|p| !p.as_os_str().is_empty()).map_or(".".into(), Path::to_owned);
+    let mut watch = watch_folders(objects, &folder_of(pods))?;
     loop {
-        let [objects_watch, pods_watch] = &mut watches;
         tokio::select! {
             () = stop.cancelled() => break,
-            () = changed(objects_watch) => {}
-            () = changed(pods_watch) => {}
+            () = watch.changed() => {}
         }
         // Who writes several files is given the time to do so.
         tokio::time::sleep(Duration::from_millis(20)).await;
-        if let Err(error) = send_folder(objects, pods, node.as_deref(), &changes, &sandboxes_out) {
+        // Anew each time, and before they are read: folders may have come.
+        let read = watch_folders(objects, &folder_of(pods)).and_then(|anew| {
+            watch = anew;
+            send_folder(objects, pods, node.as_deref(), &changes, &sandboxes_out)
+        });
+        if let Err(error) = read {
             tracing::error!("failed to {error:#}: what is in force stays");
         }
     }
@@ -104,11 +109,11 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
     Ok(())
 }
 
-async fn changed(watch: &mut std::io::Result<FolderWatch>) {
-    match watch {
-        Ok(watch) => watch.changed().await,
-        Err(_) => std::future::pending().await,
-    }
+fn watch_folders(objects: &Path, beside: &Path) -> anyhow::Result<FolderWatch> {
+    let mut folders = folder::folders_below(objects)?;
+    folders.push(beside.to_owned());
+    let folders: Vec<&Path> = folders.iter().map(std::path::PathBuf::as_path).collect();
+    FolderWatch::over(&folders).context("watch folders")
 }
 
 /// `cven off`: takes every rule and set of ours away from all Pods, and clears the ledger.
@@ -164,7 +169,7 @@ fn send_folder(
     pods: &Path,
     node: Option<&str>,
     changes: &UnboundedSender<Change>,
-    sandboxes: &UnboundedSender<Vec<Sandbox>>,
+    sandboxes: &UnboundedSender<Result<Vec<Sandbox>, String>>,
 ) -> anyhow::Result<()> {
     let mut news = folder::read(objects, node)?;
     let text = std::fs::read_to_string(pods).with_context(|| format!("read {}", pods.display()))?;
@@ -183,12 +188,13 @@ fn send_folder(
     for change in news {
         changes.send(change).map_err(|_| anyhow::anyhow!("reach the engine"))?;
     }
-    sandboxes.send(found).context("reach the engine")
+    sandboxes.send(Ok(found)).context("reach the engine")
 }
 
 fn sandbox_of(pod: &LocalPod, netns: &Path) -> Sandbox {
     Sandbox {
-        id: pod.uid.clone(),
+        // A sandbox keeps its namespace: under another path it is another one.
+        id: format!("{} {}", pod.uid, netns.display()),
         uid: pod.uid.clone(),
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),

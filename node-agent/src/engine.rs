@@ -7,20 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringfence_crds::Revision;
-use ringfence_dataplane::{LocalPod, ObjectStore, resolve};
+use ringfence_crds::names::MARKER;
+use ringfence_dataplane::{LocalPod, ObjectStore, Resolution, resolve};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{Done, Known, Outcome, Wanted, apply};
+use crate::apply::{Done, Outcome, apply, clean_up};
 use crate::cri::Sandbox;
 use crate::feed::pods::{from_sandbox, with_sandbox};
 use crate::feed::{Change, Kind, Object};
 use crate::machine;
 use crate::netns;
 use crate::report::Report;
-use crate::slot::{Finished, Slot};
+use crate::slot::{Finished, Job, Moment, Slot};
 use crate::tools::Backend;
 use crate::view::{Held, View};
 
@@ -28,10 +29,8 @@ use crate::view::{Held, View};
 const GATHER: Duration = Duration::from_millis(3);
 /// How many namespaces are written at a time: a commit mostly waits for the kernel.
 const PARALLEL: usize = 8;
-/// How long what the ledger says may not replace rules that the kernel holds: the apiserver may answer any moment, and
-/// knows better.
-const LEDGER_GRACE: Duration = Duration::from_secs(5);
-
+/// For so long after an error nobody knows what a watch has missed: it is tried again within five seconds.
+const INTERRUPTED: Duration = Duration::from_secs(6);
 /// What changed goes to disk this much later, together with what changes until then.
 const LEDGER_DELAY: Duration = Duration::from_secs(1);
 
@@ -40,8 +39,8 @@ const LEDGER_DELAY: Duration = Duration::from_secs(1);
 pub struct Inputs {
     /// News of objects and Pods.
     pub changes: UnboundedReceiver<Change>,
-    /// The sandboxes that run, whenever they change.
-    pub sandboxes: UnboundedReceiver<Vec<Sandbox>>,
+    /// The sandboxes that run, whenever they change, or why that is not known.
+    pub sandboxes: UnboundedReceiver<Result<Vec<Sandbox>, String>>,
     /// To be told that a sandbox is missed.
     pub missed: Arc<Notify>,
     /// Ends the engine; what is in force stays.
@@ -73,11 +72,20 @@ pub struct Engine {
     backend: Backend,
     slots: BTreeMap<String, Slot>,
     node_addresses: Vec<IpAddr>,
-    /// Until when rules in the kernel count more than the ledger.
-    ledger_counts_from: Instant,
+    /// The agent's own namespace, the node's, which never holds the policy of a Pod.
+    own_cookie: Option<netns::Cookie>,
+    /// The namespace of the agent's own Pod.
+    own_namespace: Option<String>,
+    /// Whether rules are taken away from the namespace of a sandbox that is no longer listed. Not where a runtime takes
+    /// the namespace away: until then the rules hold.
+    releases_departed: bool,
     acknowledged: Option<Revision>,
-    /// Whether the sandboxes that run are known: before, nothing can be said about them.
-    sandboxes_known: bool,
+    /// Whether the sandboxes that run are known, or why not: until they are, nothing can be said about them.
+    sandboxes: Option<Result<(), String>>,
+    /// Watches that had an error, with it and until when that counts.
+    interrupted: BTreeMap<Kind, (Instant, String)>,
+    /// When to look at everything again without news.
+    wake_at: Option<Instant>,
     /// When the ledger is to be written next, if anything differs.
     keep_at: Option<Instant>,
     threads: Arc<Semaphore>,
@@ -94,15 +102,25 @@ impl Engine {
             backend,
             slots: BTreeMap::new(),
             node_addresses: machine::addresses(),
-            ledger_counts_from: Instant::now() + LEDGER_GRACE,
+            own_cookie: netns::current_cookie().ok(),
+            own_namespace: std::env::var("POD_NAMESPACE").ok(),
+            releases_departed: false,
             acknowledged: None,
-            sandboxes_known: false,
+            sandboxes: None,
+            interrupted: BTreeMap::new(),
+            wake_at: None,
             keep_at: None,
             threads: Arc::new(Semaphore::new(PARALLEL)),
             finished,
             outputs,
         };
         (engine, arrivals)
+    }
+
+    /// The same, but namespaces outlive what is listed.
+    #[must_use]
+    pub fn releasing_departed(self) -> Self {
+        Self { releases_departed: true, ..self }
     }
 
     /// Runs until it is stopped.
@@ -117,7 +135,7 @@ impl Engine {
                 }
                 Some(sandboxes) = inputs.sandboxes.recv() => dirty |= self.take_sandboxes(sandboxes),
                 Some(finished) = arrivals.recv() => self.take_finished(finished),
-                () = sleep_until(self.deadline()) => {}
+                () = sleep_until(self.wake_at) => {}
             }
             while let Ok(change) = inputs.changes.try_recv() {
                 dirty |= self.take(change, &inputs.missed);
@@ -126,36 +144,55 @@ impl Engine {
                 self.resolve_all();
                 self.keep_at.get_or_insert(Instant::now() + LEDGER_DELAY);
             }
-            if self.keep_at.is_some_and(|at| at <= Instant::now()) {
+            let now = Instant::now();
+            self.interrupted.retain(|_, (until, _)| *until > now);
+            if self.keep_at.is_some_and(|at| at <= now) {
                 self.keep();
             }
-            self.dispatch();
-            self.tell();
+            self.dispatch(now);
+            self.tell(now);
+            self.wake_at = self.deadline(now);
         }
     }
 
     fn take(&mut self, change: Change, missed: &Notify) -> bool {
+        if let Change::Interrupted { kind, error } = change {
+            self.interrupted.insert(kind, (Instant::now() + INTERRUPTED, error));
+            return false;
+        }
         if let Change::Put { name, object: Object::Pod(pod) } = &change
             && !pod.host_network
             && !self.slots.values().any(|slot| slot.sandbox.uid == *name)
         {
             missed.notify_one();
         }
+        // The marker changes nothing that is in force, and comes when threads are at work on what it closes.
+        let closes = self.view.held().is_none()
+            && matches!(&change, Change::Put { name, object: Object::WorkloadPolicy(_) } if name == MARKER);
         let departs = matches!(change, Change::Gone { kind: Kind::Pod, .. } | Change::All { kind: Kind::Pod, .. });
         let dirty = self.view.take(change);
         if departs {
             self.forget_departed();
         }
-        dirty
+        if dirty && closes {
+            self.keep_at.get_or_insert(Instant::now() + LEDGER_DELAY);
+        }
+        dirty && !closes
     }
 
-    fn take_sandboxes(&mut self, sandboxes: Vec<Sandbox>) -> bool {
-        self.sandboxes_known = true;
+    fn take_sandboxes(&mut self, sandboxes: Result<Vec<Sandbox>, String>) -> bool {
+        self.sandboxes = Some(sandboxes.as_ref().map(drop).map_err(Clone::clone));
+        let Ok(sandboxes) = sandboxes else { return false };
         let mut old = std::mem::take(&mut self.slots);
         for sandbox in sandboxes.into_iter().filter(|sandbox| !sandbox.host_network) {
             let id = sandbox.id.clone();
-            let slot = old.remove(&id).unwrap_or_else(|| Slot::new(sandbox));
+            let mut slot = old.remove(&id).unwrap_or_else(|| Slot::new(sandbox));
+            slot.departed = false;
             self.slots.insert(id, slot);
+        }
+        if self.releases_departed {
+            old.values_mut().for_each(|slot| slot.departed = true);
+            self.slots.extend(old);
         }
         self.forget_departed();
         // A bridge may have come with the first Pod.
@@ -180,33 +217,41 @@ impl Engine {
             return;
         }
         let now = Instant::now();
+        self.slots.retain(|_, slot| !(slot.departed && slot.is_released()));
         for slot in self.slots.values_mut() {
+            if slot.departed {
+                slot.resolved(Resolution::Unmanaged, false, now);
+                continue;
+            }
             let pod = match self.view.pod(&slot.sandbox.uid) {
                 Some(pod) => with_sandbox(pod, &slot.sandbox),
                 None => from_sandbox(&slot.sandbox),
             };
-            slot.resolved(resolve(self.view.store(), &pod, &self.node_addresses), now);
+            // Our own Pods bring the rules of all others: they must not wait for them behind a closed door.
+            let may_close = self.own_namespace.as_ref() != Some(&pod.namespace);
+            slot.resolved(resolve(self.view.store(), &pod, &self.node_addresses), may_close, now);
         }
     }
 
-    /// Hands out what is to be done.
-    fn dispatch(&mut self) {
-        let now = Instant::now();
-        let fresh = self.view.is_loaded() || now >= self.ledger_counts_from;
-        for (id, slot) in &mut self.slots {
-            let Some((wanted, known)) = slot.begin(now, fresh) else { continue };
+    /// Hands out what is to be done: rules that are to be written before what can wait.
+    fn dispatch(&mut self, now: Instant) {
+        let moment = Moment { now, fresh: self.view.is_loaded(), closed: self.view.is_closed() };
+        let (urgent, rest): (Vec<_>, Vec<_>) = self.slots.iter_mut().partition(|(_, slot)| slot.is_urgent());
+        for (id, slot) in urgent.into_iter().chain(rest) {
+            // What has to wait begins with what is wanted then.
+            let Ok(permit) = self.threads.clone().try_acquire_owned() else { return };
+            let Some(job) = slot.begin(moment) else { continue };
             let work = Work {
                 id: id.clone(),
                 location: slot.sandbox.netns.clone(),
                 backend: self.backend,
                 cookie: slot.cookie,
+                forbidden: self.own_cookie,
             };
-            let (threads, finished) = (self.threads.clone(), self.finished.clone());
+            let (id, finished) = (id.clone(), self.finished.clone());
             tokio::spawn(async move {
-                // The semaphore is never closed.
-                let _permit = threads.acquire_owned().await;
-                let id = work.id.clone();
-                let done = tokio::task::spawn_blocking(move || work.run(&wanted, known, !fresh)).await;
+                let done = tokio::task::spawn_blocking(move || work.run(job)).await;
+                drop(permit);
                 // Nobody listens if the engine has ended.
                 let _ = finished.send(done.unwrap_or_else(|panic| Finished {
                     id,
@@ -218,11 +263,12 @@ impl Engine {
         }
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        let slots = self.slots.values().filter_map(Slot::deadline);
-        let grace = (!self.view.is_loaded() && self.view.counts()).then_some(self.ledger_counts_from);
-        let now = Instant::now();
-        slots.chain(grace).filter(|at| *at > now).chain(self.keep_at).min()
+    fn deadline(&self, now: Instant) -> Option<Instant> {
+        // While all threads are at work, the end of any of them is the next news.
+        let free = self.threads.available_permits() > 0;
+        let slots = self.slots.values().filter(|_| free).filter_map(|slot| slot.deadline(now));
+        let watches = self.interrupted.values().map(|(until, _)| *until);
+        slots.chain(watches).chain(self.keep_at).min()
     }
 
     fn keep(&mut self) {
@@ -233,9 +279,16 @@ impl Engine {
         }
     }
 
-    fn tell(&mut self) {
-        let now = Instant::now();
-        let settled = self.sandboxes_known && self.slots.values().all(Slot::is_settled);
+    fn problems(&self) -> Vec<String> {
+        let runtime = self.sandboxes.iter().filter_map(|seen| seen.as_ref().err());
+        let runtime = runtime.map(|error| format!("failed to look at the sandboxes: {error}"));
+        let watches = self.interrupted.iter().map(|(kind, (_, error))| format!("failed to watch {kind:?}: {error}"));
+        runtime.chain(watches).chain(self.slots.values().filter_map(Slot::problem)).collect()
+    }
+
+    fn tell(&mut self, now: Instant) {
+        let settled =
+            self.sandboxes == Some(Ok(())) && self.interrupted.is_empty() && self.slots.values().all(Slot::is_settled);
         let held = self.view.held();
         if settled && held.is_none() {
             self.acknowledged = Some(self.view.revision());
@@ -250,7 +303,7 @@ impl Engine {
                 _ => None,
             },
             stalled: self.slots.values().filter_map(|slot| slot.stalled(now)).collect(),
-            problems: self.slots.values().filter_map(Slot::problem).collect(),
+            problems: self.problems(),
             pods_enforced: self.slots.values().filter(|slot| slot.has_rules()).count(),
             node_addresses: self.node_addresses.clone(),
         };
@@ -267,22 +320,36 @@ struct Work {
     id: String,
     location: netns::Location,
     backend: Backend,
-    /// The namespace as known from before: one that is another now must not be taken for it.
+    /// The namespace as known from before.
     cookie: Option<netns::Cookie>,
+    /// The namespace that is never to be touched.
+    forbidden: Option<netns::Cookie>,
 }
 
 impl Work {
-    fn run(self, wanted: &Wanted, known: Known, only_if_empty: bool) -> Finished {
+    fn run(self, job: Job) -> Finished {
         let begun = std::time::Instant::now();
-        let entered = netns::run_in(&self.location, |cookie| {
-            let known = if self.cookie.is_none_or(|before| before == cookie) { known } else { Known::Unread };
-            (cookie, apply(self.backend, wanted, known, only_if_empty))
-        });
+        let entered = netns::run_in(&self.location, |cookie| (cookie, self.work(cookie, job)));
         let (cookie, result) = match entered {
-            Ok((cookie, result)) => (Some(cookie), result.map_err(|error| error.to_string())),
+            Ok((cookie, result)) => (Some(cookie), result),
             Err(error) => (None, Err(error.to_string())),
         };
-        Finished { id: self.id, cookie, result, took: begun.elapsed() }
+        Finished { id: self.id, cookie: cookie.filter(|_| result.is_ok()), result, took: begun.elapsed() }
+    }
+
+    fn work(&self, cookie: netns::Cookie, job: Job) -> Result<Outcome, String> {
+        // A sandbox keeps its namespace for life. A path or process id that leads elsewhere has a new owner.
+        if self.forbidden == Some(cookie) {
+            return Err(format!("enforce a policy in {}: that is the namespace of the node", self.location));
+        }
+        if self.cookie.is_some_and(|before| before != cookie) {
+            return Err(format!("enforce a policy in {}: that is another namespace than before", self.location));
+        }
+        match job {
+            Job::Apply { wanted, known, only_if_empty } => apply(self.backend, &wanted, known, only_if_empty),
+            Job::CleanUp(known) => clean_up(self.backend, known),
+        }
+        .map_err(|error| error.to_string())
     }
 }
 
@@ -298,7 +365,9 @@ fn log_finished(slot: &Slot, finished: &Finished, store: &ObjectStore) {
     let (pod, ms) = (slot.pod(), u64::try_from(finished.took.as_millis()).unwrap_or(u64::MAX));
     let netns = finished.cookie.or(slot.cookie).map(|cookie| cookie.to_string()).unwrap_or_default();
     match &finished.result {
-        Ok(Outcome { done: Done::Nothing | Done::Left, .. }) => tracing::debug!(%pod, %netns, ms, "nothing to do"),
+        Ok(Outcome { done: done @ (Done::Nothing | Done::Left | Done::CleanedUp), .. }) => {
+            tracing::debug!(%pod, %netns, ms, ?done);
+        }
         Ok(Outcome { done, .. }) => {
             let newest = store.workload_policies.values().max_by_key(|policy| policy.revision);
             let revision = newest.map(|policy| policy.revision.to_string()).unwrap_or_default();

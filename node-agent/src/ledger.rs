@@ -49,9 +49,8 @@ pub enum LedgerError {
 pub struct Ledger {
     folder: PathBuf,
     node: String,
-    /// What is on disk.
-    saved: ObjectStore,
-    saved_pods: BTreeMap<String, LocalPod>,
+    /// What is on disk, if that is known.
+    saved: Option<(ObjectStore, BTreeMap<String, LocalPod>)>,
 }
 
 impl Ledger {
@@ -62,20 +61,15 @@ impl Ledger {
     /// When the folder cannot be made.
     pub fn open(folder: &Path, node: &str) -> Result<(Self, Option<(ObjectStore, Vec<LocalPod>)>), LedgerError> {
         fs::create_dir_all(folder).map_err(at(folder))?;
-        let mut ledger = Self {
-            folder: folder.to_owned(),
-            node: node.to_owned(),
-            saved: ObjectStore::default(),
-            saved_pods: BTreeMap::new(),
-        };
+        let mut ledger = Self { folder: folder.to_owned(), node: node.to_owned(), saved: None };
         let found = match fs::read_to_string(folder.join("node")) {
             Ok(owner) if owner.trim() == node => ledger.load(),
             _ => Ok(None),
         };
         match found {
             Ok(Some((store, pods))) => {
-                ledger.saved = store.clone();
-                ledger.saved_pods = pods.iter().map(|pod| (pod.uid.clone(), pod.clone())).collect();
+                let known = pods.iter().map(|pod| (pod.uid.clone(), pod.clone())).collect();
+                ledger.saved = Some((store.clone(), known));
                 Ok((ledger, Some((store, pods))))
             }
             other => {
@@ -120,35 +114,43 @@ impl Ledger {
     /// # Errors
     /// When a file cannot be written; what was written until then stays.
     pub fn save(&mut self, store: ObjectStore, pods: BTreeMap<String, LocalPod>) -> Result<(), LedgerError> {
-        let node = [(self.node.clone(), store.node_policy.clone())];
-        let some_node: BTreeMap<_, _> = node.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
-        let saved_node = [(self.node.clone(), self.saved.node_policy.clone())];
-        let saved_node: BTreeMap<_, _> = saved_node.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
-        self.save_kind("nodepolicies", &saved_node, &some_node, NodePolicy::new)?;
-        let cluster = |spec: &Option<_>| spec.iter().map(|s| (CLUSTER.to_owned(), Clone::clone(s))).collect();
-        self.save_kind(
-            "containerclusters",
-            &cluster(&self.saved.cluster),
-            &cluster(&store.cluster),
-            ContainerCluster::new,
-        )?;
-        self.save_kind("containerworkloadprofiles", &self.saved.profiles, &store.profiles, profile)?;
-        // Groups before the policies that refer to them, so that a crash in between leaves nothing referred to missing.
-        self.save_kind("addressgroups", &self.saved.address_groups, &store.address_groups, AddressGroup::new)?;
-        self.save_kind("peergroups", &self.saved.peer_groups, &store.peer_groups, PeerGroup::new)?;
-        let old = &self.saved.workload_policies;
-        self.save_kind("workloadpolicies", old, &store.workload_policies, WorkloadPolicy::new)?;
-        if self.saved_pods != pods || !self.folder.join("pods.json").is_file() {
+        let result = self.write(&store, &pods);
+        // After a failure nobody knows which files were written: next time all of them are.
+        self.saved = result.is_ok().then_some((store, pods));
+        result
+    }
+
+    /// Everything that is new before anything that goes, groups before the policies that refer to them, and gone the
+    /// other way round: a crash in between leaves nothing referred to missing.
+    fn write(&self, store: &ObjectStore, pods: &BTreeMap<String, LocalPod>) -> Result<(), LedgerError> {
+        let nothing = ObjectStore::default();
+        let (old, old_pods) = self.saved.as_ref().map_or((&nothing, None), |(store, pods)| (store, Some(pods)));
+        let node = |s: &ObjectStore| s.node_policy.iter().map(|p| (self.node.clone(), p.clone())).collect();
+        let cluster = |s: &ObjectStore| s.cluster.iter().map(|c| (CLUSTER.to_owned(), c.clone())).collect();
+        let nodes: (BTreeMap<_, _>, BTreeMap<_, _>) = (node(old), node(store));
+        let clusters: (BTreeMap<_, _>, BTreeMap<_, _>) = (cluster(old), cluster(store));
+        self.put("nodepolicies", &nodes.0, &nodes.1, NodePolicy::new)?;
+        self.put("containerclusters", &clusters.0, &clusters.1, ContainerCluster::new)?;
+        self.put("containerworkloadprofiles", &old.profiles, &store.profiles, profile)?;
+        self.put("addressgroups", &old.address_groups, &store.address_groups, AddressGroup::new)?;
+        self.put("peergroups", &old.peer_groups, &store.peer_groups, PeerGroup::new)?;
+        self.put("workloadpolicies", &old.workload_policies, &store.workload_policies, WorkloadPolicy::new)?;
+        if old_pods != Some(pods) {
             let entries: Vec<PodEntry> = pods.values().map(PodEntry::from).collect();
             replace(&self.folder.join("pods.json"), &entries)?;
         }
-        replace_text(&self.folder.join("node"), self.node.as_bytes())?;
-        self.saved = store;
-        self.saved_pods = pods;
-        Ok(())
+        if self.saved.is_none() {
+            replace_text(&self.folder.join("node"), self.node.as_bytes())?;
+        }
+        self.forget("workloadpolicies", &old.workload_policies, &store.workload_policies)?;
+        self.forget("peergroups", &old.peer_groups, &store.peer_groups)?;
+        self.forget("addressgroups", &old.address_groups, &store.address_groups)?;
+        self.forget("containerworkloadprofiles", &old.profiles, &store.profiles)?;
+        self.forget("containerclusters", &clusters.0, &clusters.1)?;
+        self.forget("nodepolicies", &nodes.0, &nodes.1)
     }
 
-    fn save_kind<S: PartialEq + Clone, K: Serialize>(
+    fn put<S: PartialEq + Clone, K: Serialize>(
         &self,
         kind: &str,
         old: &BTreeMap<String, S>,
@@ -160,9 +162,21 @@ impl Ledger {
         for (name, spec) in new.iter().filter(|(name, spec)| old.get(*name) != Some(spec)) {
             replace(&folder.join(format!("{name}.json")), &object(name, spec.clone()))?;
         }
-        for name in old.keys().filter(|name| !new.contains_key(*name)) {
-            let path = folder.join(format!("{name}.json"));
-            gone(fs::remove_file(&path)).map_err(at(&path))?;
+        Ok(())
+    }
+
+    /// Removes the files of objects that are gone; of any that is not known, if what is on disk is not known.
+    fn forget<S>(&self, kind: &str, old: &BTreeMap<String, S>, new: &BTreeMap<String, S>) -> Result<(), LedgerError> {
+        if self.saved.is_some() && old.keys().all(|name| new.contains_key(name)) {
+            return Ok(());
+        }
+        let folder = self.folder.join("objects").join(kind);
+        for entry in fs::read_dir(&folder).map_err(at(&folder))? {
+            let path = entry.map_err(at(&folder))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if !name.strip_suffix(".json").is_some_and(|name| new.contains_key(name)) {
+                gone(fs::remove_file(&path)).map_err(at(&path))?;
+            }
         }
         Ok(())
     }
@@ -252,6 +266,23 @@ mod tests {
         ledger.save(fewer.clone(), BTreeMap::new()).expect("saved");
         let (_, found) = Ledger::open(folder.path(), "n1").expect("opened");
         assert_eq!(found, Some((fewer, Vec::new())));
+    }
+
+    #[test]
+    fn what_a_failed_save_wrote_does_not_stay() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut ledger, _) = Ledger::open(folder.path(), "n1").expect("opened");
+        ledger.save(store(), BTreeMap::new()).expect("saved");
+        let mut more = store();
+        for name in ["p-2", "p-3"] {
+            more.peer_groups.insert(name.to_owned(), PeerGroupSpec::default());
+        }
+        let in_the_way = folder.path().join("objects/peergroups/p-3.new");
+        fs::create_dir(&in_the_way).expect("made");
+        ledger.save(more, BTreeMap::new()).expect_err("p-3 cannot be written, p-2 was");
+        fs::remove_dir(&in_the_way).expect("removed");
+        ledger.save(store(), BTreeMap::new()).expect("saved");
+        assert_eq!(Ledger::open(folder.path(), "n1").expect("opened").1, Some((store(), Vec::new())));
     }
 
     #[test]

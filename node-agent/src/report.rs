@@ -17,6 +17,8 @@ use crate::clock::jitter;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Reports of many agents are spread over so long a time.
 const SPREAD: Duration = Duration::from_millis(250);
+/// An apiserver that does not answer a report within this time is asked again.
+const LIMIT: Duration = Duration::from_secs(10);
 /// How many problems a report names.
 const MOST_PROBLEMS: usize = 20;
 
@@ -41,6 +43,13 @@ pub struct Report {
     pub pods_enforced: usize,
     /// Addresses of the node.
     pub node_addresses: Vec<IpAddr>,
+}
+
+impl Report {
+    /// Whether something failed or is missing for too long.
+    pub fn is_in_trouble(&self) -> bool {
+        !(self.problems.is_empty() && self.stalled.is_empty())
+    }
 }
 
 /// What never changes while the agent runs.
@@ -78,7 +87,7 @@ pub async fn follow(client: Client, identity: Identity, mut reports: watch::Rece
     }
 }
 
-async fn send(api: &Api<NodePolicy>, node: &str, status: &NodePolicyStatus) -> Result<(), kube::Error> {
+async fn send(api: &Api<NodePolicy>, node: &str, status: &NodePolicyStatus) -> Result<(), String> {
     let body = serde_json::json!({
         "apiVersion": API_VERSION,
         "kind": "NodePolicy",
@@ -86,7 +95,11 @@ async fn send(api: &Api<NodePolicy>, node: &str, status: &NodePolicyStatus) -> R
         "status": status,
     });
     let parameters = PatchParams::apply(MANAGER_AGENT).force();
-    api.patch_status(node, &parameters, &Patch::Apply(body)).await.map(drop)
+    let patch = Patch::Apply(body);
+    match tokio::time::timeout(LIMIT, api.patch_status(node, &parameters, &patch)).await {
+        Ok(answer) => answer.map(drop).map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
+    }
 }
 
 fn status(report: &Report, identity: &Identity, before: &[Condition], now: Timestamp) -> NodePolicyStatus {

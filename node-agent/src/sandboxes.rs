@@ -23,26 +23,35 @@ const SLOWEST: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Looks for sandboxes until the receiver is gone. `missed` makes it look at once.
-pub async fn follow(runtime: Runtime, folder: PathBuf, missed: Arc<Notify>, found: UnboundedSender<Vec<Sandbox>>) {
+pub async fn follow(
+    runtime: Runtime,
+    folder: PathBuf,
+    missed: Arc<Notify>,
+    found: UnboundedSender<Result<Vec<Sandbox>, String>>,
+) {
     let mut watch = FolderWatch::new(&folder);
     if let Err(error) = &watch {
         tracing::warn!(folder = %folder.display(), %error, "failed to watch for network namespaces: Pods are found only when Kubernetes reports them");
     }
     let mut known = BTreeMap::new();
-    let mut told = None;
+    let mut told: Option<Result<Vec<Sandbox>, String>> = None;
     let mut delay = FASTEST;
     let mut patient_until = Instant::now() + PATIENCE;
     loop {
-        let settled = match refresh(&runtime, &mut known).await {
-            Ok(()) => is_settled(&folder, &known),
+        let now = match refresh(&runtime, &mut known).await {
+            Ok(()) => Ok(known.values().cloned().collect()),
             Err(error) => {
-                tracing::warn!(%error, "failed to list sandboxes: trying again");
+                tracing::warn!(%error, "failed to look at the sandboxes: trying again");
                 patient_until = Instant::now() + PATIENCE;
                 delay = SLOWEST;
-                false
+                Err(error.to_string())
             }
         };
-        let now: Vec<Sandbox> = known.values().cloned().collect();
+        let settled = now.is_ok() && is_settled(&folder, &known);
+        // What could be read is worth knowing even if something could not; but nothing is not the same as none.
+        if now.is_err() && !known.is_empty() && found.send(Ok(known.values().cloned().collect())).is_err() {
+            return;
+        }
         if told.as_ref() != Some(&now) {
             if found.send(now.clone()).is_err() {
                 return;
@@ -61,19 +70,24 @@ pub async fn follow(runtime: Runtime, folder: PathBuf, missed: Arc<Notify>, foun
     }
 }
 
-/// Brings `known` up to date: asks for details of new sandboxes only.
+/// Brings `known` up to date: asks for details of new sandboxes only. One of which nothing can be learned does not hide
+/// the others.
 async fn refresh(runtime: &Runtime, known: &mut BTreeMap<String, Sandbox>) -> Result<(), CriError> {
     let listed = runtime.ready_sandboxes().await?;
     let ids: BTreeSet<&str> = listed.iter().map(|sandbox| sandbox.id.as_str()).collect();
     known.retain(|id, _| ids.contains(id.as_str()));
+    let mut refused = None;
     for sandbox in listed {
-        if !known.contains_key(&sandbox.id)
-            && let Some(sandbox) = runtime.sandbox(sandbox).await?
-        {
-            known.insert(sandbox.id.clone(), sandbox);
+        if known.contains_key(&sandbox.id) {
+            continue;
+        }
+        match runtime.sandbox(sandbox).await {
+            Ok(Some(sandbox)) => drop(known.insert(sandbox.id.clone(), sandbox)),
+            Ok(None) => {}
+            Err(error) => refused = Some(error),
         }
     }
-    Ok(())
+    refused.map_or(Ok(()), Err)
 }
 
 /// Whether every namespace in the folder belongs to a sandbox, and every sandbox still has its namespace.
@@ -105,6 +119,14 @@ impl FolderWatch {
     /// # Errors
     /// When the folder is not there or the kernel has no watch left.
     pub fn new(folder: &Path) -> Result<Self, std::io::Error> {
+        Self::over(&[folder])
+    }
+
+    /// Watches several folders.
+    ///
+    /// # Errors
+    /// See [`FolderWatch::new`].
+    pub fn over(folders: &[&Path]) -> Result<Self, std::io::Error> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
         let watched = AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE
@@ -112,7 +134,9 @@ impl FolderWatch {
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_ATTRIB;
-        inotify.add_watch(folder, watched)?;
+        for folder in folders {
+            inotify.add_watch(*folder, watched)?;
+        }
         // One that waits to be taken is as good as many.
         let (tell, news) = channel(1);
         let wait = move || {

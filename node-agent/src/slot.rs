@@ -15,6 +15,38 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// See [`FIRST_WAIT`].
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Existing flows follow the rules so much later: a Pod that moves from one label to another, or a rule from one RuleSet
+/// to another, may be gone for a moment, and must not lose its connections by that.
+const QUIET: Duration = Duration::from_millis(200);
+/// After so long they follow even a publication that nobody has closed.
+const OVERDUE: Duration = Duration::from_secs(2);
+
+/// Work in a network namespace. Whoever takes it must hand back [`Finished`].
+#[derive(Debug)]
+pub enum Job {
+    /// Bring it to what is wanted.
+    Apply {
+        /// What is wanted.
+        wanted: Wanted,
+        /// What it is known to hold.
+        known: Known,
+        /// Leave rules alone that it holds already.
+        only_if_empty: bool,
+    },
+    /// Do what was left for later.
+    CleanUp(Known),
+}
+
+/// What a job may go by.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// The time.
+    pub now: Instant,
+    /// Whether the policy is known to be that of now: if not, rules that are already in the kernel are left alone.
+    pub fresh: bool,
+    /// Whether everything of the newest publication is here.
+    pub closed: bool,
+}
 
 /// What came of work in a network namespace.
 #[derive(Debug)]
@@ -36,13 +68,19 @@ pub struct Slot {
     pub sandbox: Sandbox,
     /// Its namespace, once it has been entered.
     pub cookie: Option<Cookie>,
+    /// Nobody lists it any more; it stays until its rules are gone.
+    pub departed: bool,
     wanted: Option<Wanted>,
+    /// When rules were last written.
+    written_at: Instant,
     known: Known,
     running: bool,
     failures: u32,
     retry_at: Option<Instant>,
     problem: Option<String>,
     incomplete: Option<(Instant, Vec<Missing>)>,
+    /// What is wanted as long as nothing better is known.
+    stopgap: Option<Wanted>,
     left: bool,
 }
 
@@ -52,13 +90,16 @@ impl Slot {
         Self {
             sandbox,
             cookie: None,
+            departed: false,
             wanted: None,
+            written_at: Instant::now(),
             known: Known::Unread,
             running: false,
             failures: 0,
             retry_at: None,
             problem: None,
             incomplete: None,
+            stopgap: None,
             left: false,
         }
     }
@@ -68,18 +109,21 @@ impl Slot {
         format!("{}/{}", self.sandbox.namespace, self.sandbox.name)
     }
 
-    /// Takes in what the Pod is to have in force. While that is incomplete, what is in force stays.
-    pub fn resolved(&mut self, resolution: Resolution, now: Instant) {
+    /// Takes in what the Pod is to have in force. While that is incomplete, what is in force stays; where nothing is, as
+    /// in a Pod that has just begun, `may_close` lets essential traffic alone pass until the rest is known.
+    pub fn resolved(&mut self, resolution: Resolution, may_close: bool, now: Instant) {
         let wanted = match resolution {
             Resolution::Unmanaged | Resolution::Idle => Wanted::Nothing,
             Resolution::Enforce(policy) => Wanted::Policy(Box::new(policy)),
-            Resolution::Incomplete(missing) => {
+            Resolution::Incomplete { missing, closed } => {
                 let since = self.incomplete.as_ref().map_or(now, |(since, _)| *since);
                 self.incomplete = Some((since, missing));
+                self.stopgap = closed.filter(|_| may_close).map(|policy| Wanted::Policy(Box::new(policy)));
                 return;
             }
         };
         self.incomplete = None;
+        self.stopgap = None;
         if self.wanted.as_ref() != Some(&wanted) {
             self.wanted = Some(wanted);
             // Something new deserves a new try at once.
@@ -87,17 +131,41 @@ impl Slot {
         }
     }
 
-    /// The work to do now, if any; the caller must hand back [`Finished`]. `fresh` says whether the policy is known to
-    /// be that of now: if not, rules that are already in the kernel are left alone.
-    pub fn begin(&mut self, now: Instant, fresh: bool) -> Option<(Wanted, Known)> {
-        let wanted = self.wanted.clone()?;
-        let waits = self.retry_at.is_some_and(|at| at > now);
-        if self.running || waits || self.known.is(&wanted) || (self.left && !fresh) {
+    /// What to bring about, and whether only where nothing of ours is yet.
+    fn target(&self, fresh: bool) -> Option<(&Wanted, bool)> {
+        match (&self.wanted, &self.stopgap) {
+            (Some(wanted), _) => Some((wanted, !fresh)),
+            (None, stopgap) => stopgap.as_ref().map(|wanted| (wanted, true)),
+        }
+    }
+
+    /// The work to do now, if any.
+    pub fn begin(&mut self, moment: Moment) -> Option<Job> {
+        let (wanted, only_if_empty) = self.target(moment.fresh)?;
+        if self.running || self.retry_at.is_some_and(|at| at > moment.now) || (self.left && only_if_empty) {
+            return None;
+        }
+        let wanted = (!self.known.is(wanted)).then(|| wanted.clone());
+        if wanted.is_none() && !self.may_clean_up(moment) {
             return None;
         }
         self.running = true;
         self.left = false;
-        Some((wanted, std::mem::take(&mut self.known)))
+        self.retry_at = None;
+        let known = std::mem::take(&mut self.known);
+        Some(match wanted {
+            Some(wanted) => Job::Apply { wanted, known, only_if_empty },
+            None => Job::CleanUp(known),
+        })
+    }
+
+    /// Whether rules have to be written.
+    pub fn is_urgent(&self) -> bool {
+        !self.running && self.target(true).is_some_and(|(wanted, _)| !self.known.is(wanted))
+    }
+
+    fn may_clean_up(&self, Moment { now, closed, .. }: Moment) -> bool {
+        self.known.is_due() && now >= self.written_at + if closed { QUIET } else { OVERDUE }
     }
 
     /// Takes in what came of the work.
@@ -105,12 +173,19 @@ impl Slot {
         self.running = false;
         self.cookie = finished.cookie.or(self.cookie);
         match finished.result {
-            Ok(Outcome { known, done, remark }) => {
+            Ok(Outcome { known, done }) => {
                 self.known = known;
                 self.left = done == Done::Left;
-                self.failures = 0;
-                self.retry_at = None;
-                self.problem = remark;
+                // What goes wrong while cleaning up is over only when that has succeeded.
+                if !self.known.is_due() {
+                    self.failures = 0;
+                    self.problem = None;
+                }
+                if matches!(done, Done::Members | Done::Rules) {
+                    self.written_at = now;
+                } else if done == Done::CleanedUp && self.known.is_due() {
+                    self.retry_at = Some(now + FIRST_WAIT);
+                }
             }
             Err(problem) => {
                 self.known = Known::Unread;
@@ -122,9 +197,15 @@ impl Slot {
         }
     }
 
-    /// Whether it holds what it is to hold.
+    /// Whether it holds what it is to hold, and nothing is left to be done.
     pub fn is_settled(&self) -> bool {
-        !self.running && self.incomplete.is_none() && self.wanted.as_ref().is_some_and(|w| self.known.is(w))
+        let holds = self.wanted.as_ref().is_some_and(|wanted| self.known.is(wanted));
+        holds && !self.running && !self.known.is_due() && self.incomplete.is_none()
+    }
+
+    /// Whether nothing of ours is there, and nothing is on its way.
+    pub fn is_released(&self) -> bool {
+        !self.running && matches!(self.known, Known::Nothing)
     }
 
     /// Whether rules of ours are in its kernel.
@@ -133,9 +214,12 @@ impl Slot {
     }
 
     /// When it wants to be looked at again without news.
-    pub fn deadline(&self) -> Option<Instant> {
-        let overdue = self.incomplete.as_ref().map(|(since, _)| *since + PATIENCE);
-        [self.retry_at, overdue].into_iter().flatten().min()
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let stalls = self.incomplete.as_ref().map(|(since, _)| *since + PATIENCE).filter(|at| *at > now);
+        let cleans =
+            (!self.running && self.known.is_due()).then_some([QUIET, OVERDUE].map(|wait| self.written_at + wait));
+        let cleans = cleans.into_iter().flatten().find(|at| *at > now);
+        [self.retry_at, stalls, cleans].into_iter().flatten().min()
     }
 
     /// What went wrong, for people.
@@ -154,6 +238,7 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ringfence_dataplane::{Enforcement, NetnsPolicy};
 
     fn slot() -> Slot {
         Slot::new(
@@ -170,14 +255,41 @@ mod tests {
     }
 
     fn outcome(known: Known, done: Done) -> Outcome {
-        Outcome { known, done, remark: None }
+        Outcome { known, done }
+    }
+
+    fn at(now: Instant) -> Moment {
+        Moment { now, fresh: true, closed: true }
+    }
+
+    fn incomplete(closed: Option<NetnsPolicy>) -> Resolution {
+        Resolution::Incomplete { missing: vec![Missing::PeerGroup("p-1".to_owned())], closed }
+    }
+
+    #[tokio::test]
+    async fn a_new_pod_whose_rules_are_not_known_gets_essential_traffic_only() {
+        let (mut slot, now) = (slot(), Instant::now());
+        let closed = NetnsPolicy::new(Enforcement::Full);
+        slot.resolved(incomplete(Some(closed.clone())), false, now);
+        assert!(slot.begin(at(now)).is_none(), "not where it might lock out what brings the rules");
+        slot.resolved(incomplete(Some(closed.clone())), true, now);
+        let wanted = match slot.begin(at(now)) {
+            Some(Job::Apply { wanted, only_if_empty: true, .. }) => wanted,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(wanted, Wanted::Policy(Box::new(closed.clone())));
+        // An agent that was restarted finds the rules of before: they stay.
+        slot.finish(finished(Ok(outcome(Known::Unread, Done::Left))), now);
+        assert!(slot.begin(at(now)).is_none() && !slot.is_settled());
+        slot.resolved(Resolution::Enforce(closed), true, now);
+        assert!(matches!(slot.begin(at(now)), Some(Job::Apply { only_if_empty: false, .. })));
     }
 
     #[tokio::test]
     async fn an_incomplete_policy_keeps_what_is_in_force_and_stalls() {
         let (mut slot, now) = (slot(), Instant::now());
-        slot.resolved(Resolution::Incomplete(vec![Missing::PeerGroup("p-1".to_owned())]), now);
-        assert!(slot.begin(now, true).is_none(), "nothing is known to be wanted");
+        slot.resolved(incomplete(None), true, now);
+        assert!(slot.begin(at(now)).is_none(), "nothing is known to be wanted");
         assert!(!slot.is_settled());
         assert_eq!(slot.stalled(now), None);
         let late = now + PATIENCE;
@@ -187,12 +299,12 @@ mod tests {
     #[tokio::test]
     async fn a_failure_is_tried_again_later_and_news_at_once() {
         let (mut slot, now) = (slot(), Instant::now());
-        slot.resolved(Resolution::Idle, now);
-        assert!(slot.begin(now, true).is_some());
-        assert!(slot.begin(now, true).is_none(), "one at a time");
+        slot.resolved(Resolution::Idle, true, now);
+        assert!(slot.begin(at(now)).is_some());
+        assert!(slot.begin(at(now)).is_none(), "one at a time");
         slot.finish(finished(Err("enter".to_owned())), now);
-        assert!(slot.begin(now, true).is_none());
-        assert!(slot.deadline().is_some_and(|at| slot.begin(at, true).is_some()));
+        assert!(slot.begin(at(now)).is_none());
+        assert!(slot.deadline(now).is_some_and(|later| slot.begin(at(later)).is_some()));
         slot.finish(finished(Ok(outcome(Known::Nothing, Done::Removed))), now);
         assert!(slot.is_settled());
     }
@@ -200,10 +312,10 @@ mod tests {
     #[tokio::test]
     async fn rules_in_the_kernel_outlast_a_view_that_is_not_fresh() {
         let (mut slot, now) = (slot(), Instant::now());
-        slot.resolved(Resolution::Unmanaged, now);
-        assert!(slot.begin(now, false).is_some());
+        slot.resolved(Resolution::Unmanaged, true, now);
+        assert!(slot.begin(Moment { fresh: false, ..at(now) }).is_some());
         slot.finish(finished(Ok(outcome(Known::Unread, Done::Left))), now);
-        assert!(slot.begin(now, false).is_none());
-        assert!(slot.begin(now, true).is_some());
+        assert!(slot.begin(Moment { fresh: false, ..at(now) }).is_none());
+        assert!(slot.begin(at(now)).is_some());
     }
 }

@@ -2,9 +2,16 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use ringfence_dataplane::Family;
 use serde::{Deserialize, Serialize};
+
+/// How long a program may take. The largest sets take less than a second.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Why a program did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +134,14 @@ pub fn ipset_save() -> Result<String, ToolError> {
 }
 
 fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, ToolError> {
+    run_within(LIMIT, program, arguments, input)
+}
+
+/// Runs a program to its end, or kills it when that does not come in time: a thread that waits for ever is one less that
+/// puts policy in force.
+fn run_within(limit: Duration, program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, ToolError> {
     let fail = |source| ToolError::Start { program: program.to_owned(), source };
+    let no = |message| ToolError::Failed { program: program.to_owned(), message };
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
@@ -135,20 +149,51 @@ fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String,
         .stderr(Stdio::piped())
         .spawn()
         .map_err(fail)?;
-    // These programs read all of their input before they write more than a line, so writing first cannot block for ever.
-    let written = match (child.stdin.take(), input) {
-        (Some(mut stdin), Some(text)) => stdin.write_all(text.as_bytes()),
-        _ => Ok(()),
-    };
-    let output = child.wait_with_output().map_err(fail)?;
+    let pid = Pid::from_raw(child.id().try_into().map_err(|_| no("has no process id".to_owned()))?);
+    let (ended, wait) = std::sync::mpsc::channel::<()>();
+    let (written, output, killed) = std::thread::scope(|scope| {
+        let watchdog = scope.spawn(move || {
+            let overdue = wait.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+            overdue && kill(pid, Signal::SIGKILL).is_ok()
+        });
+        // These programs read all of their input before they write more than a line.
+        let written = match (child.stdin.take(), input) {
+            (Some(mut stdin), Some(text)) => stdin.write_all(text.as_bytes()),
+            _ => Ok(()),
+        };
+        let output = child.wait_with_output();
+        drop(ended);
+        (written, output, watchdog.join().unwrap_or_default())
+    });
+    if killed {
+        return Err(no(format!("did not end within {} s", limit.as_secs_f32())));
+    }
+    let output = output.map_err(fail)?;
     if output.status.success() {
         written.map_err(fail)?;
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let message = match said.trim() {
+    Err(no(match said.trim() {
         "" => output.status.to_string(),
         said => said.lines().take(3).collect::<Vec<_>>().join("; "),
-    };
-    Err(ToolError::Failed { program: program.to_owned(), message })
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_hangs_is_ended() {
+        let error = run_within(Duration::from_millis(50), "sleep", &["600"], None).expect_err("it hangs");
+        assert!(error.to_string().contains("did not end within 0.05 s"), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_refuses_says_why() {
+        assert_eq!(run("cat", &[], Some("as it was")).expect("cat"), "as it was");
+        let error = run("ls", &["/is/not/there"], None).expect_err("there is none");
+        assert!(error.to_string().starts_with("ls: "), "{error}");
+    }
 }

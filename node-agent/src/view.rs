@@ -81,6 +81,14 @@ impl View {
         revision_of(&self.store)
     }
 
+    /// Whether what counts is a whole publication, and not on the way from one to the next.
+    pub fn is_closed(&self) -> bool {
+        let marker = self.revision();
+        let policies = self.store.workload_policies.values().map(|policy| policy.revision);
+        let groups = self.store.peer_groups.values().map(|group| group.revision);
+        policies.chain(groups).all(|revision| revision <= marker)
+    }
+
     /// Why the newest policy does not count, if so.
     pub fn held(&self) -> Option<Held> {
         let staged = self.staged.as_ref()?;
@@ -221,6 +229,7 @@ fn put(store: &mut ObjectStore, clusters: &mut BTreeMap<String, ClusterEntry>, c
             *store != before
         }
         Change::Put { name, object } => put_one(store, clusters, name, object),
+        Change::Interrupted { .. } => false,
         Change::Gone { kind, name } => remove(store, clusters, kind, &name),
     }
 }

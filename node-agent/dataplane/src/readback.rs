@@ -110,6 +110,20 @@ impl Installed {
         format!("{body}{extra}COMMIT\n")
     }
 
+    /// What a restore with [`Installed::with_hooks`] leaves behind, before anybody has read it back. (Our rules are in
+    /// the form in which they were written.)
+    pub(crate) fn restored(mut self, table: &str, text: &str, hooks: &[Hook]) -> Self {
+        let wanted = Self::parse(text);
+        let chains = self.tables.entry(table.to_owned()).or_default();
+        chains.retain(|chain, _| !chain.starts_with(CHAIN_PREFIX));
+        chains.values_mut().for_each(|rules| rules.retain(|rule| !leads_to_us(rule)));
+        for hook in hooks {
+            chains.entry(hook.chain.to_owned()).or_default().insert(0, jump(hook));
+        }
+        chains.extend(wanted.own(table).map(|(chain, rules)| (chain.clone(), rules.clone())));
+        self
+    }
+
     /// Our chains of a table.
     fn own<'a>(&'a self, table: &str) -> impl Iterator<Item = (&'a String, &'a Vec<String>)> {
         let chains = self.tables.get(table).into_iter().flatten();
@@ -213,6 +227,7 @@ mod tests {
                 .replace("-I FORWARD 1", "-A FORWARD"),
         );
         assert_eq!(rendered.verify(Family::V4, &saved), Readback::Ok);
+        assert_eq!(rendered.installed_after(Family::V4, Installed::default()), saved, "as it was foreseen");
         assert_eq!(rendered.restore_text(Family::V4, &saved), rendered.v4, "filter is right, hooks are right");
         assert_eq!(rendered.verify(Family::V4, &Installed::default()), Readback::Missing);
         assert_eq!(rendered.verify(Family::V4, &Installed::parse(SAVE)), Readback::Changed);

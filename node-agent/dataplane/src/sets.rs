@@ -80,11 +80,15 @@ pub fn destroy_text<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     text
 }
 
-/// `ipset restore` input (with `-exist`) that makes the changes.
+/// `ipset restore` input (with `-exist`) that makes the changes: first everything that is added, then everything that
+/// goes. Whoever moves from one set to another is in at least one of them throughout; what leaves, leaves the sets that
+/// are asked last first, so that no deny is gone before the allow that it overrides.
 pub fn change_text(changes: &[SetChange]) -> String {
     let mut text = String::new();
-    for SetChange { set, add, del, .. } in changes {
+    for SetChange { set, add, .. } in changes {
         add.iter().for_each(|member| push(&mut text, format_args!("add {set} {member}")));
+    }
+    for SetChange { set, del, .. } in changes.iter().rev() {
         del.iter().for_each(|member| push(&mut text, format_args!("del {set} {member}")));
     }
     text

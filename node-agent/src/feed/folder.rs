@@ -51,6 +51,22 @@ pub fn read(folder: &Path, node: Option<&str>) -> Result<Vec<Change>, FolderErro
     Ok(kinds.into_iter().map(|(kind, objects)| Change::All { kind, objects }).collect())
 }
 
+/// A folder and all folders below it.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn folders_below(folder: &Path) -> Result<Vec<PathBuf>, FolderError> {
+    let fail = |source| FolderError::Read { path: folder.to_owned(), source };
+    let mut found = vec![folder.to_owned()];
+    for entry in std::fs::read_dir(folder).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        if path.is_dir() {
+            found.extend(folders_below(&path)?);
+        }
+    }
+    Ok(found)
+}
+
 /// The files with objects below a folder, sorted.
 fn files_below(folder: &Path) -> Result<Vec<PathBuf>, FolderError> {
     let fail = |source| FolderError::Read { path: folder.to_owned(), source };

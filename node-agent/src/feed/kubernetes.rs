@@ -71,7 +71,8 @@ impl Watched for Pod {
 
 /// Watches everything that the agent of `node` reads and hands it to `changes`; returns at once.
 pub fn start(client: &Client, node: &str, changes: &UnboundedSender<Change>) {
-    let all = watcher::Config::default();
+    // A connection that died without a word is noticed within a minute: a watch that ends is resumed, not listed again.
+    let all = watcher::Config::default().timeout(55);
     let named = all.clone().fields(&format!("metadata.name={node}"));
     let local = all.clone().fields(&format!("spec.nodeName={node}"));
     follow::<NodePolicy>(Api::all(client.clone()), named, changes);
@@ -94,7 +95,7 @@ fn follow<K: Watched>(api: Api<K>, config: watcher::Config, changes: &UnboundedS
                 Ok(None) => return,
                 Err(error) => {
                     tracing::warn!(kind = ?K::KIND, %error, "the watch was interrupted and is tried again");
-                    None
+                    Some(Change::Interrupted { kind: K::KIND, error: error.to_string() })
                 }
             };
             if let Some(change) = change

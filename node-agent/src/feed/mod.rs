@@ -113,6 +113,13 @@ pub enum Change {
         /// The object.
         object: Object,
     },
+    /// Nobody knows what has changed in this kind: its watch was interrupted and is tried again.
+    Interrupted {
+        /// The kind.
+        kind: Kind,
+        /// Why.
+        error: String,
+    },
     /// This object is gone.
     Gone {
         /// Its kind.

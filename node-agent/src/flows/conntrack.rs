@@ -105,19 +105,31 @@ impl Conntrack {
     /// # Errors
     /// When the kernel refuses.
     pub fn mark(&mut self, flow: &Flow, ended: bool) -> Result<bool, FlowError> {
-        let wrap = failed("mark a flow");
         let mut attributes = flow.key.clone();
         attributes.push(ConntrackAttribute::CtaMark(if ended { ENDED } else { 0 }));
         attributes.push(ConntrackAttribute::Other(DefaultNla::new(CTA_MARK_MASK, ENDED.to_be_bytes().to_vec())));
-        self.send(ConntrackMessage::New(attributes), NLM_F_ACK).map_err(&wrap)?;
+        self.ask(ConntrackMessage::New(attributes)).map_err(failed("mark a flow"))
+    }
+
+    /// Makes conntrack forget a flow. Says whether it was still there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn forget(&mut self, flow: &Flow) -> Result<bool, FlowError> {
+        self.ask(ConntrackMessage::Delete(flow.key.clone())).map_err(failed("forget a flow"))
+    }
+
+    /// Sends what concerns one flow and waits for the answer: whether the flow was there.
+    fn ask(&self, message: ConntrackMessage) -> Result<bool, Error> {
+        self.send(message, NLM_F_ACK)?;
         loop {
-            for message in self.receive().map_err(&wrap)? {
+            for message in self.receive()? {
                 let NetlinkPayload::Error(error) = message.payload else { continue };
                 if error.code.is_none() {
                     return Ok(true);
                 }
                 let error = error.to_io();
-                return if error.kind() == ErrorKind::NotFound { Ok(false) } else { Err(wrap(error)) };
+                return if error.kind() == ErrorKind::NotFound { Ok(false) } else { Err(error) };
             }
         }
     }

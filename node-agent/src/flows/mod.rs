@@ -15,7 +15,7 @@ pub mod tightening;
 use std::net::IpAddr;
 
 use ringfence_dataplane::{NetnsPolicy, Packet};
-use ringfence_model::{Direction, Protocol};
+use ringfence_model::{Decision, Direction, Protocol};
 
 use conntrack::{Conntrack, Flow};
 
@@ -36,25 +36,35 @@ pub enum FlowError {
 /// and that it allows. Says whether ended flows are left, for which this has to be done again when the policy changes.
 ///
 /// # Errors
-/// When the kernel refuses. The rules hold all the same; flows that they block may go on.
+/// When the kernel refuses, after everything else was done. The rules hold all the same; flows that they block may go
+/// on.
 pub fn settle(policy: &NetnsPolicy) -> Result<bool, FlowError> {
     let mut table = Conntrack::open()?;
-    let mut ended = Vec::new();
-    let mut left = false;
-    for flow in table.flows()? {
-        let blocked = is_blocked(policy, &flow);
-        left |= blocked && !flow.is_over;
-        if blocked && !flow.is_ended() && !flow.is_over && table.mark(&flow, true)? {
-            ended.push(flow.packet);
-        } else if !blocked && flow.is_ended() {
-            table.mark(&flow, false)?;
-        }
+    let policy = with_local_addresses(policy);
+    let judged: Vec<(Fate, Flow)> = table.flows()?.into_iter().map(|flow| (fate(&policy, &flow), flow)).collect();
+    let losers = || judged.iter().filter(|(fate, flow)| *fate != Fate::GoesOn && !flow.is_over && !flow.is_ended());
+    // Sockets first: what they send when they are closed still passes, so that the peer notices too.
+    sockets::close(losers().map(|(_, flow)| flow.packet).filter(|flow| flow.protocol == Protocol::TCP));
+    let (mut left, mut refused, mut ended) = (false, None, 0);
+    for (fate, flow) in &judged {
+        let done = match fate {
+            Fate::GoesOn if flow.is_ended() => table.mark(flow, false).map(drop),
+            Fate::GoesOn => Ok(()),
+            Fate::Ends => {
+                left |= !flow.is_over;
+                if flow.is_ended() || flow.is_over {
+                    continue;
+                }
+                table.mark(flow, true).map(|found| ended += usize::from(found))
+            }
+            Fate::BeginsAgain => table.forget(flow).map(drop),
+        };
+        refused = refused.or(done.err());
     }
-    if !ended.is_empty() {
-        tracing::info!(flows = ended.len(), "ended flows that the policy blocks");
-        sockets::close(ended.into_iter().filter(|flow| flow.protocol == Protocol::TCP));
+    if ended > 0 {
+        tracing::info!(flows = ended, "ended flows that the policy blocks");
     }
-    Ok(left)
+    refused.map_or(Ok(left), Err)
 }
 
 /// Takes back every bit of ours, when no rule looks at them any more.
@@ -69,10 +79,53 @@ pub fn forgive_all() -> Result<(), FlowError> {
     Ok(())
 }
 
-/// Whether the policy blocks the flow. What is related to another flow goes with that one.
-fn is_blocked(policy: &NetnsPolicy, flow: &Flow) -> bool {
+/// What becomes of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    GoesOn,
+    /// Its packets are dropped from now on.
+    Ends,
+    /// Conntrack forgets it: the next packet is a first one, which the rules judge.
+    BeginsAgain,
+}
+
+/// What the policy makes of a flow. What is related to another flow goes with that one.
+///
+/// Of a flow that is not TCP, nobody knows who began it if conntrack first saw it under way. One that would be allowed
+/// the other way round therefore begins again; ended by the mark it might stay dumb for as long as somebody talks.
+fn fate(policy: &NetnsPolicy, flow: &Flow) -> Fate {
     let packet = Packet { direction: direction(policy, &flow.packet), ..flow.packet };
-    !flow.related && policy.judge_flow(&packet, flow.picked_up).blocks
+    if flow.related || !policy.judge_flow(&packet, flow.picked_up).blocks {
+        return Fate::GoesOn;
+    }
+    if packet.protocol != Protocol::TCP && packet.protocol.has_ports() {
+        let decision = policy.judge(&reversed(packet)).decision;
+        if matches!(decision, Decision::Allow | Decision::Essential) {
+            return Fate::BeginsAgain;
+        }
+    }
+    Fate::Ends
+}
+
+fn reversed(packet: Packet) -> Packet {
+    let direction = match packet.direction {
+        Direction::Inbound => Direction::Outbound,
+        Direction::Outbound => Direction::Inbound,
+    };
+    Packet { direction, src: packet.dst, dst: packet.src, sport: packet.dport, dport: packet.sport, ..packet }
+}
+
+/// The policy with every address of the calling thread's network namespace as the Pod's own: who began a flow is told
+/// by its address, and Kubernetes knows only those on the Pod network.
+fn with_local_addresses(policy: &NetnsPolicy) -> NetnsPolicy {
+    let mut policy = policy.clone();
+    match nix::ifaddrs::getifaddrs() {
+        Ok(interfaces) => policy
+            .own
+            .extend(interfaces.filter_map(|interface| interface.address?.as_sockaddr_in().map(|address| address.ip()))),
+        Err(error) => tracing::warn!(%error, "failed to read the addresses of a network namespace"),
+    }
+    policy
 }
 
 /// What an address of the Pod began is outbound; everything else came in.
@@ -117,23 +170,42 @@ mod tests {
     #[test]
     fn only_losers_are_blocked() {
         let policy = policy();
-        assert!(!is_blocked(&policy, &flow("10.0.0.9", 40000, "10.0.0.1", 80)));
-        assert!(is_blocked(&policy, &flow("10.0.0.9", 40000, "10.0.0.1", 81)));
-        assert!(is_blocked(&policy, &flow("10.0.0.1", 40000, "10.0.0.9", 80)), "outbound has no rule");
+        assert_eq!(fate(&policy, &flow("10.0.0.9", 40000, "10.0.0.1", 80)), Fate::GoesOn);
+        assert_eq!(fate(&policy, &flow("10.0.0.9", 40000, "10.0.0.1", 81)), Fate::Ends);
+        assert_eq!(fate(&policy, &flow("10.0.0.1", 40000, "10.0.0.9", 80)), Fate::Ends, "outbound has no rule");
     }
 
     #[test]
     fn a_flow_that_was_picked_up_backwards_is_judged_both_ways() {
         let mut backwards = flow("10.0.0.1", 80, "10.0.0.9", 40000);
-        assert!(is_blocked(&policy(), &backwards));
+        assert_eq!(fate(&policy(), &backwards), Fate::Ends);
         backwards.picked_up = true;
-        assert!(!is_blocked(&policy(), &backwards));
+        assert_eq!(fate(&policy(), &backwards), Fate::GoesOn);
+    }
+
+    #[test]
+    fn a_datagram_flow_that_may_have_been_seen_backwards_begins_again() {
+        let mut policy = policy();
+        let port = PortMatch::parse("UDP", Some(514), None, None, None).expect("valid");
+        policy.outbound.allow.push(Entry {
+            matching: Match::Hosts { peers: Peers::Anyone, services: Services::Only([port].into()) },
+            reject: false,
+            rule: "shop/syslog".to_owned(),
+        });
+        let udp = |mut flow: Flow| {
+            flow.packet.protocol = Protocol::UDP;
+            flow
+        };
+        // The Pod talks to a server's port 514 and conntrack saw the server's answer first.
+        assert_eq!(fate(&policy, &udp(flow("10.0.0.9", 514, "10.0.0.1", 40000))), Fate::BeginsAgain);
+        assert_eq!(fate(&policy, &udp(flow("10.0.0.1", 40000, "10.0.0.9", 514))), Fate::GoesOn);
+        assert_eq!(fate(&policy, &udp(flow("10.0.0.9", 40000, "10.0.0.1", 53))), Fate::Ends);
     }
 
     #[test]
     fn what_is_related_goes_with_its_flow() {
         let mut related = flow("10.0.0.9", 40000, "10.0.0.1", 81);
         related.related = true;
-        assert!(!is_blocked(&policy(), &related));
+        assert_eq!(fate(&policy(), &related), Fate::GoesOn);
     }
 }

@@ -168,6 +168,15 @@ impl Rendered {
         text + &installed.with_hooks("mangle", self.text(family), family.mangle_hooks())
     }
 
+    /// What is installed once [`Rendered::restore_text`] was restored, for whoever does not read it back at once.
+    pub fn installed_after(&self, family: Family, before: Installed) -> Installed {
+        before.restored("filter", &family.filter_text(), family.filter_hooks()).restored(
+            "mangle",
+            self.text(family),
+            family.mangle_hooks(),
+        )
+    }
+
     /// Whether what is installed is this policy.
     pub fn verify(&self, family: Family, installed: &Installed) -> Readback {
         if installed.is_empty() {

@@ -316,3 +316,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_moves_between_sets_is_never_in_none() {
+    let change = |set: &str, add: &[&str], del: &[&str]| sets::SetChange {
+        set: set.to_owned(),
+        kind: sets::SetKind::HashNet,
+        add: add.iter().map(ToString::to_string).collect(),
+        del: del.iter().map(ToString::to_string).collect(),
+    };
+    // From the first set to the second one; and the third set's member goes before the first one's.
+    let moves = [change("RF4-1-0", &[], &["10.0.0.1"]), change("RF4-1-1", &["10.0.0.1"], &["10.0.0.2"])];
+    assert_eq!(sets::change_text(&moves), "add RF4-1-1 10.0.0.1\ndel RF4-1-1 10.0.0.2\ndel RF4-1-0 10.0.0.1\n");
+}

@@ -18,7 +18,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ringfence_crds::container_cluster::{LabelMapEntry, LabelMapKind};
-use ringfence_crds::names;
+use ringfence_crds::{NodePolicySpec, names};
 use ringfence_model::derive::derive_labels;
 use ringfence_model::{Direction, LabelMapping, Labels, PolicyState};
 
@@ -36,8 +36,13 @@ pub enum Resolution {
     Idle,
     /// These rules.
     Enforce(NetnsPolicy),
-    /// Not known yet, because these objects have not been read: what is in force stays.
-    Incomplete(Vec<Missing>),
+    /// Not known yet, because objects have not been read: what is in force stays.
+    Incomplete {
+        /// The objects.
+        missing: Vec<Missing>,
+        /// For a Pod in Full that has nothing in force yet: essential traffic alone.
+        closed: Option<NetnsPolicy>,
+    },
 }
 
 /// An object that a rule refers to and that has not been read.
@@ -79,18 +84,24 @@ pub fn resolve(store: &ObjectStore, pod: &LocalPod, node_addresses: &[IpAddr]) -
         Some(PolicyState::Selective) => Enforcement::Selective,
         Some(PolicyState::Full) => Enforcement::Full,
     };
-    let Some(node) = &store.node_policy else {
-        return Resolution::Incomplete(vec![Missing::NodePolicy]);
+    let unknown = NodePolicySpec::default();
+    let node = store.node_policy.as_ref().unwrap_or(&unknown);
+    let complete = |mut policy: NetnsPolicy| {
+        policy.state = state;
+        policy.own = ipv4(pod.ips.iter().copied());
+        essentials::add(&mut policy, node, pod, node_addresses);
+        policy
     };
     let mut missing = BTreeSet::new();
-    let mut policy = gather_rules(store, profile, pod, &node.pod_network, &mut missing);
-    if !missing.is_empty() {
-        return Resolution::Incomplete(missing.into_iter().collect());
+    if store.node_policy.is_none() {
+        missing.insert(Missing::NodePolicy);
     }
-    policy.state = state;
-    policy.own = ipv4(pod.ips.iter().copied());
-    essentials::add(&mut policy, node, pod, node_addresses);
-    Resolution::Enforce(policy)
+    let policy = gather_rules(store, profile, pod, &node.pod_network, &mut missing);
+    if missing.is_empty() {
+        return Resolution::Enforce(complete(policy));
+    }
+    let closed = (state == Enforcement::Full).then(|| complete(NetnsPolicy::new(state)));
+    Resolution::Incomplete { missing: missing.into_iter().collect(), closed }
 }
 
 fn gather_rules(

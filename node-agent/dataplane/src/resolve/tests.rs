@@ -57,10 +57,35 @@ fn pods_without_a_profile_or_on_the_host_network_are_none_of_ours() {
     assert_eq!(resolve(&store(), &host, &[]), Resolution::Unmanaged);
 }
 
+/// What is missing for a policy.
+fn missing(store: &ObjectStore) -> Vec<String> {
+    match resolve(store, &pod(), &[]) {
+        Resolution::Incomplete { missing, .. } => missing.iter().map(ToString::to_string).collect(),
+        other => panic!("complete: {other:?}"),
+    }
+}
+
+#[test]
+fn what_is_incomplete_is_closed_only_in_full() {
+    let closed = |state| {
+        let mut store = store();
+        store.profiles.values_mut().for_each(|profile| profile.enforced_state = Some(state));
+        add_rule(&mut store, rule(Direction::Inbound, Action::Allow, group("p-1")));
+        match resolve(&store, &pod(), &["192.0.2.1".parse().expect("an address")]) {
+            Resolution::Incomplete { closed, .. } => closed,
+            other => panic!("complete: {other:?}"),
+        }
+    };
+    assert_eq!(closed(PolicyState::Selective), None);
+    let closed = closed(PolicyState::Full).expect("Full");
+    assert_eq!((closed.state, &closed.inbound.allow, &closed.outbound.allow), (Enforcement::Full, &vec![], &vec![]));
+    assert!(!closed.outbound.essential.is_empty(), "names are resolved");
+}
+
 #[test]
 fn without_its_node_policy_an_agent_knows_nothing() {
     let store = ObjectStore { node_policy: None, ..store() };
-    assert_eq!(resolve(&store, &pod(), &[]), Resolution::Incomplete(vec![Missing::NodePolicy]));
+    assert_eq!(missing(&store), ["the NodePolicy of this node"]);
 }
 
 #[test]
@@ -155,10 +180,6 @@ fn ip_lists_are_exact_and_an_empty_group_is_nobody() {
 fn a_rule_with_unknown_peers_makes_the_policy_incomplete() {
     let mut store = store();
     add_rule(&mut store, rule(Direction::Inbound, Action::Allow, group("p-1")));
-    let missing = |store: &ObjectStore| match resolve(store, &pod(), &[]) {
-        Resolution::Incomplete(missing) => missing.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        other => panic!("complete: {other:?}"),
-    };
     assert_eq!(missing(&store), ["PeerGroup p-1"]);
     add_group(&mut store, "p-1", "c-1", &["10.244.1.5"], &[]);
     store.address_groups.clear();
@@ -202,8 +223,7 @@ fn labels_are_reached_through_the_services_in_front() {
     assert_eq!(outbound(&policy, "10.96.0.80", 80), Decision::Default, "not a port of the Service");
     assert_eq!(outbound(&policy, "10.96.0.80", 9090), Decision::Default, "leads to other ports");
     store.address_groups.remove("s-1-0");
-    let missing = Resolution::Incomplete(vec![Missing::Service("s-1".to_owned())]);
-    assert_eq!(resolve(&store, &pod(), &[]), missing);
+    assert_eq!(missing(&store), ["AddressGroup of service s-1"]);
 }
 
 #[rstest]
@@ -280,8 +300,7 @@ fn a_virtual_service_as_provider_opens_its_target_ports_on_pods_of_its_namespace
     assert_eq!(inbound(&some, "192.0.2.1", 80), Decision::Allow);
     assert_eq!(inbound(&some, "192.0.2.1", 8000), Decision::Default, "not among the rule's services");
     store.address_groups.clear();
-    let missing = Resolution::Incomplete(vec![Missing::Service("shop/front".to_owned())]);
-    assert_eq!(resolve(&store, &pod(), &[]), missing);
+    assert_eq!(missing(&store), ["AddressGroup of service shop/front"]);
 }
 
 #[test]
