@@ -135,8 +135,9 @@ async fn lead(arguments: Arguments) -> Result<()> {
 
 /// Everything that only the leader does. Ends only when something of it cannot go on.
 async fn run(client: Client, instance: String, management: Management, shutdown: CancellationToken) -> Result<()> {
-    let engine = tokio::spawn(engine::run(client.clone(), instance, management));
-    let repository = tokio::spawn(repository::run(client, shutdown));
+    let commits = engine::Commits::default();
+    let engine = tokio::spawn(engine::run(client.clone(), instance, management, commits.clone()));
+    let repository = tokio::spawn(repository::run(client, commits, shutdown));
     tokio::select! {
         ended = engine => ended.context("the engine has failed")?,
         ended = repository => ended.context("the git importer has failed")?.context("the git importer has failed")?,

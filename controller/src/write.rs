@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 /// How many writes go on at the same time.
 const CONCURRENCY: usize = 16;
 
+/// What etcd and the connection to it say of an object that is too large.
+const TOO_LARGE: [&str; 2] = ["etcdserver: request is too large", "trying to send message larger than max"];
+
 /// A kind that the controller writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)] // Each is the kind it is named like.
@@ -131,6 +134,18 @@ pub struct WriteError {
     source: kube::Error,
 }
 
+impl WriteError {
+    /// What the apiserver says, when it will say the same again as long as the content is the same: it is invalid or too
+    /// large.
+    pub fn refusal(&self) -> Option<&str> {
+        let kube::Error::Api(status) = &self.source else { return None };
+        let reason = matches!(status.reason.as_str(), "Invalid" | "RequestEntityTooLarge");
+        // etcd's own limits are lower than the apiserver's, which passes them on as an error of its own.
+        let etcd = TOO_LARGE.iter().any(|text| status.message.contains(text));
+        (reason || etcd || matches!(status.code, 413 | 422)).then_some(status.message.as_str())
+    }
+}
+
 /// Carries out the writes, several at a time, in no order. Gives each write's result with the write.
 pub async fn all(client: &Client, writes: Vec<Write>) -> Vec<(Write, Result<Outcome, WriteError>)> {
     stream::iter(writes)
@@ -138,7 +153,7 @@ pub async fn all(client: &Client, writes: Vec<Write>) -> Vec<(Write, Result<Outc
             let result = one(client, &write).await;
             tracing::debug!(%write, ok = result.is_ok());
             if let Err(error) = &result {
-                tracing::warn!(error = %error, cause = %error.source, "trying again");
+                tracing::warn!(error = %error, cause = %error.source, "a write did not happen");
             }
             (write, result)
         })
@@ -236,5 +251,30 @@ fn code(error: &kube::Error) -> Option<u16> {
     match error {
         kube::Error::Api(status) => Some(status.code),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::Status;
+
+    fn refusal(code: u16, reason: &str, message: &str) -> Option<String> {
+        let status = Status { code, reason: reason.to_owned(), message: message.to_owned(), ..Status::default() };
+        let source = kube::Error::Api(Box::new(status));
+        let key = NamespacedName { namespace: String::new(), name: "shop-1".to_owned() };
+        WriteError { kind: "WorkloadPolicy".to_owned(), key, source }.refusal().map(str::to_owned)
+    }
+
+    #[test]
+    fn only_what_will_not_pass_by_itself_is_a_refusal() {
+        assert_eq!(refusal(422, "Invalid", "too long"), Some("too long".to_owned()));
+        assert!(refusal(413, "RequestEntityTooLarge", "limit is 3145728").is_some());
+        assert!(refusal(500, "", "etcdserver: request is too large").is_some());
+        assert_eq!(refusal(409, "Conflict", "the object has been modified"), None);
+        assert_eq!(refusal(429, "TooManyRequests", "try again"), None);
+        assert_eq!(refusal(500, "InternalError", "etcdserver: request timed out"), None);
+        assert_eq!(refusal(504, "Timeout", "timed out"), None);
+        assert_eq!(refusal(403, "Forbidden", "no"), None, "a role may be given later");
     }
 }

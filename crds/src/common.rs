@@ -128,8 +128,8 @@ pub struct NetworkAddress {
 /// Labels as plain strings: from dimension to value.
 pub type LabelStrings = BTreeMap<String, String>;
 
-/// Labels of an object that was already admitted; an invalid pair (which no schema lets through) is dropped, which
-/// can only make fewer selectors match.
+/// Labels of an object that was already admitted. No schema lets an invalid pair through, but an object may be older
+/// than the schema: such a pair is dropped, and selectors over its dimension do not match.
 pub fn labels_of(strings: &LabelStrings) -> Labels {
     strings.iter().filter_map(|(dimension, value)| Some((dimension.parse().ok()?, value.parse().ok()?))).collect()
 }

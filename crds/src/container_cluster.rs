@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::PortSpec;
 use crate::container_workload_profile::DimensionLabels;
+use crate::pattern;
 
 /// The Kubernetes cluster that the controller runs in: its settings, and what discovery found. There is one; a
 /// second one is not Ready and has no effect.
@@ -48,7 +49,7 @@ pub struct ContainerClusterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub label_map: Vec<LabelMapEntry>,
-    /// Ports that are never blocked on a node.
+    /// Ports that are never blocked on a node. Not acted on yet: rules for a node's own traffic are not programmed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub failsafe_ports: Vec<PortSpec>,
@@ -58,7 +59,7 @@ pub struct ContainerClusterSpec {
     pub pod_networks: Vec<PodNetworkSpec>,
     /// Ranges from which a Service's externalIPs are believed (CVE-2020-8554). None when left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), inner(length(max = 93), regex(pattern = pattern::RANGE)))]
     pub external_ip_ranges: Vec<String>,
     /// Epoch of policy revisions; raise it by one after the cluster's database was restored from a backup, so that
     /// agents accept revisions older than those they have seen.
@@ -80,7 +81,7 @@ pub enum Management {
 }
 
 /// What a namespace without a profile of its own gets.
-#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DefaultProfile {
     /// Whether new namespaces are managed.
@@ -92,6 +93,7 @@ pub struct DefaultProfile {
     /// Labels of new managed namespaces.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = Rule::new(pattern::DIMENSION_KEYS).message(pattern::DIMENSION_KEYS_HELP))]
     pub labels: BTreeMap<String, DimensionLabels>,
 }
 
@@ -102,13 +104,16 @@ pub struct LabelMapEntry {
     /// What the Kubernetes label is on.
     #[serde(default)]
     pub kind: LabelMapKind,
-    /// Key of the Kubernetes label.
+    /// Key of the Kubernetes label. On a node it counts only if no kubelet can write it itself, as below
+    /// `node-restriction.kubernetes.io/`.
+    #[schemars(length(min = 1, max = 317))]
     pub from: String,
     /// Dimension of the policy label.
     #[schemars(regex(pattern = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"))]
     pub to: String,
     /// From Kubernetes value to policy value; when left out, values are taken as they are.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("additionalProperties" = {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}))]
     pub values: BTreeMap<String, String>,
 }
 
@@ -131,7 +136,7 @@ pub struct PodNetworkSpec {
     #[schemars(regex(pattern = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"))]
     pub name: String,
     /// Its prefixes.
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), inner(length(max = 49), regex(pattern = pattern::PREFIX)))]
     pub cidrs: Vec<String>,
 }
 

@@ -8,6 +8,8 @@ use ringfence_model::{DimensionRule, InvalidLabel, PolicyState, ProfileLabels, V
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::pattern;
+
 /// Labels and policy state of the Pods of one namespace; it is named like the namespace.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 #[kube(
@@ -38,12 +40,13 @@ pub struct ContainerWorkloadProfileSpec {
     /// Idle, VisibilityOnly, Selective or Full; Idle when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_state: Option<PolicyState>,
-    /// What is reported: Off, Blocked or All; All when left out.
+    /// What is reported: Off, Blocked or All; All when left out. Not acted on yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub visibility: Option<Visibility>,
     /// Per dimension, the label of the Pods or who may choose it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = Rule::new(pattern::DIMENSION_KEYS).message(pattern::DIMENSION_KEYS_HELP))]
     pub labels: BTreeMap<String, DimensionLabels>,
 }
 

@@ -4,6 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use crate::common::ObjectStatus;
+use crate::pattern;
 
 /// Named address ranges with exclusions.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
@@ -31,11 +32,11 @@ use crate::common::ObjectStatus;
 pub struct IpListSpec {
     /// Addresses (192.0.2.1), prefixes (192.0.2.0/24) or ranges (192.0.2.10-192.0.2.20). An empty list selects nothing.
     #[serde(default)]
-    #[schemars(length(max = 10000))]
+    #[schemars(length(max = 10000), inner(length(max = 93), regex(pattern = pattern::RANGE)))]
     pub ranges: Vec<String>,
     /// What is taken out of the ranges, in the same forms.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 10000))]
+    #[schemars(length(max = 10000), inner(length(max = 93), regex(pattern = pattern::RANGE)))]
     pub exclusions: Vec<String>,
     /// Domain names. Not resolved yet: must be empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -18,6 +18,7 @@ pub mod ip_list;
 pub mod label_group;
 pub mod names;
 pub mod node_policy;
+pub mod pattern;
 pub mod peer_group;
 pub mod policy_repository;
 pub mod rule_set;
@@ -67,4 +68,83 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         Workload::crd(),
         WorkloadPolicy::crd(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// Short names and plurals of Istio and of Kueue.
+    const TAKEN: [&str; 31] = [
+        "vs",
+        "se",
+        "gw",
+        "dr",
+        "we",
+        "wg",
+        "pa",
+        "ra",
+        "ap",
+        "telemetry",
+        "wp",
+        "pc",
+        "ef",
+        "cq",
+        "lq",
+        "wl",
+        "rf",
+        "ac",
+        "cohort",
+        "cohorts",
+        "clqueue",
+        "clq",
+        "queue",
+        "queues",
+        "wpc",
+        "mkc",
+        "mkconfig",
+        "flavor",
+        "flavors",
+        "workload-priority",
+        "topo",
+    ];
+
+    /// The paths of fields below a schema that say nothing of themselves.
+    fn undocumented(path: &str, schema: &Value, found: &mut Vec<String>) {
+        assert_eq!(schema.get("x-kubernetes-preserve-unknown-fields"), None, "{path}");
+        for (name, field) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            if field.get("description").and_then(Value::as_str).is_none_or(str::is_empty) {
+                found.push(path.clone());
+            }
+            undocumented(&path, field, found);
+        }
+        for inner in ["items", "additionalProperties"].into_iter().filter_map(|inner| schema.get(inner)) {
+            undocumented(&format!("{path}[]"), inner, found);
+        }
+    }
+
+    #[test]
+    fn every_definition_is_documented_and_keeps_out_of_the_way_of_others() {
+        for definition in all() {
+            let (names, version) = (&definition.spec.names, &definition.spec.versions[0]);
+            let kind = &names.kind;
+            let schema = serde_json::to_value(version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref()));
+            let schema = schema.expect("a schema is JSON");
+            let mut found = Vec::new();
+            undocumented(kind, &schema, &mut found);
+            assert_eq!(found, [""; 0]);
+            assert_eq!(names.categories, Some(vec!["ringfence".to_owned()]), "{kind}");
+            let subresource = version.subresources.as_ref().is_some_and(|subresources| subresources.status.is_some());
+            assert_eq!(schema.pointer("/properties/status").is_some(), subresource, "{kind}");
+            let short = names.short_names.clone().unwrap_or_default();
+            assert!(!short.is_empty() && short.iter().all(|name| !TAKEN.contains(&name.as_str())), "{kind}: {short:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_rule_sets_leave_room_for_those_of_their_workload_policies() {
+        assert!(pattern::RULE_SET_NAME.ends_with(&format!(" {}", 253 - "-12345678".len())));
+    }
 }

@@ -8,6 +8,8 @@ use ringfence_model::Action;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::pattern;
+
 /// Scopes, and rules that hold within them.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 #[kube(
@@ -20,6 +22,7 @@ use serde::{Deserialize, Serialize};
     shortname = "rfrs",
     category = "ringfence",
     doc = "RuleSet holds scopes, and rules that hold within them.",
+    validation = Rule::new(pattern::RULE_SET_NAME).message(pattern::RULE_SET_NAME_HELP),
     printcolumn(name = "Enabled", type_ = "boolean", json_path = ".spec.enabled"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Nodes", type_ = "string", json_path = ".status.nodes"),
@@ -55,12 +58,13 @@ fn enabled() -> bool {
 }
 
 /// An AND over dimensions; a dimension's values are an OR; a dimension left out means all.
-#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Scope {
     /// From dimension to the values that are in the scope.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
+    #[schemars(extend("maxProperties" = 16), extend("additionalProperties" = {"type": "array", "items": {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}}))]
+    #[x_kube(validation = Rule::new(pattern::DIMENSION_KEYS).message(pattern::DIMENSION_KEYS_HELP))]
     pub labels: BTreeMap<String, Vec<String>>,
 }
 
@@ -120,11 +124,13 @@ pub struct PolicyRule {
 pub struct Actor {
     /// Workloads by label: dimensions AND, values of one dimension OR.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
+    #[schemars(extend("maxProperties" = 16), extend("additionalProperties" = {"type": "array", "items": {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}}))]
+    #[x_kube(validation = Rule::new(pattern::DIMENSION_KEYS).message(pattern::DIMENSION_KEYS_HELP))]
     pub labels: BTreeMap<String, Vec<String>>,
     /// Workloads that have another value than these in each of the dimensions. One without the dimension does not match.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
+    #[schemars(extend("maxProperties" = 16), extend("additionalProperties" = {"type": "array", "items": {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}}))]
+    #[x_kube(validation = Rule::new(pattern::DIMENSION_KEYS).message(pattern::DIMENSION_KEYS_HELP))]
     pub not: BTreeMap<String, Vec<String>>,
     /// LabelGroups: groups of one dimension OR, dimensions AND.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

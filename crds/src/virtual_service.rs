@@ -7,6 +7,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::pattern;
+
 /// A Kubernetes Service as a labelled policy object; it is named like the Service, in the Service's namespace.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 #[kube(
@@ -31,6 +33,8 @@ use serde::{Deserialize, Serialize};
 pub struct VirtualServiceSpec {
     /// Labels, within what the profile of the namespace fixes. Those that the profile fixes need not be repeated.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32), extend("additionalProperties" = {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}))]
+    #[x_kube(validation = Rule::new(pattern::DIMENSION_KEYS).message(pattern::DIMENSION_KEYS_HELP))]
     pub labels: BTreeMap<String, String>,
 }
 

@@ -8,6 +8,8 @@ use ringfence_model::PolicyState;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::pattern;
+
 /// A node of the cluster (made by discovery, named like the node), or an unmanaged machine known by its addresses.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 #[kube(
@@ -33,10 +35,12 @@ use serde::{Deserialize, Serialize};
 pub struct WorkloadSpec {
     /// Labels, by dimension.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32), extend("additionalProperties" = {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}))]
+    #[x_kube(validation = Rule::new(pattern::DIMENSION_KEYS).message(pattern::DIMENSION_KEYS_HELP))]
     pub labels: BTreeMap<String, String>,
     /// Addresses of an unmanaged machine; leave it out for a node, whose addresses discovery finds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(length(max = 45), regex(pattern = pattern::ADDRESS)))]
     pub addresses: Vec<String>,
     /// Policy state of a node. Nodes are not enforced yet: Idle or left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -72,6 +72,11 @@ pub async fn follow(client: Client, identity: Identity, mut reports: watch::Rece
         if !failed && reports.changed().await.is_err() {
             return;
         }
+        // That a change is on its way is worth a write only if it takes long.
+        let over = reports.wait_for(|report| report.settled || report.is_in_trouble());
+        if matches!(tokio::time::timeout(INTERVAL, over).await, Ok(Err(_))) {
+            return;
+        }
         tokio::time::sleep(jitter(SPREAD)).await;
         let report = reports.borrow_and_update().clone();
         failed = false;

@@ -213,13 +213,12 @@ impl Slot {
         self.known.has_rules()
     }
 
-    /// When it wants to be looked at again without news.
+    /// When it wants to be looked at again without news, after it was at `now`.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let stalls = self.incomplete.as_ref().map(|(since, _)| *since + PATIENCE).filter(|at| *at > now);
-        let cleans =
-            (!self.running && self.known.is_due()).then_some([QUIET, OVERDUE].map(|wait| self.written_at + wait));
-        let cleans = cleans.into_iter().flatten().find(|at| *at > now);
-        [self.retry_at, stalls, cleans].into_iter().flatten().min()
+        let stalls = self.incomplete.as_ref().map(|(since, _)| *since + PATIENCE);
+        let cleans = [QUIET, OVERDUE].map(|wait| self.known.is_due().then_some(self.written_at + wait));
+        let [quiet, overdue] = cleans;
+        [self.retry_at, stalls, quiet, overdue].into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// What went wrong, for people.

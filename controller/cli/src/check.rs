@@ -15,7 +15,7 @@ Exit status: 0 no errors (there may be warnings), 1 errors, 2 could not run.
 Example:
   ringfence check examples/policy-repo")]
 pub struct Arguments {
-    /// Folder of policy; every *.yaml and *.yml in it is read.
+    /// Folder of policy; every *.yaml and *.yml in it is read, as a PolicyRepository would.
     dir: PathBuf,
     /// How to print the problems.
     #[arg(short, long, value_enum, default_value_t)]

@@ -85,6 +85,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
 fn text(explanation: &Explanation, from: &Endpoint, to: &Endpoint) -> Result<String> {
     let mut out = String::new();
     writeln!(out, "{}", word(&explanation.verdict)?)?;
+    if let Some(reason) = &explanation.reason {
+        writeln!(out, "  because {reason}")?;
+    }
     writeln!(out, "  from {from}: {}", side(&explanation.source)?)?;
     writeln!(out, "  to   {to}: {}", side(&explanation.destination)?)?;
     for backend in explanation.backends.iter().flatten() {

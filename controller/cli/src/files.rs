@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use ringfence_compile::policy::Policy;
-use ringfence_compile::source::{self, LiveNames, Problem, Severity, SourceFile};
+use ringfence_compile::source::{self, EntryKind, LiveNames, Problem, Reading, Severity, SourceFile};
 
 /// A folder that was read and checked.
 pub struct Folder {
@@ -19,7 +20,7 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Reads and checks every `*.yaml` and `*.yml` of a folder.
+    /// Reads and checks a folder as the importer would if it were a repository's.
     ///
     /// # Errors
     /// When the folder or a file in it cannot be read.
@@ -45,41 +46,67 @@ impl Folder {
     }
 }
 
-/// The files of a folder, and a problem for each that is no text.
+/// The files of a folder, and a problem for each entry that cannot be read as policy.
 fn read_files(folder: &Path) -> Result<(Vec<SourceFile>, Vec<Problem>)> {
     if !folder.is_dir() {
         bail!("failed to find a folder at {}", folder.display());
     }
-    let mut paths = BTreeMap::new();
-    walk(folder, "", &mut paths)?;
-    let (mut files, mut problems) = (Vec::new(), Vec::new());
-    for (path, place) in paths {
+    let mut found = Found::default();
+    found.walk(folder, "")?;
+    let (mut files, mut problems) = (Vec::new(), found.problems);
+    for (path, place) in found.files {
         let bytes = fs::read(&place).with_context(|| format!("failed to read {}", place.display()))?;
         match String::from_utf8(bytes) {
             Ok(text) => files.push(SourceFile { path, text }),
-            Err(_) => {
-                let message = "this is not text in UTF-8: save it as such".to_owned();
-                problems.push(Problem { path, line: 1, column: 1, message, severity: Severity::Error });
-            }
+            Err(_) => problems.push(problem(path, "this is not text in UTF-8: save it as such".to_owned())),
         }
     }
     Ok((files, problems))
 }
 
-/// Finds the YAML files below a folder. Symbolic links are passed over, as the git importer does: what they lead to
-/// inside the folder is found anyway, and what is outside is no part of the policy.
-fn walk(folder: &Path, prefix: &str, found: &mut BTreeMap<String, std::path::PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(folder).with_context(|| format!("failed to read folder {}", folder.display()))?;
-    for entry in entries {
-        let entry = entry.with_context(|| format!("failed to read folder {}", folder.display()))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}/{name}") };
-        let kind = entry.file_type().with_context(|| format!("failed to look at {}", entry.path().display()))?;
-        if kind.is_dir() && name != ".git" {
-            walk(&entry.path(), &path, found)?;
-        } else if kind.is_file() && (name.ends_with(".yaml") || name.ends_with(".yml")) {
-            found.insert(path, entry.path());
+/// A problem of a file as a whole.
+fn problem(path: String, message: String) -> Problem {
+    Problem { path, line: 1, column: 1, message, severity: Severity::Error }
+}
+
+/// What is below a folder.
+#[derive(Default)]
+struct Found {
+    /// Files of policy, by path relative to the folder.
+    files: BTreeMap<String, PathBuf>,
+    /// Entries that may not be there.
+    problems: Vec<Problem>,
+}
+
+impl Found {
+    fn walk(&mut self, folder: &Path, prefix: &str) -> Result<()> {
+        let entries = fs::read_dir(folder).with_context(|| format!("failed to read folder {}", folder.display()))?;
+        for entry in entries {
+            let entry = entry.with_context(|| format!("failed to read folder {}", folder.display()))?;
+            let place = entry.path();
+            let kind = entry.file_type().with_context(|| format!("failed to look at {}", place.display()))?;
+            let Some(kind) = kind_of(&place, kind) else { continue };
+            let path = source::join(prefix, &entry.file_name().to_string_lossy());
+            match source::reading(prefix, entry.file_name().as_bytes(), kind) {
+                Ok(Reading::Folder) => self.walk(&place, &path)?,
+                Ok(Reading::File) => {
+                    self.files.insert(path, place);
+                }
+                Ok(Reading::Nothing) => {}
+                Err(error) => self.problems.push(problem(path, error.to_string())),
+            }
         }
+        Ok(())
     }
-    Ok(())
+}
+
+/// What git would make of an entry; nothing of sockets and the like.
+fn kind_of(place: &Path, kind: fs::FileType) -> Option<EntryKind> {
+    if kind.is_symlink() {
+        Some(EntryKind::Link)
+    } else if kind.is_dir() {
+        Some(if place.join(".git").exists() { EntryKind::Submodule } else { EntryKind::Folder })
+    } else {
+        kind.is_file().then_some(EntryKind::File)
+    }
 }

@@ -116,6 +116,49 @@ b/c.yaml:10:38: error: 0 is out of range: give 1 to 65535
 }
 
 #[test]
+fn check_passes_over_what_begins_with_a_dot() {
+    let shop = folder(&[("a.yaml", PROFILE), (".draft.yaml", "no policy"), (".github/workflows/x.yaml", "no policy")]);
+    std::os::unix::fs::symlink("a.yaml", shop.path().join(".link.yaml")).expect("made");
+    let output = ringfence(&["check", "."], shop.path());
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "0 errors, 0 warnings in 1 files\n"));
+}
+
+#[test]
+fn check_refuses_links_and_repositories_within_as_the_importer_does() {
+    let shop = folder(&[("a.yaml", PROFILE), ("sub/.git/config", ""), ("sub/b.yaml", "no policy")]);
+    std::os::unix::fs::symlink("a.yaml", shop.path().join("b.yaml")).expect("made");
+    std::os::unix::fs::symlink("..", shop.path().join("loop")).expect("made");
+    let output = ringfence(&["check", "."], shop.path());
+    let advice = "and policy is read from plain files only: replace it by a copy or remove it";
+    let expected = format!(
+        "b.yaml:1:1: error: 'b.yaml' is a symbolic link, {advice}\n\
+         loop:1:1: error: 'loop' is a symbolic link, {advice}\n\
+         sub:1:1: error: 'sub' is a submodule, {advice}\n\
+         3 errors, 0 warnings in 1 files\n"
+    );
+    assert_eq!((output.status.code(), stdout(&output)), (Some(1), expected));
+}
+
+#[test]
+fn a_policy_repository_among_the_policy_is_left_out_with_a_warning() {
+    let repository = "\
+apiVersion: ringfence.dev/v1alpha1
+kind: PolicyRepository
+metadata: {name: policy, namespace: ringfence-system}
+spec: {url: 'https://git.example.com/policy.git', ref: {branch: main}}
+";
+    let shop = shop();
+    fs::write(shop.path().join("policy/repository.yaml"), repository).expect("written");
+    let output = ringfence(&["check", "policy"], shop.path());
+    assert_eq!(output.status.code(), Some(0));
+    let expected = "repository.yaml:1:1: warning: PolicyRepository ringfence-system/policy is left out";
+    assert!(stdout(&output).starts_with(expected), "{}", stdout(&output));
+    let arguments =
+        "explain --policy policy --cluster cluster.yaml --from pod/shop/web --to pod/shop/db --port 5432/tcp";
+    assert_eq!(ringfence(&words(arguments), shop.path()).status.code(), Some(0));
+}
+
+#[test]
 fn a_warning_is_no_failure() {
     let rules = RULES.replace("{labels: {role: [web]}}", "{workload: old-mainframe}");
     let output = ringfence(&["check", "."], folder(&[("a.yaml", &rules)]).path());

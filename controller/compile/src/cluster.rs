@@ -45,6 +45,8 @@ pub struct ClusterState {
     pub owners: BTreeMap<OwnerKey, Option<OwnerKey>>,
     /// Addresses that the apiserver connects from: those of the EndpointSlices of default/kubernetes.
     pub apiserver_addresses: BTreeSet<IpAddr>,
+    /// Ranges of ClusterIPs, as far as known; an address in one is no node's.
+    pub service_ranges: Vec<IpNet>,
     /// Services that the apiserver calls, with the Service ports it calls them on.
     pub webhook_services: BTreeMap<NamespacedName, BTreeSet<i32>>,
 }
@@ -85,6 +87,9 @@ pub struct NodeInfo {
     pub labels: BTreeMap<String, String>,
     /// Addresses of its status, whatever their type; names are left out.
     pub addresses: BTreeSet<IpAddr>,
+    /// Addresses that its agent reports (NodePolicy.status.nodeAddresses), among them those that its own Pods see it at:
+    /// bridges and tunnels. Empty until an agent reports. They are claims: the compiler believes the plausible ones.
+    pub reported: BTreeSet<IpAddr>,
     /// Prefixes that Pods get their addresses from, when the cluster allots them to nodes.
     pub pod_cidrs: Vec<IpNet>,
     /// machine-id as the kubelet reports it.
@@ -105,6 +110,7 @@ impl From<&Node> for NodeInfo {
                 .iter()
                 .any(|role| labels.contains_key(&format!("node-role.kubernetes.io/{role}"))),
             addresses: addresses.into_iter().flatten().filter_map(|entry| entry.address.parse().ok()).collect(),
+            reported: BTreeSet::new(),
             pod_cidrs: cidrs.iter().filter_map(|text| text.parse().ok()).collect(),
             machine_id: status
                 .and_then(|status| status.node_info.as_ref())

@@ -10,11 +10,12 @@
 //! turns every rule into the one form that both emission and the evaluator read, so that they cannot differ.
 
 mod actors;
+mod addresses;
 mod backends;
 mod emit;
 pub(crate) mod essentials;
 mod groups;
-mod labels;
+pub(crate) mod labels;
 mod names;
 mod networks;
 pub(crate) mod resolve;
@@ -101,7 +102,7 @@ pub fn compile(policy: &Policy, cluster: &ClusterState) -> Computed {
     let machines = world.workloads.nodes.iter().chain(&world.workloads.unmanaged);
     let warned = world.virtual_services().filter(|(_, service)| !service.warnings.is_empty());
     Computed {
-        node_policies: essentials::node_policies(&world, &Essentials::find(cluster)),
+        node_policies: essentials::node_policies(&world, &Essentials::find(&world)),
         workload_policies: emitted.workload_policies,
         peer_groups: emitted.peer_groups,
         address_groups: groups::address_groups(&world),

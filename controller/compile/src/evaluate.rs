@@ -9,6 +9,7 @@ mod ends;
 mod hits;
 mod service;
 mod side;
+mod translated;
 
 use ringfence_model::{Protocol, Verdict};
 
@@ -43,7 +44,8 @@ impl<'a> Evaluator<'a> {
     pub fn new(policy: &'a Policy, cluster: &'a ClusterState) -> Self {
         let world = World::new(policy, cluster);
         let rules = resolve::resolve(&world).rules;
-        Self { world, rules, essentials: Essentials::find(cluster) }
+        let essentials = Essentials::find(&world);
+        Self { world, rules, essentials }
     }
 
     /// Says what becomes of a connection from `from` to `port` of `to`, and why.
@@ -69,6 +71,7 @@ impl<'a> Evaluator<'a> {
         let judged = self.direct(&source, &destination, port);
         Ok(Explanation {
             verdict: judged.verdict,
+            reason: judged.reason,
             source: judged.source,
             destination: judged.destination,
             backends: None,
@@ -86,6 +89,8 @@ impl<'a> Evaluator<'a> {
 /// Both ends of a connection.
 struct Both {
     verdict: Verdict,
+    /// Why the verdict is not known, when it is not.
+    reason: Option<String>,
     source: Side,
     destination: Side,
 }
@@ -93,12 +98,14 @@ struct Both {
 impl Both {
     /// An end whose policy is not known makes the verdict so, unless the other end blocks anyway.
     fn of(source: Judged, destination: Judged) -> Self {
-        let known = source.known && destination.known;
-        let verdict = match Verdict::of(source.outcome(), destination.outcome()) {
-            verdict if known || verdict == Verdict::Blocked => verdict,
+        let outcomes = (source.outcome(), destination.outcome());
+        let unknown = source.unknown.or(destination.unknown);
+        let verdict = match Verdict::of(outcomes.0, outcomes.1) {
+            verdict if unknown.is_none() || verdict == Verdict::Blocked => verdict,
             _ => Verdict::Unknown,
         };
-        Self { verdict, source: source.side, destination: destination.side }
+        let reason = unknown.filter(|_| verdict == Verdict::Unknown);
+        Self { verdict, reason, source: source.side, destination: destination.side }
     }
 }
 

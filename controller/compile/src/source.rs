@@ -6,6 +6,7 @@
 
 mod check;
 mod document;
+mod entries;
 mod meaning;
 mod places;
 mod schema;
@@ -22,6 +23,7 @@ use ringfence_crds::{
     ServiceDefinitionSpec, VirtualServiceSpec, WorkloadSpec,
 };
 
+pub use self::entries::{EntryError, EntryKind, Reading, join, reading};
 pub use self::places::Places;
 pub use self::tree::Place;
 use crate::policy::{ObjectKey, Origin, Policy};
@@ -104,6 +106,13 @@ pub struct ParsedObject {
     pub places: Places,
 }
 
+impl ParsedObject {
+    /// Whether it is policy, and not what leads to policy.
+    pub fn is_policy(&self) -> bool {
+        self.key.kind != crate::policy::Kind::PolicyRepository
+    }
+}
+
 /// What was read.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Parsed {
@@ -125,7 +134,7 @@ pub struct LiveNames {
 /// Reads files (multi-document YAML; those that are not named `*.yaml` or `*.yml` are left out). Every problem of
 /// every document is reported; only a fault of the YAML itself ends its file.
 pub fn parse(files: &[SourceFile]) -> Parsed {
-    let mut files: Vec<&SourceFile> = files.iter().filter(|file| is_yaml(&file.path)).collect();
+    let mut files: Vec<&SourceFile> = files.iter().filter(|file| entries::is_policy(&file.path)).collect();
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let schemas = schema::Schemas::get();
     let mut parsed = Parsed::default();
@@ -141,10 +150,6 @@ pub fn parse(files: &[SourceFile]) -> Parsed {
     }
     parsed.problems.sort();
     parsed
-}
-
-fn is_yaml(path: &str) -> bool {
-    path.ends_with(".yaml") || path.ends_with(".yml")
 }
 
 impl Parsed {
@@ -170,7 +175,9 @@ fn syntax_problem(path: &str, error: &serde_saphyr::Error, last: bool) -> Proble
 /// Checks the objects against each other: duplicates, dangling references, cycles, empty selections. Needs no cluster.
 /// The problems that [`parse`] found are not repeated.
 pub fn check(parsed: &Parsed, live: &LiveNames) -> Vec<Problem> {
-    check::check(parsed, live)
+    let mut problems = check::check(parsed, live);
+    problems.extend(entries::left_out(parsed));
+    problems
 }
 
 /// The objects as [`Policy`]. Of duplicates the first counts.

@@ -125,7 +125,7 @@ fn the_frame_of_an_object_is_checked(#[case] text: &str, #[case] place: &str, #[
     "IPList",
     "  ranges:\n  - 10.0.0.0/8\n  - example.org\n",
     "7:5",
-    "'example.org' is no address range"
+    "'example.org' is not valid: write an address (192.0.2.1)"
 )]
 #[case::host_bits("IPList", "  ranges: [10.0.0.1/8]\n", "5:12", "write 10.0.0.0/8")]
 #[case::backwards(
@@ -167,8 +167,21 @@ fn the_frame_of_an_object_is_checked(#[case] text: &str, #[case] place: &str, #[
     "6:5",
     "'Role' is no label dimension"
 )]
-#[case::workload_address("Workload", "  addresses: [10.0.0.0/8]\n", "5:15", "'10.0.0.0/8' is no address")]
-#[case::workload_label("Workload", "  labels: {app: ''}\n", "5:17", "'' is no label value")]
+#[case::workload_address(
+    "Workload",
+    "  addresses: [10.0.0.0/8]\n",
+    "5:15",
+    "'10.0.0.0/8' is not valid: write an address such as"
+)]
+#[case::workload_dimension("Workload", "  labels: {App: shop}\n", "5:12", "'App' is no label dimension")]
+#[case::label_map_value(
+    "ContainerCluster",
+    "  labelMap: [{kind: Pod, from: a, to: loc, values: {x: '-'}}]\n",
+    "5:56",
+    "'-' is not valid"
+)]
+#[case::long_address("IPList", &format!("  ranges: ['{}']\n", "1".repeat(94)), "5:12", "94 characters are too many: at most 93")]
+#[case::workload_label("Workload", "  labels: {app: ''}\n", "5:17", "'' is not valid: a label value has")]
 #[case::node_state("Workload", "  policyState: Full\n", "5:16", "nodes are not enforced yet")]
 #[case::no_dimension("LabelGroup", "  values: [a]\n", "4:1", "'dimension' is missing")]
 #[case::port_zero(
@@ -185,7 +198,7 @@ fn the_frame_of_an_object_is_checked(#[case] text: &str, #[case] place: &str, #[
     "ContainerCluster",
     "  podNetworks: [{name: a, cidrs: [10.0.0.0/33]}]\n",
     "5:35",
-    "is no address range"
+    "'10.0.0.0/33' is not valid: write a prefix such as"
 )]
 fn the_fields_of_a_spec_are_checked(
     #[case] kind: &str,
@@ -248,7 +261,7 @@ fn scopes_are_checked(#[case] spec: &str, #[case] place: &str, #[case] fragment:
 #[case::label_value(
     "  - {name: a, consumers: [{labels: {role: [a, -b]}}], providers: [{allWorkloads: true}], allServices: true}\n",
     "7:47",
-    "'-b' is no label value"
+    "'-b' is not valid: a label value has"
 )]
 #[case::dangling_list(
     "  - {name: a, consumers: [{ipList: x}], providers: [{allWorkloads: true}], allServices: true}\n",
@@ -417,6 +430,36 @@ fn a_label_that_the_profile_fixes_otherwise_has_no_effect() {
     assert_eq!(places(&found), ["b.yaml:5:17 warning"], "{found:#?}");
 }
 
+#[test]
+fn a_line_of_the_label_map_that_a_kubelet_can_write_warns() {
+    let cluster = |from: &str, kind: &str| {
+        object("ContainerCluster", "this", &format!("  labelMap:\n  - {{kind: {kind}, from: {from}, to: loc}}\n"))
+    };
+    let fragment = "'topology.kubernetes.io/region' has no effect: a kubelet can set it on its own node";
+    assert_only(&cluster("topology.kubernetes.io/region", "Node"), "6:24", fragment);
+    for (from, kind) in [("node-restriction.kubernetes.io/region", "Node"), ("topology.kubernetes.io/region", "Pod")] {
+        assert_eq!(all_problems(&[("a.yaml", &cluster(from, kind))]), [], "{from} {kind}");
+    }
+}
+
+#[test]
+fn the_name_of_a_rule_set_leaves_room_for_those_of_what_is_compiled() {
+    let rule_set = |length: usize| {
+        let name = format!("{}.{}", "a".repeat(63), "b".repeat(63));
+        let name = format!("{name}.{name}");
+        object("RuleSet", &name[..length], "  scopes: [{}]\n")
+    };
+    assert_eq!(all_problems(&[("a.yaml", &rule_set(244))]), []);
+    assert_only(&rule_set(245), "3:18", "at most 244 characters");
+}
+
+#[test]
+fn ranges_are_taken_in_every_form() {
+    let ranges = "[192.0.2.1, 192.0.2.0/24, 0.0.0.0/0, 192.0.2.10-192.0.2.20, '192.0.2.10 - 192.0.2.20', '::1', \
+                  '2001:db8::/32', '::/0', '::ffff:192.0.2.1', '2001:DB8::1-2001:db8::9']";
+    assert_eq!(all_problems(&[("a.yaml", &object("IPList", "x", &format!("  ranges: {ranges}\n")))]), []);
+}
+
 fn sample() -> Parsed {
     parse(&files(&[("policy-sample.yaml", include_str!("policy-sample.yaml"))]))
 }
@@ -424,7 +467,13 @@ fn sample() -> Parsed {
 #[test]
 fn the_sample_is_good() {
     let parsed = sample();
-    assert_eq!(parsed.problems, []);
+    assert_eq!(parsed.problems.len(), 1, "{:?}", parsed.problems);
+    let problem = &parsed.problems[0];
+    assert_eq!((problem.line, problem.column, problem.severity), (11, 12, Severity::Warning));
+    assert!(
+        problem.message.contains("'topology.kubernetes.io/region' has no effect: a kubelet can set it"),
+        "{problem}"
+    );
     let kinds: Vec<&str> = parsed.objects.iter().map(|object| object.key.kind.as_str()).collect();
     let expected = [
         "ContainerCluster",
@@ -438,9 +487,10 @@ fn the_sample_is_good() {
     ];
     assert_eq!(kinds, expected);
     let found = check(&parsed, &LiveNames::default());
-    assert_eq!(found.len(), 1, "{found:#?}");
-    assert_eq!(found[0].severity, Severity::Warning);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found.iter().all(|problem| problem.severity == Severity::Warning));
     assert!(found[0].message.contains("VirtualService shop/db"), "{found:#?}");
+    assert!(found[1].message.contains("PolicyRepository ringfence-system/policy is left out"), "{found:#?}");
 }
 
 #[test]

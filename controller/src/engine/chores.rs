@@ -13,7 +13,9 @@ use serde_json::json;
 use super::world::World;
 use crate::kubelink::refusals::{self, Notice};
 use crate::kubelink::{cluster, profiles, virtual_services, workloads};
-use crate::publish::Since;
+use crate::publish::Memory;
+use crate::publish::refused::Reasons;
+use crate::status::rule_set::Rules;
 use crate::status::{self, Reports};
 use crate::write::{self, Operation, Outcome, Target, Write};
 
@@ -59,18 +61,29 @@ pub struct Done {
 }
 
 impl Chores {
-    /// Everything that is not as it should be.
-    pub fn plan(world: &World, computed: &Computed, since: &Since, settled: &Settled, now: &Time) -> Self {
+    /// Everything that is not as it should be. `published` says whether all that is known has been published: else
+    /// nothing can be said about policy yet, since what nodes have acknowledged is older than what it asks for now.
+    pub fn plan(
+        world: &World,
+        computed: &Computed,
+        memory: &Memory,
+        published: bool,
+        settled: &Settled,
+        now: &Time,
+    ) -> Self {
         let version = settled.kubernetes_version.as_deref();
-        let writes = [
+        let reasons = memory.refused.reasons(computed);
+        let mut writes = [
             profiles::plan(world),
-            cluster::plan(world, computed, version, now),
+            cluster::plan(world, computed, &reasons.cluster, version, now),
             workloads::plan(world, computed, now),
             virtual_services::plan(world, computed, now),
-            policy_statuses(world, computed, since, now),
             definition_statuses(world, now),
         ]
         .concat();
+        if published {
+            writes.extend(policy_statuses(world, computed, memory, &reasons, now));
+        }
         let notices = refusals::notices(computed).difference(&settled.told).cloned().collect();
         Self { writes, notices, ask_version: version.is_none(), now: now.clone() }
     }
@@ -112,11 +125,16 @@ fn due<S: Serialize + PartialEq>(target: Target, key: &NamespacedName, known: Op
     (known != Some(status)).then(|| Write { target, key: key.clone(), operation: Operation::Status(json!(status)) })
 }
 
-fn policy_statuses(world: &World, computed: &Computed, since: &Since, now: &Time) -> Vec<Write> {
+fn policy_statuses(world: &World, computed: &Computed, memory: &Memory, reasons: &Reasons, now: &Time) -> Vec<Write> {
+    let since = &memory.since;
     let reports = Reports::of(world);
     let rule_sets = world.rule_sets.iter().filter_map(|(key, rule_set)| {
-        let warnings = computed.warnings.get(&key.name).map_or(&[][..], Vec::as_slice);
-        let status = status::rule_set::status(rule_set, since.rule_set(&key.name), &reports, warnings, now);
+        let rules = Rules {
+            since: since.rule_set(&key.name),
+            warnings: computed.warnings.get(&key.name).map_or(&[][..], Vec::as_slice),
+            refused: reasons.rule_sets.get(&key.name).map(String::as_str),
+        };
+        let status = status::rule_set::status(rule_set, rules, &reports, now);
         due(Target::RuleSet, key, rule_set.status.as_ref(), &status)
     });
     let profiles = world.profiles.iter().filter_map(|(key, profile)| {
@@ -150,4 +168,49 @@ fn definition_statuses(world: &World, now: &Time) -> Vec<Write> {
         push(Target::LabelGroup, key, group.status.as_ref(), status);
     }
     writes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::world::cluster_wide;
+    use k8s_openapi::jiff::Timestamp;
+    use ringfence_compile::cluster::NamespaceInfo;
+    use ringfence_crds::node_policy::NodePolicyStatus;
+    use ringfence_crds::{
+        ContainerWorkloadProfile, ContainerWorkloadProfileSpec, NodePolicy, NodePolicySpec, Revision, RuleSet,
+        RuleSetSpec,
+    };
+
+    /// A RuleSet and a profile of generation 2, and a node that has everything in force that was published.
+    fn edited() -> World {
+        let mut world = World::default();
+        let mut rule_set = RuleSet::new("shop", RuleSetSpec { enabled: true, ..RuleSetSpec::default() });
+        rule_set.metadata.generation = Some(2);
+        world.rule_sets.insert(cluster_wide("shop"), rule_set);
+        let mut profile = ContainerWorkloadProfile::new("shop", ContainerWorkloadProfileSpec::default());
+        profile.metadata.generation = Some(2);
+        world.profiles.insert(cluster_wide("shop"), profile);
+        world.cluster.namespaces.insert("shop".to_owned(), NamespaceInfo::default());
+        world.cluster.namespaces.insert("new".to_owned(), NamespaceInfo::default());
+        let mut node = NodePolicy::new("node1", NodePolicySpec::default());
+        let acknowledged = Some(Revision { epoch: 0, number: 7 });
+        node.status = Some(NodePolicyStatus { acknowledged, ..NodePolicyStatus::default() });
+        world.node_policies.insert(cluster_wide("node1"), node);
+        world
+    }
+    fn steps(published: bool) -> Vec<String> {
+        let (memory, settled) = (Memory::default(), Settled::default());
+        let now = Time(Timestamp::UNIX_EPOCH);
+        let chores = Chores::plan(&edited(), &Computed::default(), &memory, published, &settled, &now);
+        chores.writes.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn policy_is_not_called_ready_while_something_newer_waits_to_be_published() {
+        let others = ["create ContainerWorkloadProfile new", "create ContainerCluster this"];
+        assert_eq!(steps(false), others, "discovery goes on");
+        let statuses = ["report RuleSet shop", "report ContainerWorkloadProfile shop"];
+        assert_eq!(steps(true), [others, statuses].concat());
+    }
 }

@@ -10,6 +10,7 @@
 //! starts from what it left; chores (other objects, statuses, Events) go on beside it and never hold it up.
 
 pub mod chores;
+pub mod commits;
 pub mod input;
 pub mod world;
 
@@ -27,9 +28,10 @@ use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
 use crate::kubelink::sources;
-use crate::publish::{self, Since};
+use crate::publish::{self, Memory, Since};
 use crate::write::Write;
 use chores::{Chores, Done, Settled};
+pub use commits::Commits;
 use input::{Input, of_outcome};
 use world::{Effect, World};
 
@@ -71,7 +73,7 @@ pub struct Engine {
     world: World,
     computed: Computed,
     /// Known once the world is complete.
-    since: Option<Since>,
+    memory: Option<Memory>,
     last: Revision,
     pending: Effect,
     publishing: Pace,
@@ -85,17 +87,17 @@ pub struct Engine {
 }
 
 /// Runs the engine until the process ends. `instance` is the name of this replica, for Events; `management` is for the
-/// ContainerCluster that Kubelink makes.
-pub async fn run(client: Client, instance: String, management: Management) {
+/// ContainerCluster that Kubelink makes; `commits` says which commit each repository is at.
+pub async fn run(client: Client, instance: String, management: Management, commits: Commits) {
     let (sender, inputs) = unbounded_channel();
     sources::start(client.clone(), sender);
     let engine = Engine {
         client,
         instance,
         inputs,
-        world: World::new(management),
+        world: World::new(management, commits),
         computed: Computed::default(),
-        since: None,
+        memory: None,
         last: Revision::default(),
         pending: Effect::Compile,
         publishing: Pace::new(),
@@ -114,8 +116,8 @@ impl Engine {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let publish_due = self.since.is_some() && self.pending > Effect::Chores;
-            let chores_due = self.since.is_some() && self.chores_due && self.running.is_empty();
+            let publish_due = self.memory.is_some() && self.pending > Effect::Chores;
+            let chores_due = self.memory.is_some() && self.chores_due && self.running.is_empty();
             tokio::select! {
                 biased;
                 input = self.inputs.recv() => match input {
@@ -145,7 +147,7 @@ impl Engine {
             self.note(effect);
             next = self.inputs.try_recv().ok();
         }
-        if self.since.is_none() && self.world.is_complete() {
+        if self.memory.is_none() && self.world.is_complete() {
             tracing::info!(
                 namespaces = self.world.cluster.namespaces.len(),
                 pods = self.world.cluster.pods.len(),
@@ -153,7 +155,7 @@ impl Engine {
                 "everything is listed"
             );
             self.last = publish::plan::newest(&self.world);
-            self.since = Some(Since::recover(&self.world));
+            self.memory = Some(Memory { since: Since::recover(&self.world), ..Memory::default() });
         }
     }
 
@@ -163,7 +165,7 @@ impl Engine {
     }
 
     async fn publish(&mut self) {
-        let Some(since) = &mut self.since else { return };
+        let Some(memory) = &mut self.memory else { return };
         let began = Instant::now();
         if self.pending == Effect::Compile {
             self.computed = compile(&self.world.policy(), &self.world.cluster);
@@ -172,26 +174,39 @@ impl Engine {
         self.pending = Effect::Nothing;
         self.chores_due = true;
         let revision = publish::plan::next_revision(&self.world, self.last);
-        let plan = publish::plan(&self.world, &self.computed, since, revision, &now());
+        let plan = publish::plan(&self.world, &self.computed, memory, revision, &now());
         if plan.is_empty() {
+            self.world.commit = None;
             self.publishing.succeeded(Duration::ZERO);
             return;
         }
         self.last = revision;
         let span = tracing::info_span!("publish", %revision, commit = plan.commit.as_deref().unwrap_or("-"));
-        let (writes, closes) = (plan.len(), plan.marker.is_some());
-        let published = publish::carry_out(&self.client, plan).instrument(span.clone()).await;
-        for (write, outcome) in published.outcomes {
-            // Its effect is this publication; what it left undone is pending below.
-            if let Some(input) = of_outcome(&write, outcome) {
-                self.world.take(input);
+        let (writes, closes, unfinished) = (plan.len(), plan.marker.is_some(), plan.unfinished);
+        let mut published = publish::carry_out(&self.client, plan).instrument(span.clone()).await;
+        for (write, message) in &published.refused {
+            memory.refused.note(write, message);
+        }
+        for (write, outcome) in std::mem::take(&mut published.outcomes) {
+            // Its effect is this publication, and what that left undone is pending below; but what we find beside our
+            // write may be news: the watch will not tell it again.
+            let effect = of_outcome(&write, outcome).map(|input| self.world.take(input));
+            if effect == Some(Effect::Compile) {
+                self.pending = Effect::Compile;
             }
         }
         if published.complete {
+            if self.pending < Effect::Compile {
+                self.world.commit = None;
+            }
             self.publishing.succeeded(GATHER);
-        } else {
-            self.pending = self.pending.max(Effect::Publish);
+        } else if published.refused.is_empty() {
             self.publishing.failed();
+        } else {
+            self.publishing.succeeded(Duration::ZERO);
+        }
+        if unfinished || !published.complete {
+            self.pending = self.pending.max(Effect::Publish);
         }
         self.chores_pace.due = self.chores_pace.due.max(Instant::now() + CHORES_PAUSE);
         span.in_scope(|| {
@@ -207,9 +222,10 @@ impl Engine {
     }
 
     fn start_chores(&mut self) {
-        let Some(since) = &self.since else { return };
+        let Some(memory) = &self.memory else { return };
         self.chores_due = false;
-        let chores = Chores::plan(&self.world, &self.computed, since, &self.settled, &now());
+        let published = self.pending < Effect::Publish;
+        let chores = Chores::plan(&self.world, &self.computed, memory, published, &self.settled, &now());
         if chores.is_empty() {
             return;
         }

@@ -1,5 +1,7 @@
 //! Everything that the watches have told, in indexes by name.
 
+mod reported;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -11,6 +13,7 @@ use ringfence_crds::common::NamespacedName;
 use ringfence_crds::container_cluster::Management;
 use ringfence_crds::names;
 
+use super::commits::Commits;
 use super::input::{Caller, Input, version};
 use crate::kubelink::watch::Change;
 
@@ -60,14 +63,17 @@ pub struct World {
     pub workload_policies: Index<crds::WorkloadPolicy>,
     pub peer_groups: Index<crds::PeerGroup>,
     pub address_groups: Index<crds::AddressGroup>,
+    /// The commit of the newest change of policy that is not published yet.
+    pub commit: Option<String>,
+    commits: Commits,
     callers: BTreeMap<(Caller, NamespacedName), ServicePorts>,
     listed: BTreeSet<&'static str>,
 }
 
 impl World {
-    /// An empty world, in which somebody runs the masters.
-    pub fn new(management: Management) -> Self {
-        Self { management, ..Self::default() }
+    /// An empty world, in which somebody runs the masters. `commits` says which commit each repository is at.
+    pub fn new(management: Management, commits: Commits) -> Self {
+        Self { management, commits, ..Self::default() }
     }
 
     /// Whether every kind has been listed once. Before that nothing may be computed: what is missing would look
@@ -82,6 +88,7 @@ impl World {
             Input::Namespace(change) => self.take_namespaces(change),
             Input::Node(change) => {
                 self.note("Node", &change);
+                let change = self.with_reported(change);
                 take_named(&mut self.cluster.nodes, change)
             }
             Input::Pod(change) => {
@@ -102,7 +109,10 @@ impl World {
             Input::Caller(caller, change) => self.take_caller(caller, change),
             Input::ServiceRange(change) => {
                 self.note("ServiceCIDR", &change);
-                take_plain(&mut self.service_ranges, change).min(Effect::Chores)
+                let effect = take_plain(&mut self.service_ranges, change);
+                let ranges = self.service_ranges.values().flatten();
+                self.cluster.service_ranges = ranges.filter_map(|text| text.parse().ok()).collect();
+                effect
             }
             policy_or_computed => self.take_ours(policy_or_computed),
         }
@@ -112,10 +122,15 @@ impl World {
         macro_rules! policy {
             ($kind:literal, $index:ident, $change:ident) => {{
                 self.note($kind, &$change);
-                take_objects(&mut self.$index, $change, |old, new| {
+                let commit = self.commits.behind(&self.$index, &$change);
+                let effect = take_objects(&mut self.$index, $change, |old, new| {
                     let same = old.spec == new.spec && same_meta(&old.metadata, &new.metadata);
                     if same { Effect::Chores } else { Effect::Compile }
-                })
+                });
+                if effect == Effect::Compile && commit.is_some() {
+                    self.commit = commit;
+                }
+                effect
             }};
         }
         macro_rules! computed {
@@ -134,7 +149,11 @@ impl World {
             Input::IpList(change) => policy!("IPList", ip_lists, change),
             Input::LabelGroup(change) => policy!("LabelGroup", label_groups, change),
             Input::ServiceDefinition(change) => policy!("ServiceDefinition", service_definitions, change),
-            Input::NodePolicy(change) => computed!("NodePolicy", node_policies, change),
+            Input::NodePolicy(change) => {
+                let name = change.key().map(|key| key.name.clone());
+                let effect = computed!("NodePolicy", node_policies, change);
+                effect.max(self.take_reported(name.as_deref()))
+            }
             Input::WorkloadPolicy(change) => computed!("WorkloadPolicy", workload_policies, change),
             Input::PeerGroup(change) => computed!("PeerGroup", peer_groups, change),
             Input::AddressGroup(change) => computed!("AddressGroup", address_groups, change),

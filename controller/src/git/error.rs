@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ringfence_compile::source::EntryError;
+
 /// Why no commit could be taken. The text follows "failed to fetch: ".
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
@@ -76,22 +78,9 @@ pub enum GitError {
     /// The folder is something else.
     #[error("'{0}' is no folder: set spec.path to the folder that holds the policy")]
     PathNoFolder(String),
-    /// Something that is neither a folder nor a plain file.
-    #[error("'{path}' is a {what}, and policy is read from plain files only: replace it by a copy or remove it")]
-    NotPlain {
-        /// Path in the repository.
-        path: String,
-        /// Symbolic link or submodule.
-        what: &'static str,
-    },
-    /// A name that no file system would hold.
-    #[error("the folder '{folder}' has an entry named '{name}', which is no valid file name: rename it")]
-    BadName {
-        /// Path of the folder.
-        folder: String,
-        /// The name, made printable.
-        name: String,
-    },
+    /// Something that cannot stand in a folder of policy.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
     /// Not UTF-8.
     #[error("'{path}' is not UTF-8 text: save it as UTF-8")]
     NotText {
@@ -158,7 +147,7 @@ impl GitError {
             Self::Authentication { .. } => "AuthenticationFailed",
             Self::InCommit { error, .. } => error.reason(),
             Self::PathMissing(_) | Self::PathNoFolder(_) => "PathNotFound",
-            Self::NotPlain { .. } | Self::BadName { .. } | Self::NotText { .. } => "UnreadableSource",
+            Self::Entry(_) | Self::NotText { .. } => "UnreadableSource",
             Self::TooManyFiles { .. } | Self::FileTooBig { .. } | Self::TooBig { .. } | Self::DownloadTooBig { .. } => {
                 "SourceTooLarge"
             }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use git2::{Oid, Repository, Signature, TreeBuilder};
+use ringfence_compile::source::EntryError;
 use tempfile::TempDir;
 
 use super::{Commit, Credentials, GitError, Limits, Reference, Remote, fetch};
@@ -187,11 +188,17 @@ fn links_and_submodules_are_refused() {
     let target = bench.blob(b"/etc/passwd");
     bench.commit("main", bench.tree(&[("a.yaml", target, LINK)]));
     let error = bench.main().expect_err("a link");
-    assert!(matches!(&error, GitError::NotPlain { path, what: "symbolic link" } if path == "a.yaml"), "{error}");
+    assert!(
+        matches!(&error, GitError::Entry(EntryError::NotPlain { path, what: "symbolic link" }) if path == "a.yaml"),
+        "{error}"
+    );
     let commit = bench.commit_file("other", "x");
     bench.commit("main", bench.tree(&[("sub", commit, SUBMODULE)]));
     let error = bench.main().expect_err("a submodule");
-    assert!(matches!(&error, GitError::NotPlain { path, what: "submodule" } if path == "sub"), "{error}");
+    assert!(
+        matches!(&error, GitError::Entry(EntryError::NotPlain { path, what: "submodule" }) if path == "sub"),
+        "{error}"
+    );
     let folder = bench.tree(&[("a.yaml", bench.blob(b"x"), FILE)]);
     bench.commit("main", bench.tree(&[("real", folder, FOLDER), ("alias", bench.blob(b"real"), LINK)]));
     let error = bench.fetch(branch("main"), "alias", &Limits::default()).expect_err("a link to a folder");

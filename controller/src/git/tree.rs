@@ -1,7 +1,7 @@
 //! Reading the policy files of a commit from its tree object.
 
-use git2::{ObjectType, Oid, Repository, Tree, TreeEntry};
-use ringfence_compile::source::SourceFile;
+use git2::{ObjectType, Oid, Repository, Tree};
+use ringfence_compile::source::{self, EntryKind, Reading, SourceFile};
 
 use super::{GitError, Limits};
 
@@ -63,31 +63,29 @@ struct Reader<'r> {
 }
 
 impl<'r> Reader<'r> {
-    fn folder(&mut self, path: &str, tree: &Tree<'_>, open: &mut Vec<(String, Tree<'r>)>) -> Result<(), GitError> {
+    fn folder(&mut self, folder: &str, tree: &Tree<'_>, open: &mut Vec<(String, Tree<'r>)>) -> Result<(), GitError> {
         for entry in tree {
             self.entries += 1;
             if self.entries > self.limits.files.saturating_mul(ENTRIES_PER_FILE) {
                 return Err(GitError::TooManyFiles { limit: self.limits.files });
             }
-            let name = name(path, &entry)?;
-            if name.starts_with('.') {
-                continue;
-            }
-            let path = if path.is_empty() { name } else { format!("{path}/{name}") };
-            match entry.kind() {
-                Some(ObjectType::Tree) => open.push((path, self.repository.find_tree(entry.id())?)),
-                Some(ObjectType::Blob) if entry.filemode() != MODE_LINK => self.file(path, entry.id())?,
-                Some(ObjectType::Blob) => return Err(GitError::NotPlain { path, what: "symbolic link" }),
-                _ => return Err(GitError::NotPlain { path, what: "submodule" }),
+            let kind = match entry.kind() {
+                Some(ObjectType::Tree) => EntryKind::Folder,
+                Some(ObjectType::Blob) if entry.filemode() != MODE_LINK => EntryKind::File,
+                Some(ObjectType::Blob) => EntryKind::Link,
+                _ => EntryKind::Submodule,
+            };
+            let path = source::join(folder, &String::from_utf8_lossy(entry.name_bytes()));
+            match source::reading(folder, entry.name_bytes(), kind)? {
+                Reading::Folder => open.push((path, self.repository.find_tree(entry.id())?)),
+                Reading::File => self.file(path, entry.id())?,
+                Reading::Nothing => {}
             }
         }
         Ok(())
     }
 
     fn file(&mut self, path: String, id: Oid) -> Result<(), GitError> {
-        if !(path.ends_with(".yaml") || path.ends_with(".yml")) {
-            return Ok(());
-        }
         if self.files.len() == self.limits.files {
             return Err(GitError::TooManyFiles { limit: self.limits.files });
         }
@@ -106,21 +104,5 @@ impl<'r> Reader<'r> {
             Err(_) => return Err(GitError::NotText { path }),
         }
         Ok(())
-    }
-}
-
-/// The name of an entry. git itself never writes these names, but a tree can be made by hand.
-fn name(folder: &str, entry: &TreeEntry<'_>) -> Result<String, GitError> {
-    let bytes = entry.name_bytes();
-    let odd = bytes.is_empty()
-        || bytes == b"."
-        || bytes == b".."
-        || bytes.iter().any(|byte| matches!(byte, b'/' | b'\\') || byte.is_ascii_control());
-    match std::str::from_utf8(bytes) {
-        Ok(name) if !odd => Ok(name.to_owned()),
-        _ => Err(GitError::BadName {
-            folder: folder.to_owned(),
-            name: String::from_utf8_lossy(bytes).escape_debug().to_string(),
-        }),
     }
 }

@@ -20,8 +20,15 @@ const CONTACT_MINUTES: i64 = 5;
 /// Name of the Pod network that is found and not given.
 const DEFAULT_NETWORK: &str = "default";
 
-/// The ContainerCluster to make, or the statuses that are due.
-pub fn plan(world: &World, computed: &Computed, kubernetes_version: Option<&str>, now: &Time) -> Vec<Write> {
+/// The ContainerCluster to make, or the statuses that are due. `refused` is what could not be published and belongs to
+/// no policy object.
+pub fn plan(
+    world: &World,
+    computed: &Computed,
+    refused: &[String],
+    kubernetes_version: Option<&str>,
+    now: &Time,
+) -> Vec<Write> {
     let write = |name: &str, operation| Write { target: Target::ContainerCluster, key: cluster_wide(name), operation };
     let wanted = ContainerClusterSpec { management: world.management, ..ContainerClusterSpec::default() };
     let Some(first) = world.first_cluster() else {
@@ -32,7 +39,10 @@ pub fn plan(world: &World, computed: &Computed, kubernetes_version: Option<&str>
     }
     let statuses = world.clusters.values().filter_map(|cluster| {
         let status = if cluster.name_any() == first.name_any() {
-            first_status(world, computed, cluster, kubernetes_version, now)
+            ContainerClusterStatus {
+                kubernetes_version: kubernetes_version.map(str::to_owned),
+                ..first_status(world, computed, refused, cluster, now)
+            }
         } else {
             second_status(cluster, &first.name_any(), now)
         };
@@ -60,20 +70,20 @@ fn with_conditions(cluster: &ContainerCluster, ready: &Ready, now: &Time) -> Con
 fn first_status(
     world: &World,
     computed: &Computed,
+    refused: &[String],
     cluster: &ContainerCluster,
-    kubernetes_version: Option<&str>,
     now: &Time,
 ) -> ContainerClusterStatus {
     let nodes: Vec<&String> = computed.node_policies.keys().collect();
     let agreed = nodes.iter().filter(|node| matched(world, node) == Matched::Yes).count();
     let warnings = computed.cluster_warnings.as_slice();
-    let ready = match warnings {
-        [] => Ready::yes("Linked", "linked with the cluster"),
-        warnings => Ready::yes("Linked", warnings.join("; ")),
+    let ready = match (refused, warnings) {
+        ([first, ..], _) => Ready::no("Refused", first),
+        ([], []) => Ready::yes("Linked", "linked with the cluster"),
+        ([], warnings) => Ready::yes("Linked", warnings.join("; ")),
     };
     ContainerClusterStatus {
         cluster_uid: Some(world.cluster.uid.clone()),
-        kubernetes_version: kubernetes_version.map(str::to_owned),
         kubelink_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         kubelink_last_contact: last_contact(now),
         service_ranges: world.service_ranges.values().flatten().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
@@ -130,7 +140,7 @@ mod tests {
             world.clusters.insert(cluster_wide(name), cluster);
         }
         let now = Time("2026-03-01T10:00:00Z".parse().expect("a literal of the test"));
-        let reasons: Vec<String> = plan(&world, &Computed::default(), None, &now)
+        let reasons: Vec<String> = plan(&world, &Computed::default(), &[], None, &now)
             .iter()
             .map(|write| match &write.operation {
                 Operation::Status(status) => format!("{} {}", write.key.name, status["conditions"][0]["reason"]),

@@ -103,6 +103,7 @@ mod tests {
         profile(&mut world, "made", false, true, &[]);
         profile(&mut world, "edited", false, true, &[("kubectl-edit", "Update")]);
         profile(&mut world, "applied", true, true, &[("argocd-controller", "Apply")]);
+        profile(&mut world, "client-side", true, true, &[("kubectl-client-side-apply", "Update")]);
         profile(&mut world, "git", true, false, &[("ringfence-git", "Apply")]);
         assert_eq!(steps(&world), ["delete edited", "delete made"]);
     }

@@ -5,13 +5,13 @@ use ringfence_compile::compile::Computed;
 use ringfence_crds::{VirtualService, VirtualServiceSpec, VirtualServiceStatus};
 use serde_json::json;
 
-use super::owner;
+use super::{hidden_source, owner};
 use crate::engine::world::World;
 use crate::status::Ready;
 use crate::write::{Operation, Target, Write};
 
-/// VirtualServices to make, to report on, and to delete with their Service or when their namespace is not managed any
-/// more.
+/// VirtualServices to make, to report on, and to delete with their Service; or when their namespace is not managed any
+/// more, if nobody has written in them: that would be lost when it is managed again.
 pub fn plan(world: &World, computed: &Computed, now: &Time) -> Vec<Write> {
     let mut writes = Vec::new();
     for key in computed.virtual_services.keys() {
@@ -21,13 +21,20 @@ pub fn plan(world: &World, computed: &Computed, now: &Time) -> Vec<Write> {
             writes.push(Write { target: Target::VirtualService, key: key.clone(), operation });
         }
     }
+    let hidden = hidden_source::find(world, computed);
     for (key, service) in &world.virtual_services {
         let found = computed.virtual_services.get(key);
-        let operation = if found.is_none() && owner::is_kubelinks(service) {
+        let useless = match (found, world.cluster.services.contains_key(key)) {
+            (Some(_), _) => false,
+            (None, false) => owner::is_kubelinks(service),
+            (None, true) => owner::is_untouched(service),
+        };
+        let operation = if useless {
             Some(owner::delete(service))
         } else {
             let warnings = computed.service_warnings.get(key).map_or(&[][..], Vec::as_slice);
-            let status = status(service, found, warnings, now);
+            let ready = ready(found, hidden.get(key), warnings);
+            let status = status(service, found, &ready, now);
             (service.status.as_ref() != Some(&status)).then(|| Operation::Status(json!(status)))
         };
         writes.extend(operation.map(|operation| Write { target: Target::VirtualService, key: key.clone(), operation }));
@@ -35,17 +42,28 @@ pub fn plan(world: &World, computed: &Computed, now: &Time) -> Vec<Write> {
     writes
 }
 
+fn ready(found: Option<&VirtualServiceStatus>, hidden: Option<&String>, warnings: &[String]) -> Ready {
+    if found.is_none() {
+        return Ready::no("NoService", "there is no such Service in a managed namespace");
+    }
+    if let Some(hidden) = hidden {
+        // The compiler warns of the same in its own words.
+        let others = warnings.iter().filter(|warning| !warning.contains("externalTrafficPolicy"));
+        let all: Vec<&str> = [hidden].into_iter().chain(others).map(String::as_str).collect();
+        return Ready::no("SourceHidden", all.join("; "));
+    }
+    match warnings {
+        [] => Ready::yes("Linked", "linked with its Service"),
+        warnings => Ready::yes("Linked", warnings.join("; ")),
+    }
+}
+
 fn status(
     service: &VirtualService,
     found: Option<&VirtualServiceStatus>,
-    warnings: &[String],
+    ready: &Ready,
     now: &Time,
 ) -> VirtualServiceStatus {
-    let ready = match (found, warnings) {
-        (None, _) => Ready::no("NoService", "there is no such Service in a managed namespace"),
-        (Some(_), []) => Ready::yes("Linked", "linked with its Service"),
-        (Some(_), warnings) => Ready::yes("Linked", warnings.join("; ")),
-    };
     let previous = service.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let generation = service.metadata.generation;
     VirtualServiceStatus {
@@ -58,8 +76,9 @@ fn status(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
     use k8s_openapi::jiff::Timestamp;
-    use ringfence_compile::cluster::NamespaceInfo;
+    use ringfence_compile::cluster::{NamespaceInfo, ServiceInfo};
     use ringfence_crds::common::NamespacedName;
     use ringfence_crds::names;
 
@@ -103,8 +122,47 @@ mod tests {
 
     #[test]
     fn one_without_a_service_is_not_ready() {
-        let service = VirtualService::new("x", VirtualServiceSpec::default());
-        let status = status(&service, None, &[], &Time(Timestamp::UNIX_EPOCH));
-        assert_eq!(status.conditions[0].reason, "NoService");
+        assert_eq!(ready(None, None, &[]).reason, "NoService");
+    }
+
+    #[test]
+    fn one_whose_outside_is_not_opened_is_not_ready_and_says_what_helps() {
+        let found = VirtualServiceStatus::default();
+        let hidden = "nodePort 30080 is not opened: set externalTrafficPolicy: Local".to_owned();
+        let warnings = ["externalIP 192.0.2.1 is not opened".to_owned()];
+        let ready = ready(Some(&found), Some(&hidden), &warnings);
+        assert!(!ready.ready);
+        assert_eq!(ready.reason, "SourceHidden");
+        assert_eq!(ready.message, format!("{hidden}; {}", warnings[0]));
+    }
+
+    #[test]
+    fn what_somebody_wrote_outlives_an_unmanaged_namespace_but_not_its_service() {
+        let mut world = World::default();
+        for name in ["untouched", "edited", "edited-gone"] {
+            add(&mut world, name, true);
+        }
+        for name in ["edited", "edited-gone"] {
+            let edit = ManagedFieldsEntry {
+                manager: Some("kubectl-edit".to_owned()),
+                operation: Some("Update".to_owned()),
+                ..ManagedFieldsEntry::default()
+            };
+            let service = world.virtual_services.get_mut(&key(name)).expect("added above");
+            service.metadata.managed_fields = Some(vec![edit]);
+        }
+        for name in ["untouched", "edited"] {
+            world.cluster.services.insert(key(name), ServiceInfo::default());
+        }
+        let steps = plan(&world, &Computed::default(), &Time(Timestamp::UNIX_EPOCH));
+        let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            steps,
+            [
+                "report VirtualService shop/edited",
+                "delete VirtualService shop/edited-gone",
+                "delete VirtualService shop/untouched"
+            ]
+        );
     }
 }

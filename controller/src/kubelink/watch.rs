@@ -25,6 +25,16 @@ pub enum Change<T> {
     Deleted(NamespacedName),
 }
 
+impl<T> Change<T> {
+    /// The one object that it is about; none when it is about all.
+    pub fn key(&self) -> Option<&NamespacedName> {
+        match self {
+            Self::Listed(_) => None,
+            Self::Applied(key, _) | Self::Deleted(key) => Some(key),
+        }
+    }
+}
+
 /// Namespace (empty for a cluster-wide kind) and name of an object.
 pub fn key_of(object: &impl ResourceExt) -> NamespacedName {
     NamespacedName { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }

@@ -132,6 +132,10 @@ fn common(workload: &Workload, found: &ComputedWorkload, ready: &Ready, now: &Ti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kubelink::cluster;
+    use k8s_openapi::jiff::Timestamp;
+    use ringfence_compile::cluster::NodeInfo;
+    use ringfence_crds::{ContainerCluster, ContainerClusterSpec, NodePolicy, NodePolicySpec};
 
     #[test]
     fn machine_ids_agree_or_do_not_or_nobody_knows() {
@@ -141,5 +145,63 @@ mod tests {
         assert_eq!(Matched::of(Some(id), Some("f0")), Matched::No);
         assert_eq!(Matched::of(Some(id), None), Matched::Unknown);
         assert_eq!(Matched::of(Some(""), Some("")), Matched::Unknown, "nothing agrees with nothing");
+    }
+
+    /// Two nodes, the first of which is in order.
+    fn world(kubernetes: &str, agent: Option<&str>) -> (World, Computed) {
+        let (mut world, mut computed) = (World::default(), Computed::default());
+        world.clusters.insert(cluster_wide("this"), ContainerCluster::new("this", ContainerClusterSpec::default()));
+        for (node, kubernetes, agent) in [("node1", "f00d", Some("f00d")), ("node2", kubernetes, agent)] {
+            let info = NodeInfo { machine_id: kubernetes.to_owned(), ..NodeInfo::default() };
+            world.cluster.nodes.insert(node.to_owned(), info);
+            let mut policy = NodePolicy::new(node, NodePolicySpec::default());
+            let machine_id = agent.map(str::to_owned);
+            policy.status = Some(NodePolicyStatus { machine_id, ..NodePolicyStatus::default() });
+            world.node_policies.insert(cluster_wide(node), policy);
+            world.workloads.insert(cluster_wide(node), Workload::new(node, WorkloadSpec::default()));
+            computed.node_policies.insert(node.to_owned(), NodePolicySpec::default());
+            let kubernetes_machine_id = Some(kubernetes.to_owned());
+            let shown = ComputedWorkload { role: "worker".to_owned(), kubernetes_machine_id, ..Default::default() };
+            computed.workloads.insert(node.to_owned(), shown);
+        }
+        (world, computed)
+    }
+
+    /// The status that node2's Workload gets, and how many nodes the ContainerCluster then counts.
+    fn reported(kubernetes: &str, agent: Option<&str>) -> (WorkloadStatus, String) {
+        let (world, computed) = world(kubernetes, agent);
+        let now = Time(Timestamp::UNIX_EPOCH);
+        let status = |writes: Vec<Write>, name: &str| match writes.into_iter().find(|write| write.key.name == name) {
+            Some(Write { operation: Operation::Status(status), .. }) => status,
+            other => panic!("{other:?}"),
+        };
+        let cluster = status(cluster::plan(&world, &computed, &[], None, &now), "this");
+        let node = serde_json::from_value(status(plan(&world, &computed, &now), "node2")).expect("a status");
+        (node, cluster["nodesMatched"].as_str().unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn a_node_whose_agent_runs_on_another_machine_belongs_to_no_cluster() {
+        let (status, matched) = reported("0123", Some("4567"));
+        assert_eq!(status.cluster, None);
+        assert_eq!(status.matched.as_deref(), Some("False"));
+        assert_eq!(status.kubernetes_machine_id.as_deref(), Some("0123"));
+        assert_eq!(status.agent_machine_id.as_deref(), Some("4567"));
+        assert_eq!(status.conditions[0].type_, "Ready");
+        assert_eq!(status.conditions[0].status, "False");
+        assert_eq!(status.conditions[0].reason, "OtherMachine");
+        assert_eq!(matched, "1/2");
+    }
+
+    #[test]
+    fn a_node_belongs_to_the_cluster_while_both_report_the_same_machine() {
+        let (status, matched) = reported("0123", Some("0123"));
+        assert_eq!((status.cluster.as_deref(), status.matched.as_deref()), (Some("this"), Some("True")));
+        assert_eq!(status.conditions[0].status, "True");
+        assert_eq!(matched, "2/2");
+        let (status, matched) = reported("0123", None);
+        assert_eq!((status.cluster.as_deref(), status.matched.as_deref()), (None, Some("Unknown")));
+        assert_eq!(status.conditions[0].status, "False");
+        assert_eq!(matched, "1/2");
     }
 }

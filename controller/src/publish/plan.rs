@@ -1,17 +1,14 @@
 //! What to write so that the cluster holds what was compiled.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use ringfence_compile::compile::Computed;
-use ringfence_crds::{
-    AddressGroup, AddressGroupSpec, NodePolicy, NodePolicySpec, PeerGroup, PeerGroupSpec, Revision, WorkloadPolicy,
-    WorkloadPolicySpec, names,
-};
-use serde::Serialize;
+use ringfence_crds::{Revision, WorkloadPolicySpec, names};
 use serde_json::json;
 
+use super::Memory;
+use super::difference::{Published, difference, upsert};
+use super::order;
 use super::since::Since;
 use crate::engine::world::{Index, World, cluster_wide};
 use crate::status;
@@ -22,121 +19,46 @@ use crate::write::{Operation, Target, Write};
 pub struct Plan {
     /// The revision of what is written.
     pub revision: Revision,
-    /// The commit that a changed object came from, when one did.
+    /// The commit that the publication carries, when one is known.
     pub commit: Option<String>,
     /// Ranks of writes: all of one rank may go on at the same time.
-    pub ranks: Vec<Vec<Write>>,
+    pub ranks: Vec<Rank>,
     /// Closes the publication, when policy has changed.
     pub marker: Option<Write>,
     /// Deletions of what nothing refers to any more.
     pub afterwards: Vec<Write>,
+    /// Whether something was left to the next publication, which may follow at once.
+    pub unfinished: bool,
+}
+
+/// Writes that may go on at the same time.
+#[derive(Debug, Default, PartialEq)]
+pub struct Rank {
+    /// The writes.
+    pub writes: Vec<Write>,
+    /// Kinds of which everything must have been written before: what takes something away waits for what takes its
+    /// place.
+    pub after: &'static [Target],
+}
+
+impl From<Vec<Write>> for Rank {
+    fn from(writes: Vec<Write>) -> Self {
+        Self { writes, after: &[] }
+    }
 }
 
 impl Plan {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.marker.is_none() && self.afterwards.is_empty() && self.ranks.iter().all(Vec::is_empty)
+        self.len() == 0
     }
 
     /// How many objects are written.
     pub fn len(&self) -> usize {
-        self.ranks.iter().map(Vec::len).sum::<usize>() + usize::from(self.marker.is_some()) + self.afterwards.len()
+        self.ranks.iter().map(|rank| rank.writes.len()).sum::<usize>()
+            + usize::from(self.marker.is_some())
+            + self.afterwards.len()
     }
-}
-
-/// A kind of computed object.
-trait Published: ResourceExt {
-    type Spec: Clone + PartialEq + Serialize;
-    const TARGET: Target;
-    fn spec(&self) -> &Self::Spec;
-    fn revision(spec: &mut Self::Spec) -> &mut Revision;
-    /// Where it came from does not count as content: what did not change is not written.
-    fn ignore(_spec: &mut Self::Spec) {}
-    fn bucket_of<'a>(_name: &'a str, _spec: &'a Self::Spec) -> Option<&'a str> {
-        None
-    }
-
-    fn same(&self, wanted: &Self::Spec, epoch: i64) -> bool {
-        let mut known = self.spec().clone();
-        let mut wanted = wanted.clone();
-        let current = Self::revision(&mut known).epoch == epoch;
-        *Self::revision(&mut wanted) = *Self::revision(&mut known);
-        Self::ignore(&mut known);
-        Self::ignore(&mut wanted);
-        current && known == wanted
-    }
-}
-
-macro_rules! published {
-    ($kind:ident, $spec:ident { $($extra:item)* }) => {
-        impl Published for $kind {
-            type Spec = $spec;
-            const TARGET: Target = Target::$kind;
-            fn spec(&self) -> &$spec {
-                &self.spec
-            }
-            fn revision(spec: &mut $spec) -> &mut Revision {
-                &mut spec.revision
-            }
-            $($extra)*
-        }
-    };
-}
-published!(NodePolicy, NodePolicySpec {});
-published!(WorkloadPolicy, WorkloadPolicySpec {
-    fn ignore(spec: &mut WorkloadPolicySpec) {
-        spec.commit = None;
-    }
-});
-published!(PeerGroup, PeerGroupSpec {
-    fn bucket_of<'a>(name: &'a str, _spec: &'a PeerGroupSpec) -> Option<&'a str> {
-        Some(name)
-    }
-});
-published!(AddressGroup, AddressGroupSpec {
-    fn bucket_of<'a>(_name: &'a str, spec: &'a AddressGroupSpec) -> Option<&'a str> {
-        Some(&spec.class)
-    }
-});
-
-/// Writes that bring the objects of one kind to what is wanted.
-struct Difference {
-    upserts: Vec<Write>,
-    deletions: Vec<Write>,
-}
-
-fn difference<K: Published>(known: &Index<K>, wanted: &BTreeMap<String, K::Spec>, revision: Revision) -> Difference {
-    let mut upserts = Vec::new();
-    for (name, spec) in wanted {
-        let live = known.get(&cluster_wide(name));
-        if live.is_none_or(|live| !live.same(spec, revision.epoch)) {
-            upserts.push(upsert(live, name, spec.clone(), revision));
-        }
-    }
-    let gone = known.iter().filter(|(key, _)| key.name != names::MARKER && !wanted.contains_key(&key.name));
-    let deletions = gone
-        .map(|(key, object)| Write {
-            target: K::TARGET,
-            key: key.clone(),
-            operation: Operation::Delete(object.uid().unwrap_or_default()),
-        })
-        .collect();
-    Difference { upserts, deletions }
-}
-
-/// Replaced whole, so that nothing that somebody added by hand is left.
-fn upsert<K: Published>(live: Option<&K>, name: &str, mut spec: K::Spec, revision: Revision) -> Write {
-    *K::revision(&mut spec) = revision;
-    let labels: BTreeMap<&str, String> =
-        K::bucket_of(name, &spec).map(|id| (names::LABEL_BUCKET, names::bucket(id))).into_iter().collect();
-    let operation = match live {
-        None => Operation::Create(names::MANAGER_CONTROLLER, json!({ "metadata": { "labels": labels }, "spec": spec })),
-        Some(live) => {
-            let metadata = json!({ "labels": labels, "resourceVersion": live.resource_version() });
-            Operation::Replace(names::MANAGER_CONTROLLER, json!({ "metadata": metadata, "spec": spec }))
-        }
-    };
-    Write { target: K::TARGET, key: cluster_wide(name), operation }
 }
 
 /// The newest revision among the computed objects in the cluster.
@@ -152,7 +74,8 @@ fn newest_of<K: Published>(index: &Index<K>) -> Revision {
     index.values().map(|object| *K::revision(&mut object.spec().clone())).max().unwrap_or_default()
 }
 
-fn marker_revision(world: &World) -> Revision {
+/// The revision of the marker in the cluster.
+pub fn marker_revision(world: &World) -> Revision {
     world.workload_policies.get(&cluster_wide(names::MARKER)).map(|marker| marker.spec.revision).unwrap_or_default()
 }
 
@@ -164,17 +87,21 @@ pub fn next_revision(world: &World, last: Revision) -> Revision {
     Revision { epoch: newest.epoch.max(asked), number: newest.number + 1 }
 }
 
-/// What to write so that the cluster holds what was compiled, and what that means for `since`.
-pub fn plan(world: &World, computed: &Computed, since: &mut Since, revision: Revision, now: &Time) -> Plan {
-    let addresses = difference(&world.address_groups, &computed.address_groups, revision);
+/// What to write so that the cluster holds what was compiled, as far as it can be written, and what that means for
+/// what is remembered.
+pub fn plan(world: &World, computed: &Computed, memory: &mut Memory, revision: Revision, now: &Time) -> Plan {
+    memory.refused.forget_changed(computed);
+    let computed = &*memory.refused.possible(world, computed);
+    let since = &mut memory.since;
+    let addresses = order::address_groups(world, computed, revision);
     let peers = difference(&world.peer_groups, &computed.peer_groups, revision);
-    let policies = difference(&world.workload_policies, &computed.workload_policies, revision);
+    let mut policies = difference(&world.workload_policies, &computed.workload_policies, revision);
     let nodes = difference(&world.node_policies, &computed.node_policies, revision);
     let profiles = since.changed_profiles(world);
 
     let changed: Vec<&str> =
         policies.upserts.iter().chain(&policies.deletions).map(|write| write.key.name.as_str()).collect();
-    let commit = commit_of(world, computed, &changed, &profiles);
+    let commit = world.commit.clone().or_else(|| commit_of(world, computed, &changed, &profiles));
     since.note_rule_sets(world, computed, &changed, revision);
     since.note_profiles(world, &profiles, revision);
 
@@ -188,19 +115,34 @@ pub fn plan(world: &World, computed: &Computed, since: &mut Since, revision: Rev
     if marker.is_some() {
         since.owe(revision);
     }
+    carry(&mut policies.upserts, world.commit.as_deref());
+    let taken_up = &[Target::AddressGroup, Target::PeerGroup];
     Plan {
         revision,
         commit,
         ranks: vec![
-            addresses.upserts,
-            peers.upserts,
-            policies.upserts,
-            policies.deletions,
-            nodes.upserts,
-            enforced_states(world, since, now),
+            addresses.gains.into(),
+            peers.upserts.into(),
+            policies.upserts.into(),
+            Rank { writes: policies.deletions, after: &[Target::WorkloadPolicy] },
+            nodes.upserts.into(),
+            enforced_states(world, since, now).into(),
+            Rank { writes: addresses.announcements, after: taken_up },
+            Rank { writes: addresses.losses, after: taken_up },
         ],
         marker,
         afterwards: [peers.deletions, addresses.deletions, nodes.deletions].concat(),
+        unfinished: addresses.unfinished,
+    }
+}
+
+/// Notes in changed rules which commit has changed them: not always one of their own RuleSet.
+fn carry(upserts: &mut [Write], commit: Option<&str>) {
+    let Some(commit) = commit else { return };
+    for write in upserts {
+        if let Operation::Create(_, content) | Operation::Replace(_, content) = &mut write.operation {
+            content["spec"]["commit"] = json!(commit);
+        }
     }
 }
 

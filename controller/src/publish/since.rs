@@ -6,6 +6,7 @@ use kube::ResourceExt;
 use ringfence_compile::compile::Computed;
 use ringfence_crds::{ContainerWorkloadProfileSpec, Revision, names};
 
+use super::plan::marker_revision;
 use crate::engine::world::{World, cluster_wide};
 use crate::status::condition::is_ready;
 
@@ -18,14 +19,25 @@ pub struct Since {
 }
 
 impl Since {
-    /// What the cluster tells after a start: RuleSets by their computed objects; a profile that was Ready needs no new
-    /// acknowledgement, any other is taken as changed.
+    /// What the cluster tells after a start: what was Ready needs no new acknowledgement, anything else is taken as
+    /// changed. Of a RuleSet the rules that were revoked are gone without a trace, perhaps before the marker could be
+    /// written: one that was not Ready waits for a marker that is still to come.
     pub fn recover(world: &World) -> Self {
         let mut since = Self::default();
         for (key, policy) in &world.workload_policies {
             if key.name != names::MARKER {
                 let revision = since.rule_sets.entry(policy.spec.rule_set.clone()).or_default();
                 *revision = policy.spec.revision.max(*revision);
+            }
+        }
+        let marker = marker_revision(world);
+        let next = Revision { number: marker.number + 1, ..marker };
+        for (key, rule_set) in &world.rule_sets {
+            let conditions = rule_set.status.as_ref().map_or(&[][..], |status| &status.conditions);
+            if !is_ready(conditions, rule_set.metadata.generation) {
+                let revision = since.rule_sets.entry(key.name.clone()).or_default();
+                *revision = next.max(*revision);
+                since.owe(next);
             }
         }
         for (key, profile) in &world.profiles {

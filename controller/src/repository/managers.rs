@@ -7,6 +7,8 @@ use kube::{Resource, core::ObjectMeta};
 use ringfence_crds::names::MANAGER_GIT;
 use serde_json::{Map, Value};
 
+use crate::kubelink::owner;
+
 /// Managers of this project begin so: they never count as somebody else.
 const OURS: &str = "ringfence-";
 
@@ -89,13 +91,12 @@ pub(super) fn from_git(object: &DynamicObject, map: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Whether somebody outside this project is the object's owner by intent: applies its spec, or did so with kubectl.
-/// An edit by hand (`kubectl edit`, `kubectl patch`) makes nobody an owner.
+/// Who outside this project is the object's owner by intent, by the same rule as for discovery.
 pub(super) fn owners(object: &DynamicObject) -> BTreeSet<String> {
     shares(object)
         .iter()
         .filter(|share| share.has_spec() && !share.manager.starts_with(OURS))
-        .filter(|share| share.applies || share.manager == "kubectl-client-side-apply")
+        .filter(|share| owner::by_intent(share.manager, share.applies))
         .map(|share| share.manager.to_owned())
         .collect()
 }

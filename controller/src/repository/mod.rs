@@ -46,6 +46,7 @@ use ringfence_crds::PolicyRepository;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::engine::Commits;
 use fetcher::Fetcher;
 use schedule::Schedule;
 
@@ -80,17 +81,20 @@ struct Context {
     client: Client,
     fetcher: Fetcher,
     schedule: Schedule,
+    /// Where the engine learns which commit each repository is at.
+    commits: Commits,
 }
 
 /// Reconciles every PolicyRepository until `shutdown`. Only one controller may do so at a time.
 ///
 /// # Errors
 /// When there is no place for fetched repositories. Everything later is retried and reported in the status.
-pub async fn run(client: Client, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn run(client: Client, commits: Commits, shutdown: CancellationToken) -> Result<(), Error> {
     let context = Arc::new(Context {
         client: client.clone(),
         fetcher: Fetcher::new(cache_directory()?),
         schedule: Schedule::default(),
+        commits,
     });
     Controller::new(Api::<PolicyRepository>::all(client), watcher::Config::default())
         .with_config(Config::default().concurrency(CONCURRENCY))

@@ -88,7 +88,8 @@ impl<'a> Attempt<'a> {
         let live = Live::read(client).await.map_err(|error| Refusal::Cluster("read the policy objects", error))?;
         let parsed = source::parse(&files);
         self.check(&parsed, &live, &label)?;
-        let desired: Vec<Desired> = parsed.objects.iter().map(|object| Desired::new(object, &label)).collect();
+        let policy = parsed.objects.iter().filter(|object| object.is_policy());
+        let desired: Vec<Desired> = policy.map(|object| Desired::new(object, &label)).collect();
         let keys: BTreeSet<ObjectKey> = desired.iter().map(|object| object.key.clone()).collect();
 
         let gone: BTreeSet<ObjectKey> = self.owned.difference(&keys).cloned().collect();
@@ -104,6 +105,7 @@ impl<'a> Attempt<'a> {
         let writes = apply::rehearse(client, writes).await?;
 
         self.claim(&keys).await?;
+        self.context.commits.note(&label, &id);
         let mut notices = apply::carry_out(client, writes).await?;
         let wanted = self.repository.spec.prune;
         let prune = Prune { client, repository: &label, live: &live, namespaces: &namespaces, wanted };
@@ -135,19 +137,6 @@ impl<'a> Attempt<'a> {
         let names = LiveNames { keys: self.elsewhere(live, label) };
         let mut problems = parsed.problems.clone();
         problems.extend(source::check(parsed, &names));
-        problems.extend(parsed.objects.iter().filter(|object| object.key.kind == Kind::PolicyRepository).map(
-            |object| Problem {
-                path: object.origin.file.clone(),
-                line: object.origin.line,
-                column: 1,
-                message: format!(
-                    "{} cannot come from a PolicyRepository, since it names Secrets: apply it with kubectl and keep it \
-                     outside of spec.path",
-                    object.key
-                ),
-                severity: Severity::Error,
-            },
-        ));
         problems.sort();
         problems.dedup();
         self.problems.clone_from(&problems);

@@ -6,22 +6,29 @@ use ringfence_crds::rule_set::{RuleSet, RuleSetStatus};
 
 use super::{Ready, Reports};
 
-/// The status of a RuleSet whose rules last changed in revision `since`.
-pub fn status(
-    rule_set: &RuleSet,
-    since: Revision,
-    reports: &Reports,
-    warnings: &[String],
-    now: &Time,
-) -> RuleSetStatus {
-    let ready = reports.all(since).map_or_else(
-        |waiting| waiting,
-        |in_force| match (rule_set.spec.enabled, warnings) {
+/// What is known of the rules of a RuleSet.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'r> {
+    /// The revision in which they last changed.
+    pub since: Revision,
+    /// What they refer to and do not find.
+    pub warnings: &'r [String],
+    /// Why they could not be written; an older version may be in force.
+    pub refused: Option<&'r str>,
+}
+
+/// The status of a RuleSet.
+pub fn status(rule_set: &RuleSet, rules: Rules<'_>, reports: &Reports, now: &Time) -> RuleSetStatus {
+    let Rules { since, warnings, refused } = rules;
+    let ready = match (refused, reports.all(since)) {
+        (Some(reason), _) => Ready::no("Refused", format!("what was in force before stays: {reason}")),
+        (None, Err(waiting)) => waiting,
+        (None, Ok(in_force)) => match (rule_set.spec.enabled, warnings) {
             (false, _) => Ready::yes("Disabled", "switched off: enabled is false"),
             (true, []) => Ready::yes("InForce", in_force),
             (true, [first, rest @ ..]) => Ready::yes("InForce", format!("{in_force}; {first}{}", more(rest.len()))),
         },
-    );
+    };
     let previous = rule_set.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let generation = rule_set.metadata.generation;
     RuleSetStatus {
@@ -47,12 +54,20 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn ready(enabled: bool, acknowledged: i64, warnings: &[&str]) -> (String, String, String) {
+        ready_unless(None, enabled, acknowledged, warnings)
+    }
+    fn ready_unless(
+        refused: Option<&str>,
+        enabled: bool,
+        acknowledged: i64,
+        warnings: &[&str],
+    ) -> (String, String, String) {
         let spec = RuleSetSpec { enabled, scopes: vec![Default::default()], rules: Vec::new() };
         let since = Revision { epoch: 0, number: 5 };
         let reports = Reports(BTreeMap::from([("n".to_owned(), Some(Revision { epoch: 0, number: acknowledged }))]));
         let warnings: Vec<String> = warnings.iter().map(|text| (*text).to_owned()).collect();
         let now = Time(Timestamp::UNIX_EPOCH);
-        let status = status(&RuleSet::new("shop", spec), since, &reports, &warnings, &now);
+        let status = status(&RuleSet::new("shop", spec), Rules { since, warnings: &warnings, refused }, &reports, &now);
         let condition = status.conditions[0].clone();
         (condition.status, condition.reason, status.nodes.expect("always set"))
     }
@@ -65,5 +80,10 @@ mod tests {
         assert_eq!(ready(true, 6, &["no IPList office"]), text("True", "InForce", "1/1"));
         assert_eq!(ready(false, 5, &[]), text("True", "Disabled", "1/1"));
         assert_eq!(ready(false, 4, &[]), text("False", "WaitingForNodes", "0/1"), "until nobody enforces it any more");
+    }
+    #[test]
+    fn rules_that_could_not_be_written_are_not_ready_whatever_the_nodes_say() {
+        let (status, reason, _) = ready_unless(Some("metadata.name: Invalid value"), true, 5, &[]);
+        assert_eq!((status.as_str(), reason.as_str()), ("False", "Refused"));
     }
 }

@@ -18,7 +18,7 @@ pub enum PolicyState {
     Full,
 }
 
-/// What is reported about the traffic of a workload.
+/// What is reported about the traffic of a workload; All when left out. Not acted on yet: nothing is reported per connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Visibility {
     /// Nothing.

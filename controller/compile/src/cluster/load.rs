@@ -1,11 +1,17 @@
 //! A cluster from the text that `kubectl get … -A -o yaml` prints.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+use ringfence_crds::NodePolicy;
 use ringfence_crds::common::NamespacedName;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -39,6 +45,9 @@ pub enum ClusterError {
     },
 }
 
+/// By node, the addresses that its agent reports.
+type Reports = BTreeMap<String, BTreeSet<IpAddr>>;
+
 #[derive(Deserialize)]
 struct OwnedObject {
     metadata: ObjectMeta,
@@ -46,7 +55,8 @@ struct OwnedObject {
 
 impl ClusterState {
     /// Reads what `kubectl get ns,nodes,pods,services,endpointslices,replicasets,… -A -o yaml` prints. Kinds that
-    /// policy does not depend on are passed over.
+    /// policy does not depend on are passed over. What agents report of their nodes is read from NodePolicies, if they
+    /// are there too.
     ///
     /// # Errors
     /// When the text is no list, or an object in it does not have the shape of its kind.
@@ -56,6 +66,7 @@ impl ClusterState {
         let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
             .map_err(|error| ClusterError::Yaml(error.to_string()))?;
         let mut cluster = Self::default();
+        let mut reports = Reports::new();
         let mut lists = 0;
         for mut document in documents {
             let Some(Value::Array(items)) = document.get_mut("items").map(Value::take) else {
@@ -63,11 +74,14 @@ impl ClusterState {
             };
             lists += 1;
             for item in items {
-                cluster.add(item)?;
+                cluster.add(item, &mut reports)?;
             }
         }
         if lists == 0 {
             return Err(ClusterError::NoList);
+        }
+        for (name, node) in &mut cluster.nodes {
+            node.reported = reports.remove(name).unwrap_or_default();
         }
         let found = cluster.find_apiserver_addresses();
         cluster.apiserver_addresses = found;
@@ -77,7 +91,7 @@ impl ClusterState {
         Ok(cluster)
     }
 
-    fn add(&mut self, item: Value) -> Result<(), ClusterError> {
+    fn add(&mut self, item: Value, reports: &mut Reports) -> Result<(), ClusterError> {
         let kind = item.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
         let key = key_of(&item);
         match kind.as_str() {
@@ -98,6 +112,15 @@ impl ClusterState {
             "EndpointSlice" => {
                 let slice = (&typed::<EndpointSlice>(&kind, &key, item)?).into();
                 self.endpoint_slices.insert(key, slice);
+            }
+            "ServiceCIDR" => {
+                let spec = typed::<ServiceCIDR>(&kind, &key, item)?.spec;
+                let cidrs = spec.and_then(|spec| spec.cidrs).unwrap_or_default();
+                self.service_ranges.extend(cidrs.iter().filter_map(|text| text.parse::<IpNet>().ok()));
+            }
+            "NodePolicy" => {
+                let status = typed::<NodePolicy>(&kind, &key, item)?.status.unwrap_or_default();
+                reports.insert(key.name, status.node_addresses.iter().filter_map(|text| text.parse().ok()).collect());
             }
             listed if OwnerKey::LISTED.contains(&listed) => self.add_owner(&kind, &key, item)?,
             _ => self.add_callers(&kind, &key, item)?,

@@ -12,7 +12,7 @@ use ringfence_model::Protocol;
 use super::services::selects;
 use super::workloads::is_workload;
 use super::world::World;
-use crate::cluster::{ClusterState, KUBE_SYSTEM, PodInfo, ServiceInfo, TargetPortInfo};
+use crate::cluster::{KUBE_SYSTEM, PodInfo, ServiceInfo, TargetPortInfo};
 
 /// The port of DNS.
 pub const DNS_PORT: u16 = 53;
@@ -65,7 +65,10 @@ impl Inbound {
 
 impl Essentials {
     /// Finds the cluster's DNS Service and the Services that the apiserver calls.
-    pub fn find(cluster: &ClusterState) -> Self {
+    pub fn find(world: &World<'_>) -> Self {
+        let cluster = world.cluster;
+        // Pods on the apiserver's own node see it at addresses that only its agent knows.
+        let apiserver = world.workloads.node_addresses.with_reported(&cluster.apiserver_addresses, cluster);
         let mut found = Self::default();
         for (key, service) in cluster.services.iter().filter(|(key, service)| is_dns(key, service)) {
             found.dns_servers.extend(&service.cluster_ips);
@@ -77,7 +80,7 @@ impl Essentials {
                 continue;
             };
             let ports = targets(service, |port| called.contains(&i32::from(port)));
-            found.add("webhook", key, service, ports, Some(cluster.apiserver_addresses.clone()));
+            found.add("webhook", key, service, ports, Some(apiserver.clone()));
         }
         found
     }
@@ -120,10 +123,10 @@ pub fn node_policies(world: &World<'_>, essentials: &Essentials) -> BTreeMap<Str
     let dns_servers: Vec<String> = essentials.dns_servers.iter().map(ToString::to_string).collect();
     let nodes = world.cluster.nodes.iter().filter(|(_, node)| is_workload(world.policy, node));
     nodes
-        .map(|(name, node)| {
+        .map(|(name, _)| {
             let spec = NodePolicySpec {
                 cluster_uid: world.cluster.uid.clone(),
-                pod_network: world.networks.of_node(node),
+                pod_network: world.node_networks.get(name).cloned().unwrap_or_default(),
                 inbound_essentials: inbound.clone(),
                 dns_servers: dns_servers.clone(),
                 ..NodePolicySpec::default()

@@ -65,9 +65,7 @@ impl LabelReader {
                     reader.nodes.push(mapping);
                     continue;
                 }
-                (Some(_), LabelMapKind::Node) => "a kubelet can set it on its own node; use a key below \
-                     node-restriction.kubernetes.io/"
-                    .to_owned(),
+                (Some(_), LabelMapKind::Node) => KUBELET_CAN_SET.to_owned(),
             };
             let warning = format!("labelMap: '{}' has no effect: {reason}", entry.from);
             reader.warnings.push(warning);
@@ -131,6 +129,10 @@ fn mapping(entry: &LabelMapEntry) -> Option<LabelMapping> {
     Some(LabelMapping { from: entry.from.clone(), to: entry.to.parse().ok()?, values: pairs.collect::<Option<_>>()? })
 }
 
+/// Why a label of nodes does not count.
+pub(crate) const KUBELET_CAN_SET: &str =
+    "a kubelet can set it on its own node; use a key below node-restriction.kubernetes.io/";
+
 /// Keys of the Kubernetes domains that the admission plugin NodeRestriction lets a kubelet write.
 const KUBELET_KEYS: [&str; 8] = [
     "kubernetes.io/hostname",
@@ -146,7 +148,7 @@ const KUBELET_KEYS: [&str; 8] = [
 /// Whether NodeRestriction keeps kubelets from writing a label: everything below `node-restriction.kubernetes.io`, and
 /// of the domains kubernetes.io and k8s.io what is not on its list. Outside these domains a kubelet writes what it
 /// likes.
-fn kubelet_cannot_set(key: &str) -> bool {
+pub(crate) fn kubelet_cannot_set(key: &str) -> bool {
     let Some((domain, _)) = key.split_once('/') else {
         return false;
     };

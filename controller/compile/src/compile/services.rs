@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use ringfence_crds::VirtualServiceStatus;
 use ringfence_crds::common::NamespacedName;
 use ringfence_crds::virtual_service::{BackendController, ServicePortStatus};
-use ringfence_model::{DerivedLabels, PolicyState, Protocol};
+use ringfence_model::{AddressSet, DerivedLabels, PolicyState, Protocol};
 
 use super::backends::{BackEnds, Slices};
 use super::labels::{LabelReader, NamespaceProfile};
@@ -86,14 +86,16 @@ pub fn find(
     labels: &LabelReader,
     workloads: &Workloads,
 ) -> BTreeMap<NamespacedName, ServiceFacts> {
+    // What cannot be read covers nothing.
+    let external_ranges = policy.cluster.external_ip_ranges.iter().map(|text| AddressSet::parse(text).ok());
     let reader = Reader {
         policy,
         cluster,
         labels,
         workloads,
         slices: Slices::of(cluster),
-        external_ranges: policy.cluster.external_ip_ranges.iter().filter_map(|text| text.parse().ok()).collect(),
-        node_addresses: cluster.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect(),
+        external_ranges: external_ranges.flatten().flatten().collect(),
+        node_addresses: workloads.node_addresses.everywhere().collect(),
     };
     let mut profiles: BTreeMap<&str, NamespaceProfile> = BTreeMap::new();
     let facts = cluster.services.iter().map(|(key, service)| {

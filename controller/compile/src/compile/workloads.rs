@@ -10,6 +10,7 @@ use ringfence_crds::common::{NamespacedName, NetworkAddress, labels_of};
 use ringfence_crds::container_cluster::Management;
 use ringfence_model::Labels;
 
+use super::addresses::{NodeAddresses, no_host_has};
 use super::labels::{LabelReader, NamespaceProfile};
 use super::names;
 use super::networks::Networks;
@@ -97,6 +98,8 @@ pub struct Workloads {
     pub nodes: BTreeMap<String, MachineFacts>,
     /// Unmanaged machines.
     pub unmanaged: BTreeMap<String, MachineFacts>,
+    /// The addresses of every node, also of those that are no workloads.
+    pub node_addresses: NodeAddresses,
     /// Who has which address.
     pub owners: BTreeMap<IpAddr, Owner>,
     /// The addresses of every class. A class whose Pods have no address yet is there, so that their addresses cost no
@@ -114,7 +117,7 @@ pub fn is_workload(policy: &Policy, node: &NodeInfo) -> bool {
 impl Workloads {
     /// Finds all workloads.
     pub fn find(policy: &Policy, cluster: &ClusterState, reader: &LabelReader, networks: &Networks) -> Self {
-        let mut found = Self::default();
+        let mut found = Self { node_addresses: NodeAddresses::find(policy, cluster), ..Self::default() };
         found.add_nodes(policy, cluster, reader);
         found.add_pods(policy, cluster, reader, networks);
         found.add_unmanaged(policy, cluster);
@@ -134,7 +137,8 @@ impl Workloads {
 
     fn add_nodes(&mut self, policy: &Policy, cluster: &ClusterState, reader: &LabelReader) {
         for (name, node) in &cluster.nodes {
-            for address in &node.addresses {
+            let addresses = self.node_addresses.of(name);
+            for address in &addresses {
                 self.claim(*address, Owner::Node(name.clone()));
             }
             if !is_workload(policy, node) {
@@ -144,7 +148,7 @@ impl Workloads {
             let class = Some(self.class(&labels, ClassOrigin::Node(name.clone())));
             let mut shown = ComputedWorkload {
                 role: if node.control_plane { "master" } else { "worker" }.to_owned(),
-                addresses: node.addresses.iter().map(ToString::to_string).collect(),
+                addresses: addresses.iter().map(ToString::to_string).collect(),
                 kubernetes_machine_id: Some(node.machine_id.clone()).filter(|id| !id.is_empty()),
                 labels: labels.to_strings(),
                 warnings: Vec::new(),
@@ -285,11 +289,7 @@ fn shown_pod(pod: &PodInfo) -> ComputedPod {
 
 /// Why an address cannot be a Pod's. A kubelet reports what it likes.
 fn implausible(address: IpAddr, foreign: &BTreeMap<IpAddr, &str>, networks: &Networks) -> Option<String> {
-    let link_local = match address {
-        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    };
-    if address.is_loopback() || address.is_unspecified() || address.is_multicast() || link_local {
+    if no_host_has(address) {
         return Some("no Pod can have it".to_owned());
     }
     if let Some(owner) = foreign.get(&address) {

@@ -19,6 +19,8 @@ pub struct World<'a> {
     pub cluster: &'a ClusterState,
     /// Its Pod networks.
     pub networks: Networks,
+    /// By node, the id of the Pod network that its Pods are on.
+    pub node_networks: BTreeMap<String, String>,
     /// Its workloads.
     pub workloads: Workloads,
     /// Its Services.
@@ -34,8 +36,9 @@ impl<'a> World<'a> {
         let reader = LabelReader::new(&policy.cluster);
         let workloads = Workloads::find(policy, cluster, &reader, &networks);
         let services = services::find(policy, cluster, &reader, &workloads);
-        let warnings = reader.warnings.iter().chain(&workloads.warnings).cloned().collect();
-        Self { policy, cluster, networks, workloads, services, warnings }
+        let (node_networks, odd) = networks.of_nodes(cluster, &workloads);
+        let warnings = reader.warnings.iter().chain(&workloads.warnings).chain(&odd).cloned().collect();
+        Self { policy, cluster, networks, node_networks, workloads, services, warnings }
     }
 
     /// A Service of a managed namespace.

@@ -12,6 +12,9 @@ use serde::Serialize;
 pub struct Explanation {
     /// Both ends together; for a Service that of the worst back end.
     pub verdict: Verdict,
+    /// Why the verdict is `unknown`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// The end that connects.
     pub source: Side,
     /// The end that listens; for a Service the worst back end.
@@ -74,6 +77,9 @@ pub struct BackendExplanation {
     pub port: u16,
     /// Both ends together.
     pub verdict: Verdict,
+    /// Why the verdict is `unknown`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// The end that connects.
     pub source: Side,
     /// The back end.

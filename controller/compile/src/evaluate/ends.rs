@@ -27,6 +27,8 @@ pub struct End<'a> {
     pub peer: bool,
     /// Its addresses.
     pub addresses: BTreeSet<IpAddr>,
+    /// Whether it has another address, which is not known: one that only a list of all addresses holds for certain.
+    pub somewhere: bool,
     /// The Pod on the Pod network that it is.
     pub pod: Option<(&'a NamespacedName, &'a PodInfo)>,
     /// The node that it is.
@@ -45,13 +47,14 @@ impl End<'_> {
             class: None,
             peer: false,
             addresses: BTreeSet::from([address]),
+            somewhere: false,
             pod: None,
             node: None,
             known: true,
         }
     }
 
-    /// What the other end sees when a node hides who connects: nobody that a rule could name.
+    /// What the other end sees when who connects is hidden altogether: nobody that a rule could name.
     pub fn hidden(&self) -> Self {
         Self { class: None, peer: false, addresses: BTreeSet::new(), pod: None, node: None, ..self.clone() }
     }
@@ -137,20 +140,22 @@ impl<'a> Evaluator<'a> {
             // A Pod that waits for its address will be a peer once it has it.
             peer: told || pod.ips.is_empty(),
             addresses: pod.ips.iter().copied().collect(),
+            somewhere: false,
             pod: Some((key, pod)),
             node: None,
             known: true,
         })
     }
 
-    fn node_end(&self, name: &str) -> Option<End<'_>> {
-        let (name, node) = self.world.cluster.nodes.get_key_value(name)?;
+    pub(super) fn node_end(&self, name: &str) -> Option<End<'_>> {
+        let (name, _) = self.world.cluster.nodes.get_key_value(name)?;
+        let addresses = self.world.workloads.node_addresses.of(name);
         // Nodes have no rules yet. A node of the provider is no workload at all.
         let end = match self.world.workloads.nodes.get(name) {
             Some(facts) => machine_end(facts, EndState::Idle),
             None => machine_end(&MachineFacts::default(), EndState::External),
         };
-        Some(End { name: format!("node/{name}"), addresses: node.addresses.clone(), node: Some(name), ..end })
+        Some(End { name: format!("node/{name}"), addresses, node: Some(name), ..end })
     }
 }
 
@@ -162,6 +167,7 @@ fn machine_end<'a>(facts: &MachineFacts, state: EndState) -> End<'a> {
         class: facts.class.clone(),
         peer: true,
         addresses: BTreeSet::new(),
+        somewhere: false,
         pod: None,
         node: None,
         known: true,

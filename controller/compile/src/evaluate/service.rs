@@ -16,10 +16,11 @@ use crate::compile::services::{Front, ServiceFacts};
 pub struct Entrance<'e> {
     key: &'e NamespacedName,
     facts: &'e ServiceFacts,
-    service: &'e ServiceInfo,
+    /// The Service itself.
+    pub service: &'e ServiceInfo,
     port: &'e ServicePortInfo,
     /// None for a headless Service, whose consumers connect to the back ends.
-    front: Option<&'e Front>,
+    pub front: Option<&'e Front>,
 }
 
 impl Evaluator<'_> {
@@ -74,6 +75,7 @@ impl Evaluator<'_> {
         match worst {
             Some(worst) => Explanation {
                 verdict: worst.verdict,
+                reason: worst.reason,
                 source: worst.source,
                 destination: worst.destination,
                 backends: Some(backends),
@@ -110,14 +112,13 @@ impl Evaluator<'_> {
             Some((addresses, class_end)) => self.source_side(source, &target(entrance, &addresses, class_end.as_ref())),
             None => self.source_side(source, &Target::direct(&end, port)),
         };
-        let itself = matches!((source.pod, end.pod), (Some((a, _)), Some((b, _))) if a == b);
-        let seen = if itself || !hides_source(source, entrance) { source.clone() } else { source.hidden() };
-        let both = Both::of(out, self.destination_side(&end, &seen, port));
+        let both = Both::of(out, self.back_end_side(&end, source, entrance, port));
         BackendExplanation {
             endpoint: end.name,
             address,
             port: number,
             verdict: both.verdict,
+            reason: both.reason,
             source: both.source,
             destination: both.destination,
         }
@@ -141,9 +142,11 @@ impl Evaluator<'_> {
             rule: None,
             nearest: None,
         };
-        let both = Both::of(out, super::Judged { side: nobody, known: false });
+        let unknown = Some("nothing is behind the Service".to_owned());
+        let both = Both::of(out, super::Judged { side: nobody, unknown });
         Explanation {
             verdict: both.verdict,
+            reason: both.reason,
             source: both.source,
             destination: both.destination,
             backends: Some(Vec::new()),
@@ -160,17 +163,6 @@ fn target<'e>(entrance: &'e Entrance<'_>, addresses: &'e BTreeSet<IpAddr>, owner
         pod: None,
         front: entrance.front.map(|front| (entrance.key, entrance.facts, front)),
     }
-}
-
-/// Whether the back end sees an address of a node instead of who connects. It does not on a ClusterIP used inside the
-/// cluster, nor with `externalTrafficPolicy: Local`.
-fn hides_source(source: &End<'_>, entrance: &Entrance<'_>) -> bool {
-    let Some(front) = entrance.front else {
-        return false;
-    };
-    let inside = source.pod.is_some() || source.node.is_some();
-    let cluster_ip = entrance.service.cluster_ips.contains(&front.address);
-    !(entrance.service.external_policy_local || inside && cluster_ip)
 }
 
 fn badness(verdict: Verdict) -> u8 {

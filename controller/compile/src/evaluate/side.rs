@@ -15,8 +15,8 @@ use crate::policy::{Kind, ObjectKey};
 pub struct Judged {
     /// The answer.
     pub side: Side,
-    /// Whether its policy is known.
-    pub known: bool,
+    /// Why its decision is not known, when it is not.
+    pub unknown: Option<String>,
 }
 
 impl Judged {
@@ -79,7 +79,8 @@ impl Evaluator<'_> {
             rule: rule.map(|rule| self.reference(rule)),
             nearest,
         };
-        Judged { side, known: end.known }
+        let disputed = || "two workloads have the address, and which of them is meant is not known".to_owned();
+        Judged { side, unknown: (!end.known).then(disputed) }
     }
 
     /// OverrideDeny before Allow before Deny before the state; of several rules the first by name is shown.

@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use ringfence_crds::names;
+use ringfence_crds::{names, pattern};
 
 use super::places::{Places, Report, at, field};
 use super::schema::Schemas;
@@ -10,6 +10,8 @@ use super::tree::{Node, Place, Value};
 use super::{ParsedObject, ParsedSpec, Problem, meaning, words};
 use crate::policy::{Kind, ObjectKey, Origin};
 
+/// The longest name of a RuleSet, as [`pattern::RULE_SET_NAME`] has it.
+const RULE_SET_NAME: usize = 244;
 /// Kinds of our group that the controller computes.
 const COMPUTED: [&str; 4] = ["NodePolicy", "WorkloadPolicy", "PeerGroup", "AddressGroup"];
 
@@ -148,6 +150,9 @@ fn name_of(kind: Kind, metadata: &Node, report: &mut Report<'_>) -> Option<Strin
         let form = format!("use 1 to {most} lower-case letters, digits, '-'{dots}");
         report.error(PATH, format!("'{name}' is no name: {form}, beginning and ending with a letter or digit"));
     }
+    if kind == Kind::RuleSet && name.len() > RULE_SET_NAME {
+        report.error(PATH, pattern::RULE_SET_NAME_HELP);
+    }
     Some(name.to_owned())
 }
 
@@ -212,7 +217,8 @@ fn spec_of(kind: Kind, root: &Node, schemas: &Schemas, report: &mut Report<'_>) 
         return None;
     };
     let json = schemas.check_spec(kind, &entry.node, report);
-    schemas.check_rules(kind, &serde_json::json!({ "spec": json }), report);
+    // The name is judged where it stands; rules about it find nothing wrong with this one.
+    schemas.check_rules(kind, &serde_json::json!({ "metadata": { "name": "" }, "spec": json }), report);
     match typed(kind, json) {
         Ok(spec) => {
             meaning::check(&spec, report);

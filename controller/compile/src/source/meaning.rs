@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ringfence_crds::container_cluster::LabelMapKind;
 use ringfence_crds::container_workload_profile::DimensionLabels;
 use ringfence_crds::rule_set::{Actor, ServiceRef};
 use ringfence_crds::{ContainerClusterSpec, IpListSpec, PortSpec, RuleSetSpec, WorkloadSpec};
@@ -10,6 +11,7 @@ use ringfence_model::{AddressSet, Dimension, LabelValue, PortMatch};
 
 use super::ParsedSpec;
 use super::places::{Report, at, field};
+use crate::compile::labels::{KUBELET_CAN_SET, kubelet_cannot_set};
 
 /// Checks what the fields of a spec mean.
 pub(super) fn check(spec: &ParsedSpec, report: &mut Report<'_>) {
@@ -30,9 +32,13 @@ fn check_cluster(spec: &ContainerClusterSpec, report: &mut Report<'_>) {
     check_ports("spec.failsafePorts", &spec.failsafe_ports, report);
     check_ranges("spec.externalIpRanges", &spec.external_ip_ranges, report);
     for (index, entry) in spec.label_map.iter().enumerate() {
-        let path = field(&at("spec.labelMap", index), "values");
+        let path = at("spec.labelMap", index);
         for (from, value) in &entry.values {
-            check_value(&field(&path, from), value, report);
+            check_value(&field(&field(&path, "values"), from), value, report);
+        }
+        if entry.kind == LabelMapKind::Node && !kubelet_cannot_set(&entry.from) {
+            let path = field(&path, "from");
+            report.warning(&path, format!("'{}' has no effect: {KUBELET_CAN_SET}", entry.from));
         }
     }
     for (index, network) in spec.pod_networks.iter().enumerate() {
@@ -47,9 +53,9 @@ fn check_cluster(spec: &ContainerClusterSpec, report: &mut Report<'_>) {
 fn check_workload(spec: &WorkloadSpec, report: &mut Report<'_>) {
     check_labels("spec.labels", &spec.labels, report);
     for (index, address) in spec.addresses.iter().enumerate() {
-        if address.parse::<IpAddr>().is_err() {
-            let message = format!("'{address}' is no address: write one such as 192.0.2.10 or 2001:db8::10");
-            report.error(&at("spec.addresses", index), message);
+        let path = at("spec.addresses", index);
+        if address.parse::<IpAddr>().is_err() && !report.is_faulty(&path) {
+            report.error(&path, format!("'{address}' is no address: write one such as 192.0.2.10 or 2001:db8::10"));
         }
     }
 }
@@ -118,7 +124,9 @@ fn check_profile_labels(path: &str, labels: &BTreeMap<String, DimensionLabels>, 
 }
 
 fn check_dimension(path: &str, dimension: &str, report: &mut Report<'_>) {
-    if let Err(error) = dimension.parse::<Dimension>() {
+    if let Err(error) = dimension.parse::<Dimension>()
+        && !report.is_faulty(path)
+    {
         report.error_at_key(path, error.to_string());
     }
 }
@@ -133,8 +141,11 @@ fn check_value(path: &str, value: &str, report: &mut Report<'_>) {
 
 fn check_ranges(path: &str, ranges: &[String], report: &mut Report<'_>) {
     for (index, range) in ranges.iter().enumerate() {
-        if let Err(error) = AddressSet::parse(range) {
-            report.error(&at(path, index), error.to_string());
+        let path = at(path, index);
+        if let Err(error) = AddressSet::parse(range)
+            && !report.is_faulty(&path)
+        {
+            report.error(&path, error.to_string());
         }
     }
 }

@@ -6,6 +6,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 use ringfence_crds::cel::{CompiledSchema, ErrorKind, Validator, compile_schema};
+use ringfence_crds::pattern;
+use ringfence_model::Dimension;
 use serde_json::Value as Json;
 
 use super::places::{Report, at, field};
@@ -76,9 +78,10 @@ impl Schemas {
         let Err(errors) = Validator::new().validate_compiled(&schema.rules, object, None) else { return };
         let had_errors = report.has_errors();
         for error in errors.into_vec() {
+            // A rule about keys is checked with the keys, each at its place.
             // A rule that trips over a fault already reported says nothing new.
             let tripped = error.kind != ErrorKind::ValidationFailure && had_errors;
-            if !tripped && !report.explains(&error.field_path, &error.rule) {
+            if !tripped && !report.explains(&error.field_path, &error.rule) && error.rule != pattern::DIMENSION_KEYS {
                 report.error(&error.field_path, error.message);
             }
         }
@@ -115,9 +118,14 @@ impl Schemas {
     fn check_map(&self, path: &str, schema: &Json, node: &Node, report: &mut Report<'_>) -> Json {
         let known = schema.get("properties").and_then(Json::as_object);
         let others = schema.get("additionalProperties").filter(|others| others.is_object());
+        check_size(path, schema, node, report);
+        let dimensions = has_rule(schema, pattern::DIMENSION_KEYS);
         let mut json = serde_json::Map::new();
         for entry in node.entries() {
             let path = field(path, &entry.key);
+            if let (true, Err(error)) = (dimensions, entry.key.parse::<Dimension>()) {
+                report.error_at_key(&path, error.to_string());
+            }
             match known.and_then(|known| known.get(&entry.key)).or(others) {
                 Some(schema) if !json.contains_key(&entry.key) => {
                     let value = self.check_node(&path, schema, &entry.node, report);
@@ -154,6 +162,16 @@ impl Schemas {
     }
 
     fn check_text(&self, path: &str, schema: &Json, text: &str, report: &mut Report<'_>) {
+        if let Some(most) = schema.get("maxLength").and_then(Json::as_u64)
+            && text.chars().count() as u64 > most
+        {
+            report.error(path, format!("{} characters are too many: at most {most}", text.chars().count()));
+            return;
+        }
+        if text.is_empty() && schema.get("minLength").and_then(Json::as_u64).is_some_and(|least| least > 0) {
+            report.error(path, "nothing is written here: give a value, or remove the field");
+            return;
+        }
         if let Some(possible) = schema.get("enum").and_then(Json::as_array)
             && !possible.iter().any(|word| word.as_str() == Some(text))
         {
@@ -165,6 +183,19 @@ impl Schemas {
         {
             report.error(path, format!("'{text}' is not valid: {}", words::form(pattern)));
         }
+    }
+}
+
+/// Whether a schema has a certain CEL rule.
+fn has_rule(schema: &Json, rule: &str) -> bool {
+    let rules = schema.get("x-kubernetes-validations").and_then(Json::as_array);
+    rules.into_iter().flatten().any(|own| own.get("rule").and_then(Json::as_str) == Some(rule))
+}
+
+fn check_size(path: &str, schema: &Json, node: &Node, report: &mut Report<'_>) {
+    let count = node.entries().len() as u64;
+    if let Some(most) = schema.get("maxProperties").and_then(Json::as_u64).filter(|most| count > *most) {
+        report.error(path, format!("{count} entries are too many: at most {most}"));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Words for messages.
 
+use ringfence_crds::pattern;
+
 /// `did you mean 'x'?` for a near miss, else the list of what is possible.
 pub(super) fn suggest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let mut known: Vec<&str> = known.into_iter().collect();
@@ -35,12 +37,13 @@ fn distance(from: &str, to: &str) -> usize {
 /// What to write instead of a text that does not have a schema's form.
 pub(super) fn form(pattern: &str) -> String {
     let help = match pattern {
-        r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$" => {
+        pattern::VALUE => {
             "a label value has 1 to 63 letters, digits, '-', '_' or '.', and begins and ends with a letter or digit"
         }
-        r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$" => {
-            "a label dimension has 1 to 63 lower-case letters, digits or '-', and begins with a letter (role, app, env)"
-        }
+        pattern::DIMENSION => pattern::DIMENSION_KEYS_HELP,
+        pattern::ADDRESS => "write an address such as 192.0.2.10 or 2001:db8::10",
+        pattern::PREFIX => "write a prefix such as 192.0.2.0/24 or 2001:db8::/64",
+        pattern::RANGE => "write an address (192.0.2.1), a prefix (192.0.2.0/24) or a range (192.0.2.10-192.0.2.20)",
         r"^(TCP|UDP|SCTP|ICMP|ICMPv6|[0-9]{1,3})$" => {
             "write TCP, UDP, SCTP, ICMP, ICMPv6 or a protocol number in quotes (\"47\")"
         }

@@ -2,7 +2,7 @@
 
 use super::*;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use ringfence_compile::cluster::{NamespaceInfo, PodInfo};
+use ringfence_compile::cluster::{NamespaceInfo, NodeInfo, PodInfo};
 use ringfence_crds::container_workload_profile::ContainerWorkloadProfileStatus;
 use ringfence_crds::{ContainerWorkloadProfile, ContainerWorkloadProfileSpec, WorkloadPolicy, WorkloadPolicySpec};
 
@@ -105,4 +105,69 @@ fn the_oldest_container_cluster_gives_the_settings() {
         world.take(Input::Cluster(applied(name, cluster)));
     }
     assert_eq!(world.policy().cluster.management, crds::container_cluster::Management::SelfManaged);
+}
+
+fn written(repository: Option<&str>, commit: Option<&str>) -> ObjectMeta {
+    let pair = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
+    ObjectMeta {
+        name: Some("office".to_owned()),
+        labels: repository.map(|name| pair(names::LABEL_REPOSITORY, name)),
+        annotations: commit.map(|commit| pair(names::ANNOTATION_COMMIT, commit)),
+        ..ObjectMeta::default()
+    }
+}
+
+#[test]
+fn a_change_of_policy_is_known_by_its_commit() {
+    let commits = Commits::default();
+    let mut world = World::new(crds::container_cluster::Management::SelfManaged, commits.clone());
+    let list = |repository, commit| {
+        let mut list = crds::IpList::new("office", crds::IpListSpec::default());
+        list.metadata = written(repository, commit);
+        Input::IpList(applied("office", list))
+    };
+    world.take(list(Some("ops.policy"), Some("aaaa")));
+    assert_eq!(world.commit.as_deref(), Some("aaaa"), "that of an IPList counts as much as that of a RuleSet");
+    commits.note("ops.policy", "bbbb");
+    world.take(Input::IpList(Change::Deleted(cluster_wide("office"))));
+    assert_eq!(world.commit.as_deref(), Some("bbbb"), "what is gone went by the commit that its repository is at");
+    world.commit = None;
+    world.take(Input::IpList(Change::Deleted(cluster_wide("office"))));
+    world.take(list(None, None));
+    assert_eq!(world.commit, None, "nothing was there, and then it was written by hand");
+}
+
+fn reports(version: &str, addresses: &[&str]) -> Input {
+    let mut policy = crds::NodePolicy::new("node1", crds::NodePolicySpec::default());
+    policy.metadata.resource_version = Some(version.to_owned());
+    let node_addresses = addresses.iter().map(|text| (*text).to_owned()).collect();
+    policy.status = Some(crds::NodePolicyStatus { node_addresses, ..crds::NodePolicyStatus::default() });
+    Input::NodePolicy(applied("node1", policy))
+}
+
+#[test]
+fn a_node_is_known_by_the_addresses_that_its_agent_reports() {
+    let mut world = World::default();
+    let node = || Input::Node(applied("node1", NodeInfo { machine_id: "1".to_owned(), ..NodeInfo::default() }));
+    let known =
+        |world: &World| world.cluster.nodes["node1"].reported.iter().map(ToString::to_string).collect::<Vec<_>>();
+    world.take(node());
+    assert_eq!(world.take(reports("1", &["10.244.0.1", "no address"])), Effect::Compile);
+    assert_eq!(known(&world), ["10.244.0.1"]);
+    assert_eq!(world.take(reports("2", &["10.244.0.1"])), Effect::Chores, "a report that says the same");
+    assert_eq!(world.take(node()), Effect::Nothing, "Kubernetes says nothing about it");
+    assert_eq!(world.take(reports("3", &["10.244.0.1", "10.244.0.0"])), Effect::Compile);
+    world.take(Input::Node(Change::Listed([(cluster_wide("node1"), NodeInfo::default())].into())));
+    assert_eq!(known(&world), ["10.244.0.0", "10.244.0.1"]);
+    assert_eq!(world.take(Input::NodePolicy(Change::Deleted(cluster_wide("node1")))), Effect::Compile);
+    assert!(known(&world).is_empty());
+}
+
+#[test]
+fn ranges_of_cluster_ips_are_known_to_the_compiler() {
+    let mut world = World::default();
+    let ranges = |text: &str| Input::ServiceRange(applied("kubernetes", vec![text.to_owned()]));
+    assert_eq!(world.take(ranges("10.96.0.0/12")), Effect::Compile);
+    assert_eq!(world.take(ranges("10.96.0.0/12")), Effect::Nothing);
+    assert_eq!(world.cluster.service_ranges, ["10.96.0.0/12".parse().expect("a literal of the test")]);
 }

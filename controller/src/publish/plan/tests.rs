@@ -1,8 +1,15 @@
 //! Plans from small worlds.
 
+mod order;
+mod refused;
+
 use super::*;
 use k8s_openapi::jiff::Timestamp;
 use ringfence_compile::cluster::NamespaceInfo;
+use ringfence_crds::rule_set::RuleSetStatus;
+use ringfence_crds::{
+    AddressGroup, AddressGroupSpec, NodePolicy, NodePolicySpec, PeerGroup, PeerGroupSpec, WorkloadPolicy,
+};
 use ringfence_crds::{ContainerCluster, ContainerClusterSpec, ContainerWorkloadProfile, ContainerWorkloadProfileSpec};
 use ringfence_crds::{RuleSet, RuleSetSpec};
 use ringfence_model::PolicyState;
@@ -26,7 +33,7 @@ fn members(class: &str, addresses: &[&str]) -> AddressGroupSpec {
 struct Fake {
     world: World,
     computed: Computed,
-    since: Since,
+    memory: Memory,
     last: Revision,
 }
 
@@ -36,7 +43,7 @@ impl Fake {
         let plan = self.plan();
         let text = text(&plan);
         let marker = plan.marker.clone();
-        for write in plan.ranks.iter().flatten().chain(&marker).chain(&plan.afterwards) {
+        for write in plan.ranks.iter().flat_map(|rank| &rank.writes).chain(&marker).chain(&plan.afterwards) {
             self.apply(write);
         }
         text
@@ -44,7 +51,7 @@ impl Fake {
 
     fn plan(&mut self) -> Plan {
         let revision = next_revision(&self.world, self.last);
-        let plan = plan(&self.world, &self.computed, &mut self.since, revision, &Time(Timestamp::UNIX_EPOCH));
+        let plan = plan(&self.world, &self.computed, &mut self.memory, revision, &Time(Timestamp::UNIX_EPOCH));
         if !plan.is_empty() {
             self.last = revision;
         }
@@ -109,7 +116,7 @@ fn text(plan: &Plan) -> String {
         format!("{verb}{}", write.key.name)
     };
     let rank = |writes: &[Write]| writes.iter().map(verb).collect::<Vec<_>>().join(" ");
-    let mut ranks: Vec<String> = plan.ranks.iter().map(|writes| rank(writes)).collect();
+    let mut ranks: Vec<String> = plan.ranks.iter().map(|one| rank(&one.writes)).collect();
     ranks.push(plan.marker.iter().map(|_| format!("marker {}", plan.revision)).collect());
     ranks.push(rank(&plan.afterwards));
     ranks.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" > ")
@@ -175,14 +182,14 @@ fn an_interrupted_publication_ends_with_its_marker_later() {
     let mut fake = Fake::default();
     fake.computed.workload_policies.insert("shop-1".to_owned(), rules("shop", "everything"));
     let plan = fake.plan();
-    for write in plan.ranks.iter().flatten() {
+    for write in plan.ranks.iter().flat_map(|rank| &rank.writes) {
         fake.apply(write);
     }
     assert_eq!(fake.publish(), "marker 0.2", "the marker could not be written");
     // A deletion leaves nothing behind to tell that a marker is owed: it is remembered.
     fake.computed = Computed::default();
     let plan = fake.plan();
-    for write in plan.ranks.iter().flatten() {
+    for write in plan.ranks.iter().flat_map(|rank| &rank.writes) {
         fake.apply(write);
     }
     assert_eq!(fake.publish(), "marker 0.4");
@@ -196,7 +203,7 @@ fn a_profile_is_policy_once_it_is_managed() {
     assert_eq!(fake.publish(), "", "an unmanaged namespace concerns no agent");
     fake.profile("shop", true, Some(PolicyState::Full));
     assert_eq!(fake.publish(), "=shop > marker 0.2");
-    assert_eq!(fake.since.profile("shop"), Some(number(2)));
+    assert_eq!(fake.memory.since.profile("shop"), Some(number(2)));
     fake.profile("shop", false, None);
     assert_eq!(fake.publish(), "=shop > marker 0.3", "until all agents have taken their rules away");
     fake.profile("shop", true, Some(PolicyState::Full));
@@ -215,12 +222,58 @@ fn since_tells_the_last_change_of_each_rule_set() {
     fake.publish();
     fake.computed.workload_policies.insert("shop-2".to_owned(), rules("shop", "env in (dev)"));
     fake.publish();
-    assert_eq!((fake.since.rule_set("shop"), fake.since.rule_set("bank")), (number(2), number(1)));
+    assert_eq!((fake.memory.since.rule_set("shop"), fake.memory.since.rule_set("bank")), (number(2), number(1)));
     fake.computed.workload_policies.remove("bank-1");
     fake.publish();
-    assert_eq!(fake.since.rule_set("bank"), number(3), "a rule that is gone is a change as well");
-    let recovered = Since::recover(&fake.world);
-    assert_eq!((recovered.rule_set("shop"), recovered.rule_set("bank")), (number(2), Revision::default()));
+    assert_eq!(fake.memory.since.rule_set("bank"), number(3), "a rule that is gone is a change as well");
+}
+
+#[test]
+fn after_a_restart_only_what_was_ready_is() {
+    let mut fake = Fake::default();
+    for (name, policy) in [("shop", "shop-1"), ("bank", "bank-1")] {
+        fake.rule_set(name);
+        fake.computed.workload_policies.insert(policy.to_owned(), rules(name, "everything"));
+    }
+    fake.publish();
+    let shop = fake.world.rule_sets.get_mut(&cluster_wide("shop")).expect("a RuleSet of the test");
+    let conditions = status::Ready::yes("InForce", "").conditions(&[], None, &Time(Timestamp::UNIX_EPOCH));
+    shop.status = Some(RuleSetStatus { conditions, ..RuleSetStatus::default() });
+    // A rule is revoked, and the controller dies before it has written the marker.
+    fake.computed.workload_policies.remove("bank-1");
+    let plan = fake.plan();
+    for write in plan.ranks.iter().flat_map(|rank| &rank.writes) {
+        fake.apply(write);
+    }
+    let since = Since::recover(&fake.world);
+    assert_eq!((since.rule_set("shop"), since.rule_set("bank")), (number(1), number(2)));
+    fake.memory = Memory { since, ..Memory::default() };
+    fake.last = newest(&fake.world);
+    assert_eq!(fake.publish(), "marker 0.2", "which is what nodes are to acknowledge");
+    assert_eq!(fake.publish(), "");
+}
+
+#[test]
+fn a_publication_carries_the_commit_that_made_it_necessary() {
+    let mut fake = Fake::default();
+    fake.computed.workload_policies.insert(
+        "shop-1".to_owned(),
+        WorkloadPolicySpec { commit: Some("aaaa".to_owned()), ..rules("shop", "everything") },
+    );
+    fake.publish();
+    let commit = |fake: &Fake, name: &str| fake.world.workload_policies[&cluster_wide(name)].spec.commit.clone();
+    assert_eq!(commit(&fake, names::MARKER).as_deref(), Some("aaaa"), "nothing else is known: that of the rules");
+    // An IPList that the rules use changes in commit bbbb.
+    fake.world.commit = Some("bbbb".to_owned());
+    fake.computed.workload_policies.get_mut("shop-1").expect("inserted above").scope = "other".to_owned();
+    fake.publish();
+    assert_eq!(commit(&fake, "shop-1").as_deref(), Some("bbbb"));
+    assert_eq!(commit(&fake, names::MARKER).as_deref(), Some("bbbb"));
+    // And commit cccc deletes the RuleSet.
+    fake.world.commit = Some("cccc".to_owned());
+    fake.computed.workload_policies.clear();
+    fake.publish();
+    assert_eq!(commit(&fake, names::MARKER).as_deref(), Some("cccc"));
 }
 
 #[test]

@@ -1,0 +1,127 @@
+//! Connections whose source a node translates: the back end sees an address of that node instead of who connects.
+//!
+//! Until the gate judges such connections at the node, the kernel takes them for the node's own. Which node translates
+//! and which of its addresses it takes is not always known. So every possible one is judged, and where they do not
+//! come to the same, the answer is that it is not known.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ringfence_model::verdict::Outcome;
+
+use super::ends::End;
+use super::service::Entrance;
+use super::side::Judged;
+use super::{Evaluator, Port};
+use crate::compile::workloads::Owner;
+
+/// Which nodes may translate a connection.
+enum Entry<'e> {
+    /// This one.
+    At(&'e str),
+    /// Any of them.
+    Anywhere,
+    /// Any of them, or nobody: whether such a connection is translated depends on how kube-proxy is set up.
+    Perhaps,
+}
+
+impl Evaluator<'_> {
+    /// The back end of a connection through a Service, whoever it sees.
+    pub(super) fn back_end_side(&self, end: &End<'_>, source: &End<'_>, entrance: &Entrance<'_>, port: Port) -> Judged {
+        let itself = matches!((source.pod, end.pod), (Some((a, _)), Some((b, _))) if a == b);
+        match self.entry(source, entrance) {
+            Some(entry) if !itself => self.unless_they_differ(end, &self.seen_as(source, &entry), port),
+            _ => self.destination_side(end, source, port),
+        }
+    }
+
+    /// Where a connection is translated; nowhere on a ClusterIP used inside the cluster, nor with
+    /// `externalTrafficPolicy: Local`.
+    fn entry<'e>(&'e self, source: &End<'e>, entrance: &Entrance<'_>) -> Option<Entry<'e>> {
+        let front = entrance.front?;
+        if entrance.service.cluster_ips.contains(&front.address) {
+            let inside = source.pod.is_some() || source.node.is_some();
+            return (!inside).then_some(Entry::Perhaps);
+        }
+        if entrance.service.external_policy_local {
+            return None;
+        }
+        if let Some(Owner::Node(name)) = self.world.workloads.owners.get(&front.address) {
+            return Some(Entry::At(name));
+        }
+        // Inside the cluster the first node on the way translates what is addressed to an externalIP. A load balancer's
+        // own address may lead out to it and come in again anywhere.
+        let own = source.node.or_else(|| source.pod.and_then(|(_, pod)| pod.node.as_deref()));
+        match own.filter(|_| entrance.service.external_ips.contains(&front.address)) {
+            Some(node) => Some(Entry::At(node)),
+            None => Some(Entry::Anywhere),
+        }
+    }
+
+    /// Everything that the back end may see.
+    fn seen_as<'e>(&'e self, source: &End<'e>, entry: &Entry<'e>) -> Vec<End<'e>> {
+        let nodes: Vec<&str> = match entry {
+            Entry::At(node) => vec![node],
+            Entry::Anywhere | Entry::Perhaps => self.world.cluster.nodes.keys().map(String::as_str).collect(),
+        };
+        let mut seen: Vec<End<'e>> = nodes.into_iter().flat_map(|node| self.node_as_source(source, node)).collect();
+        if matches!(entry, Entry::Perhaps) {
+            seen.push(source.clone());
+        }
+        seen
+    }
+
+    /// A node with each of its addresses; and with one that is not known, as long as its agent has reported none.
+    fn node_as_source<'e>(&'e self, source: &End<'e>, name: &'e str) -> Vec<End<'e>> {
+        let Some(node) = self.node_end(name) else {
+            return vec![source.hidden()];
+        };
+        let own = Owner::Node(name.to_owned());
+        let with = |address: &IpAddr| End {
+            addresses: BTreeSet::from([*address]),
+            peer: self.world.workloads.owners.get(address) == Some(&own),
+            ..node.clone()
+        };
+        let mut seen: Vec<End<'e>> = node.addresses.iter().map(with).collect();
+        if self.world.cluster.nodes.get(name).is_some_and(|node| node.reported.is_empty()) {
+            seen.push(End { addresses: BTreeSet::new(), somewhere: true, ..node });
+        }
+        seen
+    }
+
+    /// One judgement for all that the back end may see. Where they differ, the one that lets most pass is shown, so
+    /// that the verdict is neither "blocked" nor "allowed" but not known.
+    fn unless_they_differ(&self, end: &End<'_>, seen: &[End<'_>], port: Port) -> Judged {
+        let mut judged: Vec<(Outcome, &str, Judged)> = Vec::new();
+        for source in seen {
+            let judgement = self.destination_side(end, source, port);
+            judged.push((judgement.outcome(), &source.name, judgement));
+        }
+        judged.sort_by_key(|(outcome, ..)| *outcome);
+        let strictest = judged.last().map(|(outcome, name, _)| (*outcome, (*name).to_owned()));
+        let mut judged = judged.into_iter();
+        match (judged.next(), strictest) {
+            (Some((mildest, name, judgement)), Some((outcome, other))) if mildest != outcome => Judged {
+                unknown: Some(format!(
+                    "a node hides who connects, and which node and which of its addresses {} sees instead is not \
+                     known: {}, as one of {name}, but {}, as one of {other}",
+                    end.name,
+                    word(mildest),
+                    word(outcome)
+                )),
+                ..judgement
+            },
+            (Some((_, _, judgement)), _) => judgement,
+            // There is no node to come in by.
+            (None, _) => self.destination_side(end, &End::external(IpAddr::from([0, 0, 0, 0])).hidden(), port),
+        }
+    }
+}
+
+fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Pass => "let pass",
+        Outcome::WouldBlock => "let pass, and blocked in a stricter state",
+        Outcome::Block => "blocked",
+    }
+}

@@ -1,0 +1,56 @@
+//! Addresses of nodes as their agents report them.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ringfence_compile::cluster::NodeInfo;
+use ringfence_crds::NodePolicy;
+
+use super::{Effect, World, cluster_wide, compile_if};
+use crate::kubelink::watch::Change;
+
+impl World {
+    /// Kubernetes says nothing of what an agent reports: a node's news leave that as it is.
+    pub(super) fn with_reported(&self, change: Change<NodeInfo>) -> Change<NodeInfo> {
+        let complete = |name: &str, info: NodeInfo| NodeInfo { reported: self.reported(name), ..info };
+        match change {
+            Change::Listed(all) => Change::Listed(
+                all.into_iter()
+                    .map(|(key, info)| {
+                        let info = complete(&key.name, info);
+                        (key, info)
+                    })
+                    .collect(),
+            ),
+            Change::Applied(key, info) => {
+                let info = complete(&key.name, info);
+                Change::Applied(key, info)
+            }
+            deleted @ Change::Deleted(_) => deleted,
+        }
+    }
+
+    /// Brings these nodes (all without a name) to what their agents report.
+    pub(super) fn take_reported(&mut self, name: Option<&str>) -> Effect {
+        let names: Vec<String> = match name {
+            Some(name) => vec![name.to_owned()],
+            None => self.cluster.nodes.keys().cloned().collect(),
+        };
+        let mut changed = false;
+        for name in names {
+            let reported = self.reported(&name);
+            if let Some(info) = self.cluster.nodes.get_mut(&name).filter(|info| info.reported != reported) {
+                info.reported = reported;
+                changed = true;
+            }
+        }
+        compile_if(changed)
+    }
+
+    /// What is no address is left out.
+    fn reported(&self, node: &str) -> BTreeSet<IpAddr> {
+        let policy: Option<&NodePolicy> = self.node_policies.get(&cluster_wide(node));
+        let status = policy.and_then(|policy| policy.status.as_ref());
+        status.into_iter().flat_map(|status| &status.node_addresses).filter_map(|text| text.parse().ok()).collect()
+    }
+}

@@ -1,0 +1,122 @@
+//! The writes that bring the objects of one computed kind to what is wanted.
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+use ringfence_crds::{
+    AddressGroup, AddressGroupSpec, NodePolicy, NodePolicySpec, PeerGroup, PeerGroupSpec, Revision, WorkloadPolicy,
+    WorkloadPolicySpec, names,
+};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::engine::world::{Index, cluster_wide};
+use crate::write::{Operation, Target, Write};
+
+/// A kind of computed object.
+pub trait Published: ResourceExt {
+    /// What it says.
+    type Spec: Clone + PartialEq + Serialize;
+    /// The kind, for writes.
+    const TARGET: Target;
+    /// What this one says.
+    fn spec(&self) -> &Self::Spec;
+    /// The revision within a spec.
+    fn revision(spec: &mut Self::Spec) -> &mut Revision;
+    /// Where it came from does not count as content: what did not change is not written.
+    fn ignore(_spec: &mut Self::Spec) {}
+    /// What its bucket is made from, for a kind that has buckets.
+    fn bucket_of<'a>(_name: &'a str, _spec: &'a Self::Spec) -> Option<&'a str> {
+        None
+    }
+
+    /// Whether it says what is wanted, in this epoch.
+    fn same(&self, wanted: &Self::Spec, epoch: i64) -> bool {
+        let mut known = self.spec().clone();
+        let mut wanted = wanted.clone();
+        let current = Self::revision(&mut known).epoch == epoch;
+        *Self::revision(&mut wanted) = *Self::revision(&mut known);
+        Self::ignore(&mut known);
+        Self::ignore(&mut wanted);
+        current && known == wanted
+    }
+}
+
+macro_rules! published {
+    ($kind:ident, $spec:ident { $($extra:item)* }) => {
+        impl Published for $kind {
+            type Spec = $spec;
+            const TARGET: Target = Target::$kind;
+            fn spec(&self) -> &$spec {
+                &self.spec
+            }
+            fn revision(spec: &mut $spec) -> &mut Revision {
+                &mut spec.revision
+            }
+            $($extra)*
+        }
+    };
+}
+published!(NodePolicy, NodePolicySpec {});
+published!(WorkloadPolicy, WorkloadPolicySpec {
+    fn ignore(spec: &mut WorkloadPolicySpec) {
+        spec.commit = None;
+    }
+});
+published!(PeerGroup, PeerGroupSpec {
+    fn bucket_of<'a>(name: &'a str, _spec: &'a PeerGroupSpec) -> Option<&'a str> {
+        Some(name)
+    }
+});
+published!(AddressGroup, AddressGroupSpec {
+    fn bucket_of<'a>(_name: &'a str, spec: &'a AddressGroupSpec) -> Option<&'a str> {
+        Some(&spec.class)
+    }
+});
+
+/// Writes that bring the objects of one kind to what is wanted.
+pub struct Difference {
+    /// What is new or has changed.
+    pub upserts: Vec<Write>,
+    /// What is not wanted any more.
+    pub deletions: Vec<Write>,
+}
+
+/// What to write so that of one kind there is what is wanted and nothing else.
+pub fn difference<K: Published>(
+    known: &Index<K>,
+    wanted: &BTreeMap<String, K::Spec>,
+    revision: Revision,
+) -> Difference {
+    let mut upserts = Vec::new();
+    for (name, spec) in wanted {
+        let live = known.get(&cluster_wide(name));
+        if live.is_none_or(|live| !live.same(spec, revision.epoch)) {
+            upserts.push(upsert(live, name, spec.clone(), revision));
+        }
+    }
+    let gone = known.iter().filter(|(key, _)| key.name != names::MARKER && !wanted.contains_key(&key.name));
+    let deletions = gone
+        .map(|(key, object)| Write {
+            target: K::TARGET,
+            key: key.clone(),
+            operation: Operation::Delete(object.uid().unwrap_or_default()),
+        })
+        .collect();
+    Difference { upserts, deletions }
+}
+
+/// Replaced whole, so that nothing that somebody added by hand is left.
+pub fn upsert<K: Published>(live: Option<&K>, name: &str, mut spec: K::Spec, revision: Revision) -> Write {
+    *K::revision(&mut spec) = revision;
+    let labels: BTreeMap<&str, String> =
+        K::bucket_of(name, &spec).map(|id| (names::LABEL_BUCKET, names::bucket(id))).into_iter().collect();
+    let operation = match live {
+        None => Operation::Create(names::MANAGER_CONTROLLER, json!({ "metadata": { "labels": labels }, "spec": spec })),
+        Some(live) => {
+            let metadata = json!({ "labels": labels, "resourceVersion": live.resource_version() });
+            Operation::Replace(names::MANAGER_CONTROLLER, json!({ "metadata": metadata, "spec": spec }))
+        }
+    };
+    Write { target: K::TARGET, key: cluster_wide(name), operation }
+}
