@@ -279,17 +279,30 @@ cmd_pods() {
   (($# == 1)) || die "usage: $0 pods NAME"
   use_cluster "$1"
   need_running_nodes
-  local number init bundles
+  local number init bundles bundle found
   for number in $(node_numbers); do
     init=$(node_init "$number")
     bundles=(/proc/"$init"/root/run/containerd/io.containerd.runtime.v2.task/k8s.io/*/config.json)
     [[ -e ${bundles[0]} ]] || continue
-    # A bundle may vanish while we read: the others are printed all the same.
-    jq -r --arg node "node$number" --arg proc "/proc/$init" '
-      select(.annotations["io.kubernetes.cri.container-type"] == "sandbox")
-      | (first(.linux.namespaces[] | select(.type == "network") | .path) // "") as $path
-      | [.annotations["io.kubernetes.cri.sandbox-namespace"], .annotations["io.kubernetes.cri.sandbox-name"], $node,
-         (if $path == "" then $proc + "/ns/net" else $proc + "/root" + ($path | sub("^/var/run/"; "/run/")) end)]
-      | join(" ")' "${bundles[@]}" 2>/dev/null || true
+    # A bundle may vanish or be half written while we read, and jq ends at the first such: then each on its own.
+    if found=$(print_sandboxes "node$number" "/proc/$init" "${bundles[@]}" 2>/dev/null); then
+      [[ -z $found ]] || echo "$found"
+      continue
+    fi
+    for bundle in "${bundles[@]}"; do
+      print_sandboxes "node$number" "/proc/$init" "$bundle" 2>/dev/null || true
+    done
   done
+}
+
+# print_sandboxes NODE PROC BUNDLE...: PROC is the /proc folder of the node's first process.
+print_sandboxes() {
+  local node=$1 proc=$2
+  shift 2
+  jq -r --arg node "$node" --arg proc "$proc" '
+    select(.annotations["io.kubernetes.cri.container-type"] == "sandbox")
+    | (first(.linux.namespaces[] | select(.type == "network") | .path) // "") as $path
+    | [.annotations["io.kubernetes.cri.sandbox-namespace"], .annotations["io.kubernetes.cri.sandbox-name"], $node,
+       (if $path == "" then $proc + "/ns/net" else $proc + "/root" + ($path | sub("^/var/run/"; "/run/")) end)]
+    | join(" ")' "$@"
 }

@@ -1,5 +1,6 @@
 //! What of Ringfence is in the kernel of a network namespace.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 
@@ -29,4 +30,16 @@ pub fn ours(netns: &Path) -> Result<Vec<String>> {
         lines.extend(text.lines().filter(|line| line.contains("RF")).map(str::to_owned));
     }
     Ok(lines)
+}
+
+/// The address of a Pod's interface: what Kubernetes would report as its podIP.
+///
+/// # Errors
+/// When the kernel cannot be read, or there is none.
+pub fn address(netns: &Path) -> Result<Ipv4Addr> {
+    let text = in_netns(netns, &["ip", "-4", "-oneline", "address", "show", "scope", "global"])?;
+    let mut words = text.split_whitespace().skip_while(|word| *word != "inet");
+    let prefix = words.nth(1).with_context(|| format!("there is no address in {}", netns.display()))?;
+    let address = prefix.split('/').next().unwrap_or_default();
+    address.parse().with_context(|| format!("'{prefix}' is no address"))
 }

@@ -46,6 +46,17 @@ impl Lab {
         Ok(Self { bed, kubeconfig, client, discovery: std::sync::Arc::new(discovery) })
     }
 
+    /// The same cluster with the rights of somebody else, such as a service account.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read.
+    pub async fn acting_as(&self, user: &str) -> Result<Self> {
+        let file = Kubeconfig::read_from(&self.kubeconfig).context("failed to read the kubeconfig")?;
+        let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+        config.auth_info.impersonate = Some(user.to_owned());
+        Ok(Self { client: Client::try_from(config)?, ..self.clone() })
+    }
+
     fn api(&self, object: &Value) -> Result<Api<DynamicObject>> {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
         let kind = text("/kind").context("the object has no kind")?;

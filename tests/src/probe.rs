@@ -200,6 +200,25 @@ impl LongFlow {
         Ok(Self { stream })
     }
 
+    /// Whether the other end answers a request over it; the connection stays open for the next one.
+    pub fn speaks(&mut self) -> bool {
+        self.exchange().is_ok()
+    }
+
+    fn exchange(&mut self) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(PATIENCE))?;
+        self.stream.write_all(b"GET /hostname HTTP/1.1\r\nHost: long-flow\r\n\r\n")?;
+        let mut answer = Vec::new();
+        let mut part = [0_u8; 512];
+        while !is_whole(&answer) {
+            match self.stream.read(&mut part)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => answer.extend_from_slice(&part[..count]),
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the other end still answers a request over it. Uses the connection up when it does: the listener
     /// closes it after the answer.
     pub fn answers(mut self) -> bool {
@@ -209,6 +228,16 @@ impl LongFlow {
             .and_then(|()| self.stream.write_all(b"GET /hostname HTTP/1.0\r\n\r\n"));
         asked.is_ok() && matches!(self.stream.read(&mut [0_u8; 16]), Ok(count) if count > 0)
     }
+}
+
+/// Whether an HTTP answer has come with all of its body, so that none of it is taken for the next answer.
+fn is_whole(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().filter_map(|line| line.split_once(':')).find_map(|(name, value)| {
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok()).flatten()
+    });
+    length.is_some_and(|length| body.len() >= length)
 }
 
 /// A namespace and an address to try from it.
@@ -264,6 +293,14 @@ mod tests {
         };
         assert_eq!(tcp_here(closed, PATIENCE).expect("tried"), Seen::Refused);
         assert!(own().exists());
+    }
+
+    #[test]
+    fn an_answer_is_whole_with_its_body() {
+        assert!(!is_whole(b"HTTP/1.1 200 OK\r\nContent-Le"));
+        assert!(!is_whole(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nweb"));
+        assert!(is_whole(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nweb1"));
+        assert!(!is_whole(b"HTTP/1.1 200 OK\r\n\r\nof unknown length"));
     }
 
     #[test]

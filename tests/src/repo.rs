@@ -91,6 +91,15 @@ impl Repo {
         git(&self.tree, &["push", "--quiet", "--force", "origin", "HEAD:refs/heads/main"])?;
         git(&self.tree, &["rev-parse", "HEAD"])
     }
+
+    /// Gives the newest commit a tag, and pushes that.
+    ///
+    /// # Errors
+    /// When git refuses.
+    pub fn tag(&self, name: &str) -> Result<()> {
+        git(&self.tree, &["tag", "--annotate", "-m", name, name])?;
+        git(&self.tree, &["push", "--quiet", "origin", &format!("refs/tags/{name}")]).map(drop)
+    }
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

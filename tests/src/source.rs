@@ -22,6 +22,14 @@ pub struct PolicySource {
     name: String,
 }
 
+/// Why a repository is not Ready.
+pub struct Refused {
+    /// The condition's reason.
+    pub reason: String,
+    /// Reason, message and every problem, for people.
+    pub text: String,
+}
+
 impl PolicySource {
     /// Starts the git server, makes an empty repository called `name` from the files of `template`, and a
     /// Secret with the server's authority. Neither commits nor makes the PolicyRepository.
@@ -55,6 +63,18 @@ impl PolicySource {
             "url": format!("{url}/{}.git", self.name), "ref": {"branch": "main"}, "path": path,
             "interval": "2s", "secretRef": {"name": "git-ca"},
         }))
+    }
+
+    /// The same repository at the address that asks for a name and a password, which are in Secret `secret`.
+    ///
+    /// # Errors
+    /// When the server's address cannot be asked for.
+    pub fn private_spec(&self, path: &str, secret: &str) -> Result<Value> {
+        let url = self.lab.bed.run(&["git-server", self.lab.bed.name(), "private-url"])?;
+        let mut spec = self.spec(path)?;
+        spec["url"] = json!(format!("{url}/{}.git", self.name));
+        spec["secretRef"] = json!({"name": secret});
+        Ok(spec)
     }
 
     /// Makes or changes the PolicyRepository.
@@ -114,12 +134,11 @@ impl PolicySource {
         .await
     }
 
-    /// Awaits that the repository says it is not Ready, of a commit if one is given, and gives reason, message and
-    /// problems as one text.
+    /// Awaits that the repository says it is not Ready, of a commit if one is given.
     ///
     /// # Errors
     /// When it does not within the limit.
-    pub async fn await_refused(&self, commit: Option<&str>) -> Result<String> {
+    pub async fn await_refused(&self, commit: Option<&str>) -> Result<Refused> {
         wait::until("the commit to be refused", Duration::from_secs(30), || async {
             let object = self.live().await?;
             if commit.is_some_and(|commit| object["status"]["attemptedCommit"] != commit) {
@@ -128,7 +147,8 @@ impl PolicySource {
             match ready(&object) {
                 Some(condition) if condition.status == "False" && condition.current => {
                     let problems = &object["status"]["problems"];
-                    Ok(Some(format!("{}: {} {problems}", condition.reason, condition.message)))
+                    let text = format!("{}: {} {problems}", condition.reason, condition.message);
+                    Ok(Some(Refused { reason: condition.reason, text }))
                 }
                 other => bail!("Ready is {:?}", other.map(|condition| condition.status)),
             }

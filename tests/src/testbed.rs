@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 pub struct Testbed {
     name: String,
     root: PathBuf,
+    outside: bool,
 }
 
 /// A running Pod sandbox.
@@ -34,12 +35,21 @@ pub fn root() -> PathBuf {
 impl Testbed {
     /// A handle; nothing is started.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), root: root() }
+        Self { name: name.to_owned(), root: root(), outside: false }
+    }
+
+    /// The Pods of one node get addresses outside its podCIDR: nothing may assume that they lie in it.
+    #[must_use]
+    pub fn with_pods_outside_pod_cidr(self) -> Self {
+        Self { outside: true, ..self }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.root.join("tests/cluster/cluster.sh"));
         command.args(arguments);
+        if self.outside {
+            command.env("RINGFENCE_POD_CIDR_OUTSIDE", "1");
+        }
         command
     }
 

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, InitialListStrategy};
+use kube::runtime::watcher::{self, Event, ExponentialBackoff, InitialListStrategy};
 use kube::{Api, Client, Resource, ResourceExt};
 use ringfence_crds::common::NamespacedName;
 use serde::de::DeserializeOwned;
@@ -111,6 +112,17 @@ struct Kind {
     optional: bool,
 }
 
+/// How long to wait before an interrupted watch is tried again: up to ten seconds. Nothing is published while one is
+/// away, and there is one controller only: the half minute that is kind to an apiserver is too long for policy.
+pub fn patience() -> ExponentialBackoff {
+    let delays = backon::ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(250))
+        // Jitter adds up to as much again.
+        .with_max_delay(Duration::from_secs(5))
+        .with_jitter();
+    delays.without_max_times().into()
+}
+
 /// Forwards the changes of one kind until nobody listens any more.
 async fn forward<K, T, I, O, W>(
     kind: Kind,
@@ -124,7 +136,7 @@ async fn forward<K, T, I, O, W>(
     W: Stream<Item = watcher::Result<Event<K>>> + Send + Unpin + 'static,
 {
     let mut config = watcher::Config::default().streaming_lists();
-    let mut events = open(config.clone()).default_backoff().boxed();
+    let mut events = open(config.clone()).backoff(patience()).boxed();
     let mut gathered = Gathered { initial: BTreeMap::new() };
     while let Some(event) = events.next().await {
         let change = match event {
@@ -136,7 +148,7 @@ async fn forward<K, T, I, O, W>(
             Err(error) if streaming(&config) && refuses_streaming(&error) => {
                 tracing::debug!(kind = kind.name, error = %chain(&error), "no streaming list, listing instead");
                 config.initial_list_strategy = InitialListStrategy::ListWatch;
-                events = open(config.clone()).default_backoff().boxed();
+                events = open(config.clone()).backoff(patience()).boxed();
                 None
             }
             Err(error) => {

@@ -47,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::engine::Commits;
+use crate::kubelink::watch::patience;
 use fetcher::Fetcher;
 use schedule::Schedule;
 
@@ -98,6 +99,7 @@ pub async fn run(client: Client, commits: Commits, shutdown: CancellationToken) 
     });
     Controller::new(Api::<PolicyRepository>::all(client), watcher::Config::default())
         .with_config(Config::default().concurrency(CONCURRENCY))
+        .trigger_backoff(patience())
         .graceful_shutdown_on(async move { shutdown.cancelled().await })
         .run(reconcile, retry, context)
         .for_each(async |result| {

@@ -8,8 +8,7 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::watcher::{self, Event, ExponentialBackoff};
 use kube::{Api, Client, Resource, ResourceExt};
 use ringfence_crds::{AddressGroup, ContainerCluster, ContainerWorkloadProfile, NodePolicy, PeerGroup, WorkloadPolicy};
 use ringfence_dataplane::Profile;
@@ -87,7 +86,7 @@ pub fn start(client: &Client, node: &str, changes: &UnboundedSender<Change>) {
 fn follow<K: Watched>(api: Api<K>, config: watcher::Config, changes: &UnboundedSender<Change>) {
     let changes = changes.clone();
     tokio::spawn(async move {
-        let mut stream = watcher::watcher(api, config).backoff(Patience::default()).boxed();
+        let mut stream = watcher::watcher(api, config).backoff(patience()).boxed();
         let mut listing = BTreeMap::new();
         loop {
             let change = match stream.try_next().await {
@@ -131,32 +130,15 @@ fn translate<K: Watched>(event: Event<K>, listing: &mut BTreeMap<String, Object>
     }
 }
 
-/// How long to wait before an interrupted watch is tried again: from 100 ms, doubling to 5 s, each time between half
-/// and all of it, so that the agents of a big cluster do not come back all at once.
-#[derive(Debug, Default)]
-struct Patience {
-    failures: u32,
-}
-
-impl Patience {
-    const FIRST: Duration = Duration::from_millis(100);
-    const LONGEST: Duration = Duration::from_secs(5);
-}
-
-impl Iterator for Patience {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let whole = Self::FIRST.saturating_mul(1 << self.failures.min(10)).min(Self::LONGEST);
-        self.failures += 1;
-        Some(whole / 2 + crate::clock::jitter(whole / 2))
-    }
-}
-
-impl Backoff for Patience {
-    fn reset(&mut self) {
-        self.failures = 0;
-    }
+/// How long to wait before an interrupted watch is tried again: up to five seconds, spread so that the agents of a big
+/// cluster do not come back all at once.
+fn patience() -> ExponentialBackoff {
+    let delays = backon::ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(100))
+        // Jitter adds up to as much again.
+        .with_max_delay(Duration::from_millis(2500))
+        .with_jitter();
+    delays.without_max_times().into()
 }
 
 #[cfg(test)]
@@ -184,13 +166,9 @@ mod tests {
     }
 
     #[test]
-    fn patience_grows_and_is_bounded() {
-        let mut patience = Patience::default();
-        assert!(patience.next().is_some_and(|wait| wait <= Duration::from_millis(100)));
-        for _ in 0..50 {
-            assert!(patience.next().is_some_and(|wait| wait <= Duration::from_secs(5)));
-        }
-        patience.reset();
-        assert!(patience.next().is_some_and(|wait| wait <= Duration::from_millis(100)));
+    fn patience_is_bounded_and_never_ends() {
+        let waits: Vec<Duration> = patience().take(50).collect();
+        assert_eq!(waits.len(), 50);
+        assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(5)), "{waits:?}");
     }
 }

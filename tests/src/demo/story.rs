@@ -234,7 +234,7 @@ impl Story<'_> {
         let commit = self.source.repo.commit("Lift the quarantine, with a slip")?;
         self.source.notify(&commit).await?;
         let said = self.source.await_refused(Some(&commit)).await?;
-        println!("    refused: {said}");
+        println!("    refused: {}", said.text);
         self.check(&cut)?;
 
         self.begin("The slip is mended");

@@ -13,7 +13,7 @@ use super::Outcome;
 use crate::kernel;
 use crate::lab::{Lab, SLOW, pod_ip};
 use crate::manifests::{OURS, controller, namespace, pod, profile, rule, rule_set};
-use crate::probe::Seen;
+use crate::probe::{LongFlow, Seen};
 use crate::wait;
 
 /// How long a change of membership may take to reach the peers' kernels before the test gives up.
@@ -56,10 +56,13 @@ pub async fn a_namespace_is_created_managed_and_unmanaged(lab: Lab) -> Result<Ou
 
 /// Pods are added, scaled, relabelled within and outside the allowed list, and deleted.
 pub async fn pods_are_added_scaled_relabelled_and_deleted(lab: Lab) -> Result<Outcome> {
-    let (name, roles) = ("lc-pods", ["web", "db", "tools"]);
+    let (name, roles) = ("lc-pods", ["web", "worker", "db", "tools"]);
     lab.apply(&namespace(name)).await?;
     lab.apply(&profile(name, "Full", &roles)).await?;
-    lab.apply(&rule_set("lc-pods", &[rule("web-to-db", "Allow", (name, "web"), (name, "db"))])).await?;
+    let web = rule("web-to-db", "Allow", (name, "web"), (name, "db"));
+    let mut worker = rule("worker-to-db", "Allow", (name, "worker"), (name, "db"));
+    worker["services"][0]["endPort"] = json!(8081);
+    lab.apply(&rule_set("lc-pods", &[web, worker])).await?;
     lab.apply(&pod(name, "db", "db", None)).await?;
     lab.apply(&controller("Deployment", name, "web", "web", 1)).await?;
     let target = SocketAddr::new(pod_ip(&lab.await_pod(name, "db").await?)?, 8080);
@@ -90,6 +93,16 @@ async fn relabel(lab: &Lab, name: &str, target: SocketAddr) -> Result<()> {
     let webs = lab.await_pods(name, "name=web", 3).await?;
     let first = webs.first().context("three Pods were awaited")?.name_any();
     let netns = lab.netns(name, &first)?;
+    // From one role to another, both of which may: a connection that is open lives through the change of class.
+    let second = SocketAddr::new(target.ip(), 8081);
+    lab.await_seen(&netns, second, Seen::Dropped, Duration::ZERO).await?;
+    let mut flow = LongFlow::open(&netns, target)?;
+    ensure!(flow.speaks(), "the connection that is to live does not work");
+    for (role, seen) in [("worker", Seen::Open), ("web", Seen::Dropped)] {
+        annotate(lab, name, &first, role).await?;
+        lab.await_seen(&netns, second, seen, SOON).await?;
+        ensure!(flow.speaks(), "a connection ended although its client may connect as {role} too");
+    }
     annotate(lab, name, &first, "tools").await?;
     lab.await_seen(&netns, target, Seen::Dropped, SOON).await?;
     annotate(lab, name, &first, "web").await?;

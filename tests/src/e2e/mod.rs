@@ -1,13 +1,19 @@
 //! The real-cluster tests. Each is a function that gets the lab; expected verdicts are written from the policy model.
 
+mod agent;
+mod cli;
 mod delivery;
 mod explain;
 mod git;
+mod git_access;
+mod git_owned;
 mod lifecycle;
+mod outage;
 mod placement;
 mod polling;
 mod robust;
 mod rules;
+mod scene;
 mod services;
 mod states;
 mod upgrade;
@@ -58,7 +64,9 @@ pub fn cases() -> Vec<Case> {
         case!(services::a_virtual_service_opens_exactly_its_ports),
         case!(git::a_broken_commit_is_refused_whole),
         case!(git::a_repository_that_cannot_be_read_says_why),
-        case!(git::git_owned_objects_are_put_back_and_pruned),
+        case!(git_access::a_private_repository_needs_its_password),
+        case!(git_owned::git_owned_objects_are_put_back_and_pruned),
+        case!(git_owned::what_is_not_to_be_pruned_stays),
         case!(git::two_owners_of_one_object_are_an_error_on_the_second),
         case!(delivery::argo_cd_delivers_the_example),
         case!(delivery::flux_delivers_the_example),
@@ -69,7 +77,8 @@ pub fn cases() -> Vec<Case> {
         case!(robust::a_rule_set_waits_for_every_node),
         case!(robust::a_killed_agent_changes_no_verdict),
         case!(robust::pods_are_enforced_without_the_controller),
-        case!(robust::enforcement_stays_without_the_apiserver),
+        case!(robust::a_second_controller_takes_over),
+        case!(outage::enforcement_stays_without_the_apiserver),
         case!(placement::a_node_joins_and_leaves),
         case!(placement::management_decides_where_agents_run),
         case!(upgrade::helm_upgrades_from_the_previous_commit),

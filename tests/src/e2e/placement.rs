@@ -1,6 +1,6 @@
 //! Where agents run, what nodes are, and what is known about the cluster as a whole.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,6 +60,7 @@ pub async fn host_network_pods_follow_their_node(lab: Lab) -> Result<Outcome> {
     lab.apply(&pod(name, "client", "client", Some("node3"))).await?;
     let host = SocketAddr::new(pod_ip(&lab.await_pod(name, "host").await?)?, HOST_PORT);
     let own_client = pod_ip(&lab.await_pod(name, "client").await?)?;
+    is_outside_pod_cidr(&lab, "node3", own_client).await?;
     lab.await_ready("ContainerWorkloadProfile", None, name).await?;
     lab.await_ready("RuleSet", None, name).await?;
 
@@ -88,6 +89,18 @@ pub async fn host_network_pods_follow_their_node(lab: Lab) -> Result<Outcome> {
         lab.delete(OURS, kind, None, name).await?;
     }
     Ok(Outcome::Passed)
+}
+
+/// That a Pod's address lies in its node's podCIDR is nothing that any test may rely on.
+async fn is_outside_pod_cidr(lab: &Lab, node: &str, address: IpAddr) -> Result<()> {
+    let object = lab.get("v1", "Node", None, node).await?.with_context(|| format!("there is no {node}"))?;
+    let cidr = object["spec"]["podCIDR"].as_str().with_context(|| format!("{node} has no podCIDR"))?;
+    // The test bed gives every node a /24.
+    let (network, length) = cidr.rsplit_once('.').with_context(|| format!("'{cidr}' is no range"))?;
+    ensure!(length == "0/24", "{node} has the podCIDR {cidr}, and this test knows only /24");
+    let inside = address.to_string().rsplit_once('.').is_some_and(|(prefix, _)| prefix == network);
+    ensure!(!inside, "{address} is in the podCIDR {cidr} of {node}: the cluster is to be made with Pods outside it");
+    Ok(())
 }
 
 /// A node that joins gets an agent and a matched Workload; when it leaves, Workload and NodePolicy go.

@@ -6,137 +6,192 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::{Api, Patch, PatchParams};
-use serde_json::json;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use serde_json::{Value, json};
 
-use super::Outcome;
+use super::agent::{self, Killed};
+use super::scene::Scene;
+use super::{Outcome, cli};
 use crate::kernel;
 use crate::lab::{Lab, SLOW, pod_ip, ready};
-use crate::manifests::{OURS, namespace, pod, profile, rule, rule_set};
-use crate::probe::{self, LongFlow, Seen, Try};
+use crate::manifests::{OURS, controller, pod, rule, rule_set};
+use crate::probe::{LongFlow, Seen};
 use crate::source::SYSTEM;
 use crate::wait;
 
-/// A server in Full that one client may reach and another may not.
-struct Scene {
-    name: String,
-    allowed: PathBuf,
-    denied: PathBuf,
-    target: SocketAddr,
-}
-
-impl Scene {
-    async fn create(lab: &Lab, name: &str) -> Result<Self> {
-        lab.apply(&namespace(name)).await?;
-        lab.apply(&profile(name, "Full", &["client", "server", "stranger"])).await?;
-        lab.apply(&rule_set(name, &[rule("client-to-server", "Allow", (name, "client"), (name, "server"))])).await?;
-        for (pod_name, node) in [("server", "node2"), ("client", "node3"), ("stranger", "node2")] {
-            lab.apply(&pod(name, pod_name, pod_name, Some(node))).await?;
-        }
-        let server = lab.await_pod(name, "server").await?;
-        lab.await_pod(name, "client").await?;
-        lab.await_pod(name, "stranger").await?;
-        let target = SocketAddr::new(pod_ip(&server)?, 8080);
-        let (allowed, denied) = (lab.netns(name, "client")?, lab.netns(name, "stranger")?);
-        lab.await_seen(&allowed, target, Seen::Open, SLOW).await?;
-        lab.await_seen(&denied, target, Seen::Dropped, SLOW).await?;
-        Ok(Self { name: name.to_owned(), allowed, denied, target })
-    }
-
-    fn tries(&self) -> [Try; 2] {
-        [&self.allowed, &self.denied].map(|netns| Try { netns: netns.clone(), target: self.target, udp: false })
-    }
-
-    /// Both verdicts, again and again, for a while.
-    fn hold(&self, how_long: Duration) -> Result<()> {
-        let begin = Instant::now();
-        while begin.elapsed() < how_long {
-            let seen = probe::all(&self.tries()).into_iter().collect::<std::io::Result<Vec<_>>>()?;
-            ensure!(seen == [Seen::Open, Seen::Dropped], "after {:?} the verdicts are {seen:?}", begin.elapsed());
-        }
-        Ok(())
-    }
-
-    async fn remove(self, lab: &Lab) -> Result<()> {
-        lab.delete("v1", "Namespace", None, &self.name).await?;
-        lab.delete(OURS, "RuleSet", None, &self.name).await
-    }
-}
+/// Name of the controller's Deployment and of its Lease.
+const CONTROLLER: &str = "ringfence-controller";
+/// How long a lease holds that nobody renews (`leader.rs` of the controller).
+const LEASE: Duration = Duration::from_secs(15);
 
 async fn scale_controller(lab: &Lab, replicas: i32) -> Result<()> {
     let deployments: Api<Deployment> = Api::namespaced(lab.client.clone(), SYSTEM);
     let patch = json!({"spec": {"replicas": replicas}});
-    deployments.patch("ringfence-controller", &PatchParams::default(), &Patch::Merge(patch)).await?;
+    deployments.patch(CONTROLLER, &PatchParams::default(), &Patch::Merge(patch)).await?;
     wait::until("the controller to be scaled", SLOW, || async {
-        let status = deployments.get("ringfence-controller").await?.status.unwrap_or_default();
+        let status = deployments.get(CONTROLLER).await?.status.unwrap_or_default();
         let settled = status.replicas.unwrap_or(0) == replicas && status.ready_replicas.unwrap_or(0) == replicas;
         Ok(settled.then_some(()))
     })
     .await
 }
 
-/// Controller stopped: Pods start and are enforced by class; its return brings their addresses to their peers.
+/// Controller stopped: Pods start, scale and are enforced by class; its return brings their addresses to their peers.
 pub async fn pods_are_enforced_without_the_controller(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "rb-controller").await?;
+    let outside = lab.bed.addresses()?.get("EXT_ADDRESS").context("no EXT_ADDRESS")?.clone();
+    lab.apply(&outside_list(&outside)).await?;
+    lab.apply(&rule_set(OUTSIDE, &[outside_rule(&scene.name)])).await?;
+    lab.apply(&controller("Deployment", &scene.name, "fleet", "client", 2)).await?;
+    lab.await_pods(&scene.name, "name=fleet", 2).await?;
+    lab.await_ready("RuleSet", None, OUTSIDE).await?;
     scale_controller(&lab, 0).await?;
     let outcome = without_controller(&lab, &scene).await;
     scale_controller(&lab, 1).await?;
     let (late, target) = outcome?;
-    lab.await_seen(&late, scene.target, Seen::Open, SLOW).await?;
+    for client in &late {
+        lab.await_seen(client, scene.target, Seen::Open, SLOW).await?;
+    }
     lab.await_seen(&scene.allowed, target, Seen::Open, SLOW).await?;
     scene.remove(&lab).await?;
+    for kind in ["RuleSet", "IPList"] {
+        lab.delete(OURS, kind, None, OUTSIDE).await?;
+    }
     Ok(Outcome::Passed)
 }
 
-async fn without_controller(lab: &Lab, scene: &Scene) -> Result<(PathBuf, SocketAddr)> {
+/// The rule and the IP list by which the client outside reaches port 8081 of clients: whoever has their class at once
+/// shows by it that it is more than closed.
+const OUTSIDE: &str = "rb-controller-outside";
+
+fn outside_list(address: &str) -> Value {
+    json!({
+        "apiVersion": OURS, "kind": "IPList", "metadata": {"name": OUTSIDE}, "spec": {"ranges": [address]},
+    })
+}
+
+fn outside_rule(app: &str) -> Value {
+    json!({
+        "name": "outside-to-clients", "consumers": [{"ipList": OUTSIDE}],
+        "providers": [{"labels": {"app": [app], "role": ["client"]}}],
+        "services": [{"protocol": "TCP", "port": 8081}],
+    })
+}
+
+/// Starts Pods and scales a Deployment down and up. Gives the new clients and the new server.
+async fn without_controller(lab: &Lab, scene: &Scene) -> Result<(Vec<PathBuf>, SocketAddr)> {
+    lab.apply(&controller("Deployment", &scene.name, "fleet", "client", 0)).await?;
+    lab.await_pods(&scene.name, "name=fleet", 0).await?;
+    lab.apply(&controller("Deployment", &scene.name, "fleet", "client", 3)).await?;
     lab.apply(&pod(&scene.name, "late-client", "client", Some("node2"))).await?;
     lab.apply(&pod(&scene.name, "late-server", "server", Some("node3"))).await?;
-    lab.await_pod(&scene.name, "late-client").await?;
+    let mut clients = lab.await_pods(&scene.name, "name=fleet", 3).await?;
+    clients.push(lab.await_pod(&scene.name, "late-client").await?);
     let target = SocketAddr::new(pod_ip(&lab.await_pod(&scene.name, "late-server").await?)?, 8080);
-    let late = lab.netns(&scene.name, "late-client")?;
-    ensure!(!kernel::ours(&late)?.is_empty(), "a Pod that started without the controller has no rules");
-    // Enforced by class: who is already known may be reached from either side's own view, strangers not at all.
+    let mut late = Vec::new();
+    for client in &clients {
+        let (name, address) = (client.name_any(), pod_ip(client)?);
+        let netns = lab.netns(&scene.name, &name)?;
+        ensure!(!kernel::ours(&netns)?.is_empty(), "{name} started without the controller and has no rules");
+        // Enforced by class: whom a rule names by address gets in, on that port only.
+        let outside = lab.bed.client_netns();
+        lab.await_seen(&outside, SocketAddr::new(address, 8081), Seen::Open, Duration::ZERO).await?;
+        lab.await_seen(&outside, SocketAddr::new(address, 8080), Seen::Dropped, Duration::ZERO).await?;
+        late.push(netns);
+    }
     lab.await_seen(&scene.denied, target, Seen::Dropped, Duration::ZERO).await?;
     lab.await_seen(&lab.bed.client_netns(), target, Seen::Dropped, Duration::ZERO).await?;
     scene.hold(Duration::from_secs(2))?;
     Ok((late, target))
 }
 
-/// Apiserver stopped: enforcement stays, also when an agent is killed meanwhile.
-pub async fn enforcement_stays_without_the_apiserver(lab: Lab) -> Result<Outcome> {
-    let scene = Scene::create(&lab, "rb-apiserver").await?;
-    let cluster = lab.bed.name().to_owned();
-    lab.bed.run(&["stop", &cluster, "apiserver"])?;
-    let held = scene.hold(Duration::from_secs(3)).and_then(|()| {
-        lab.bed.run(&["node-exec", &cluster, "2", "pkill", "-KILL", "-x", "cven"])?;
-        scene.hold(Duration::from_secs(10))
-    });
-    lab.bed.run(&["start", &cluster, "apiserver"])?;
-    held?;
-    wait::until("the apiserver to answer", SLOW, || async { lab.ours("RuleSet", &scene.name).await }).await?;
+/// Two replicas of the controller: one holds the Lease; when it dies the other goes on within the lease time.
+pub async fn a_second_controller_takes_over(lab: Lab) -> Result<Outcome> {
+    let scene = Scene::create(&lab, "rb-lease").await?;
+    let outcome = match scale_controller(&lab, 2).await {
+        Ok(()) => taken_over(&lab, &scene).await,
+        Err(error) => Err(error),
+    };
+    lab.delete(OURS, "RuleSet", None, "rb-lease-new").await?;
+    scale_controller(&lab, 1).await?;
+    outcome?;
     scene.remove(&lab).await?;
     Ok(Outcome::Passed)
 }
 
-/// Agent killed with SIGKILL under traffic: no verdict changes.
+async fn taken_over(lab: &Lab, scene: &Scene) -> Result<()> {
+    let pods = lab.await_pods(SYSTEM, "app.kubernetes.io/component=controller", 2).await?;
+    let holder = holder(lab).await?;
+    let (old, other): (Vec<&Pod>, Vec<&Pod>) = pods.iter().partition(|pod| pod.name_any() == holder);
+    let ([old], [_]) = (old.as_slice(), other.as_slice()) else {
+        bail!("the Lease is held by {holder}, which is not exactly one of the two replicas");
+    };
+    kill_for_good(lab, old).await?;
+    let begin = Instant::now();
+    let rules = [rule("new", "Allow", (&scene.name, "stranger"), (&scene.name, "server"))];
+    lab.apply(&rule_set("rb-lease-new", &rules)).await?;
+    // A little more than the lease: how often a replica looks at it, and the work itself.
+    lab.await_seen(&scene.denied, scene.target, Seen::Open, LEASE + Duration::from_secs(5)).await?;
+    let now = self::holder(lab).await?;
+    ensure!(now != holder, "the Lease is still held by {holder}, which is dead since {:?}", begin.elapsed());
+    lab.await_ready("RuleSet", None, "rb-lease-new").await.map(drop)
+}
+
+/// Who holds the controller's Lease.
+async fn holder(lab: &Lab) -> Result<String> {
+    let leases: Api<Lease> = Api::namespaced(lab.client.clone(), SYSTEM);
+    let lease = leases.get(CONTROLLER).await.context("failed to read the Lease")?;
+    lease.spec.and_then(|spec| spec.holder_identity).filter(|name| !name.is_empty()).context("nobody holds the Lease")
+}
+
+/// Deletes a Pod, so that it does not come again under its name, and kills its process before it could give anything
+/// back.
+async fn kill_for_good(lab: &Lab, victim: &Pod) -> Result<()> {
+    let node = victim.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+    let number = node.strip_prefix("node").with_context(|| format!("'{node}' is no node"))?;
+    let statuses = victim.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let id = statuses.and_then(|list| list.first()?.container_id.as_deref()?.strip_prefix("containerd://"));
+    let id = id.context("the controller's Pod has no container")?;
+    let pods: Api<Pod> = Api::namespaced(lab.client.clone(), SYSTEM);
+    lab.bed.run(&["node-exec", lab.bed.name(), number, "ctr", "-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", id])?;
+    let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    pods.delete(&victim.name_any(), &now).await.context("failed to delete the controller's Pod")?;
+    Ok(())
+}
+
+/// Agent killed with SIGKILL under traffic: no verdict changes, and a connection that is open lives on.
 pub async fn a_killed_agent_changes_no_verdict(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "rb-agent").await?;
-    for node in ["2", "3"] {
-        lab.bed.run(&["node-exec", lab.bed.name(), node, "pkill", "-KILL", "-x", "cven"])?;
-    }
-    scene.hold(Duration::from_secs(8))?;
+    let mut flow = LongFlow::open(&scene.allowed, scene.target)?;
+    let killed = [Killed::now(&lab, "2")?, Killed::now(&lab, "3")?];
+    let over = || Ok(killed.iter().all(|agent| agent.is_back(&lab)));
+    scene.hold_through(&mut flow, "the killed agents", over, Duration::from_secs(4))?;
     scene.remove(&lab).await?;
     Ok(Outcome::Passed)
 }
 
-/// One agent stopped: `Ready` of a new RuleSet stays False and names the node.
+/// One agent stopped: `Ready` of a new RuleSet stays False and names the node, and so does `ringfence status`.
 pub async fn a_rule_set_waits_for_every_node(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "rb-wait").await?;
-    let signal = |signal: &str| lab.bed.run(&["node-exec", lab.bed.name(), "3", "pkill", signal, "-x", "cven"]);
-    signal("-STOP")?;
+    cli::workloads_are_listed(&lab, &scene.name)?;
+    agent::signal(&lab, "3", "-STOP")?;
+    let outcome = waits(&lab, &scene).await;
+    agent::signal(&lab, "3", "-CONT")?;
+    outcome?;
+    lab.await_ready("RuleSet", None, "rb-wait-new").await?;
+    cli::status_is_content_with(&lab, "RuleSet rb-wait-new")?;
+    lab.delete(OURS, "RuleSet", None, "rb-wait-new").await?;
+    scene.remove(&lab).await?;
+    Ok(Outcome::Passed)
+}
+
+async fn waits(lab: &Lab, scene: &Scene) -> Result<()> {
     let rules = [rule("new", "Allow", (&scene.name, "stranger"), (&scene.name, "server"))];
-    let applied = lab.apply(&rule_set("rb-wait-new", &rules)).await;
-    let outcome = wait::until("a RuleSet that waits for node3", Duration::from_secs(20), || async {
+    lab.apply(&rule_set("rb-wait-new", &rules)).await?;
+    wait::until("a RuleSet that waits for node3", Duration::from_secs(20), || async {
         let object = lab.ours("RuleSet", "rb-wait-new").await?.context("no RuleSet")?;
         match ready(&object) {
             Some(condition) if condition.status == "False" && condition.message.contains("node3") => Ok(Some(())),
@@ -144,14 +199,8 @@ pub async fn a_rule_set_waits_for_every_node(lab: Lab) -> Result<Outcome> {
             None => Ok(None),
         }
     })
-    .await;
-    signal("-CONT")?;
-    applied?;
-    outcome?;
-    lab.await_ready("RuleSet", None, "rb-wait-new").await?;
-    lab.delete(OURS, "RuleSet", None, "rb-wait-new").await?;
-    scene.remove(&lab).await?;
-    Ok(Outcome::Passed)
+    .await?;
+    cli::status_names(lab, "RuleSet rb-wait-new", "WaitingForNodes", "node3")
 }
 
 /// A tightened policy ends the flows that it denies, and only those.

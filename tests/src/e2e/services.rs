@@ -1,12 +1,13 @@
 //! Services: virtual services with what is behind them, as providers, and ClusterIPs in front of labels.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
-use serde_json::json;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
 
 use super::Outcome;
-use crate::lab::{Lab, SLOW, pod_ip};
+use crate::lab::{Lab, SLOW, pod_ip, ready};
 use crate::manifests::{OURS, controller, namespace, pod, profile, rule_set, service};
 use crate::probe::Seen;
 use crate::wait;
@@ -46,7 +47,7 @@ pub async fn a_virtual_service_opens_exactly_its_ports(lab: Lab) -> Result<Outco
     lab.apply(&profile(name, "Full", &["client", "server", "other"])).await?;
     lab.apply(&pod(name, "client", "client", None)).await?;
     lab.apply(&pod(name, "other", "other", None)).await?;
-    lab.apply(&pod(name, "server", "server", None)).await?;
+    lab.apply(&server(name)).await?;
     lab.apply(&service(name, "server")).await?;
     lab.apply(&rule_set(
         "vs-ports",
@@ -67,11 +68,80 @@ pub async fn a_virtual_service_opens_exactly_its_ports(lab: Lab) -> Result<Outco
     let (client, other) = (lab.netns(name, "client")?, lab.netns(name, "other")?);
     lab.await_seen(&client, cluster_ip, Seen::Open, SLOW).await?;
     lab.await_seen(&client, SocketAddr::new(server, 8080), Seen::Open, SLOW).await?;
-    let at_once = std::time::Duration::ZERO;
+    let at_once = Duration::ZERO;
     lab.await_seen(&client, SocketAddr::new(server, 8081), Seen::Dropped, at_once).await?;
     lab.await_seen(&other, SocketAddr::new(server, 8080), Seen::Dropped, at_once).await?;
     lab.await_seen(&other, cluster_ip, Seen::Dropped, at_once).await?;
+    node_ports(&lab, name, SocketAddr::new(server, 8081)).await?;
     lab.delete("v1", "Namespace", None, name).await?;
-    lab.delete(OURS, "RuleSet", None, "vs-ports").await?;
+    for (kind, name) in [("RuleSet", "vs-ports"), ("RuleSet", "vs-outside"), ("IPList", "vs-outside")] {
+        lab.delete(OURS, kind, None, name).await?;
+    }
     Ok(Outcome::Passed)
+}
+
+/// A server on node2 whose port 8081 no probe names: what a node translates reaches probe ports (README, limits).
+fn server(space: &str) -> Value {
+    let mut server = pod(space, "server", "server", Some("node2"));
+    if let Some(second) = server.pointer_mut("/spec/containers/1").and_then(Value::as_object_mut) {
+        second.remove("startupProbe");
+    }
+    server
+}
+
+/// From outside through the nodes' ports, for a client that a rule lets reach the Pod: with policy Local it keeps its
+/// address and gets in; with Cluster it is hidden behind a node's address, nothing is opened, and the VirtualService
+/// says so.
+async fn node_ports(lab: &Lab, space: &str, server: SocketAddr) -> Result<()> {
+    let addresses = lab.bed.addresses()?;
+    let outside = addresses.get("EXT_ADDRESS").context("no EXT_ADDRESS")?;
+    lab.apply(&json!({
+        "apiVersion": OURS, "kind": "IPList", "metadata": {"name": "vs-outside"}, "spec": {"ranges": [outside]},
+    }))
+    .await?;
+    let rule = json!({
+        "name": "outside-to-server", "consumers": [{"ipList": "vs-outside"}],
+        "providers": [{"labels": {"app": [space], "role": ["server"]}}],
+        "services": [{"protocol": "TCP", "port": server.port()}],
+    });
+    lab.apply(&rule_set("vs-outside", &[rule])).await?;
+    let local = node_port(lab, space, "Local", server.port()).await?;
+    let cluster = node_port(lab, space, "Cluster", server.port()).await?;
+    lab.await_ready("RuleSet", None, "vs-outside").await?;
+
+    let client = lab.bed.client_netns();
+    let node = |number: u32| -> Result<IpAddr> {
+        let name = format!("NODE{number}_ADDRESS");
+        Ok(addresses.get(&name).with_context(|| format!("no {name}"))?.parse()?)
+    };
+    lab.await_seen(&client, server, Seen::Open, SLOW).await?;
+    lab.await_seen(&client, SocketAddr::new(node(2)?, local), Seen::Open, SLOW).await?;
+    for number in [2, 3] {
+        // Refused until kube-proxy translates it; from then on it is the Pod that drops.
+        lab.await_seen(&client, SocketAddr::new(node(number)?, cluster), Seen::Dropped, SLOW).await?;
+    }
+    wait::until("the VirtualService to say that its clients are hidden", SLOW, || async {
+        let object = lab.get(OURS, "VirtualService", Some(space), "server-cluster").await?.context("there is none")?;
+        match ready(&object) {
+            Some(condition) if condition.status == "False" && condition.reason == "SourceHidden" => Ok(Some(())),
+            Some(condition) => bail!("Ready={} {}: {}", condition.status, condition.reason, condition.message),
+            None => Ok(None),
+        }
+    })
+    .await?;
+    lab.await_ready("VirtualService", Some(space), "server-local").await.map(drop)
+}
+
+/// A Service of type NodePort in front of the server; its port on the nodes.
+async fn node_port(lab: &Lab, space: &str, policy: &str, target: u16) -> Result<u16> {
+    let name = format!("server-{}", policy.to_lowercase());
+    let mut object = service(space, &name);
+    object["spec"]["type"] = json!("NodePort");
+    object["spec"]["externalTrafficPolicy"] = json!(policy);
+    object["spec"]["selector"] = json!({"name": "server"});
+    object["spec"]["ports"][0]["targetPort"] = json!(target);
+    lab.apply(&object).await?;
+    let live = lab.get("v1", "Service", Some(space), &name).await?.with_context(|| format!("no Service {name}"))?;
+    let port = live["spec"]["ports"][0]["nodePort"].as_u64().context("the Service has no nodePort")?;
+    u16::try_from(port).context("a port has 16 bits")
 }

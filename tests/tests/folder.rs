@@ -1,0 +1,263 @@
+//! Policy without Kubernetes: `ringfence compile` writes a folder, `cven --objects --pods` puts it into the kernels of
+//! three network namespaces, and real connections show it. Needs root.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ringfence_tests::kernel;
+use ringfence_tests::probe::{self, Seen};
+
+const POLICY: &str = "\
+apiVersion: ringfence.dev/v1alpha1
+kind: ContainerWorkloadProfile
+metadata: {name: shop}
+spec:
+  managed: true
+  policyState: Full
+  labels:
+    app: {value: shop}
+    role: {allowed: [web, db, tools]}
+---
+apiVersion: ringfence.dev/v1alpha1
+kind: RuleSet
+metadata: {name: shop}
+spec:
+  scopes: [{labels: {app: [shop]}}]
+  rules:
+  - name: web-to-db
+    consumers: [{labels: {role: [web]}}]
+    providers: [{labels: {role: [db]}}]
+    services: [{protocol: TCP, port: 8080}]
+";
+
+const CLUSTER: &str = "\
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Namespace, metadata: {name: kube-system, uid: 11111111-1111-1111-1111-111111111111}}
+- {apiVersion: v1, kind: Namespace, metadata: {name: shop, uid: 22222222-2222-2222-2222-222222222222}}
+- apiVersion: v1
+  kind: Node
+  metadata: {name: n1}
+  status: {addresses: [{type: InternalIP, address: 192.0.2.1}], nodeInfo: {machineID: abc}}
+";
+
+/// The Pods, which are called like their roles, and the last number of their addresses.
+const PODS: [(&str, u8); 3] = [("web", 2), ("db", 3), ("tools", 4)];
+/// Every Pod listens on both; the rule names the first.
+const PORTS: [u16; 2] = [8080, 8081];
+
+fn address(number: u8) -> IpAddr {
+    IpAddr::from([10, 99, 0, number])
+}
+
+fn of(pod: &str) -> IpAddr {
+    let number = PODS.iter().find(|(name, _)| *name == pod).expect("a Pod of the test").1;
+    address(number)
+}
+
+/// Network namespaces on one bridge, and a folder; both go with it.
+struct Lab {
+    id: String,
+    folder: PathBuf,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let id = format!("rffo{}", std::process::id());
+        let folder = std::env::temp_dir().join(&id);
+        std::fs::create_dir_all(&folder).expect("a folder can be made");
+        let lab = Self { id, folder };
+        lab.add("hub");
+        lab.ip("hub", "link add br0 type bridge");
+        lab.ip("hub", "addr add 10.99.0.1/24 dev br0");
+        lab.ip("hub", "link set br0 up");
+        for (pod, number) in PODS {
+            lab.add(pod);
+            lab.ip("hub", &format!("link add {pod} type veth peer name eth0 netns {}", lab.name(pod)));
+            lab.ip("hub", &format!("link set {pod} master br0 up"));
+            lab.ip(pod, &format!("addr add 10.99.0.{number}/24 dev eth0"));
+            lab.ip(pod, "link set eth0 up");
+            for port in PORTS {
+                lab.listen(pod, SocketAddr::new(address(number), port));
+            }
+        }
+        lab
+    }
+
+    fn name(&self, netns: &str) -> String {
+        format!("{}-{netns}", self.id)
+    }
+
+    fn netns(&self, netns: &str) -> PathBuf {
+        Path::new("/run/netns").join(self.name(netns))
+    }
+
+    fn add(&self, netns: &str) {
+        run(Command::new("ip").args(["netns", "add", &self.name(netns)]));
+        self.ip(netns, "link set lo up");
+    }
+
+    fn ip(&self, netns: &str, arguments: &str) {
+        run(Command::new("ip").args(["-n", &self.name(netns)]).args(arguments.split(' ')));
+    }
+
+    /// Answers whatever is asked, until the test ends.
+    fn listen(&self, pod: &str, target: SocketAddr) {
+        let listener = probe::inside(&self.netns(pod), move || TcpListener::bind(target)).expect("the port is free");
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let _ = stream.read(&mut [0; 64]);
+                let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
+            }
+        });
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        std::fs::write(self.folder.join(file), text).expect("the folder can be written");
+    }
+
+    /// What `cven` is to enforce.
+    fn write_pods(&self, pods: &[(&str, u8)]) {
+        let entry = |(name, number): &(&str, u8)| {
+            format!(
+                "- {{name: {name}, namespace: shop, annotations: {{ringfence.dev/role: {name}}}, \
+                 netns: {}, ips: [{}]}}\n",
+                self.netns(name).display(),
+                address(*number)
+            )
+        };
+        self.write("pods.yaml", &pods.iter().map(entry).collect::<String>());
+    }
+
+    fn compile(&self, program: &Path) {
+        let arguments = ["compile", "--policy", "policy", "--cluster", "cluster.yaml", "--out", "computed"];
+        run(Command::new(program).current_dir(&self.folder).args(arguments));
+    }
+
+    fn cven(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.folder).args(["--objects", "computed", "--pods", "pods.yaml"]);
+        command.args(["--node-name", "n1", "--state-dir", "state"]).env("RUST_LOG", "warn");
+        command
+    }
+
+    fn seen(&self, from: &str, to: &str, port: u16) -> Seen {
+        probe::tcp(&self.netns(from), SocketAddr::new(of(to), port)).expect("a connection can be tried")
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for netns in ["hub", "web", "db", "tools"] {
+            let _ = Command::new("ip").args(["netns", "del", &self.name(netns)]).status();
+        }
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A program that runs until the test ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn run(command: &mut Command) -> Output {
+    let output = command.output().expect("it runs");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// The cluster with its Pods, as kubectl would print it.
+fn cluster() -> String {
+    let pod = |(name, number): (&str, u8)| {
+        format!(
+            "- apiVersion: v1
+  kind: Pod
+  metadata: {{name: {name}, namespace: shop, uid: {name}, annotations: {{ringfence.dev/role: {name}}}}}
+  spec: {{nodeName: n1, containers: [{{name: c}}]}}
+  status: {{phase: Running, podIP: 10.99.0.{number}, podIPs: [{{ip: 10.99.0.{number}}}]}}
+"
+        )
+    };
+    PODS.into_iter().map(pod).fold(CLUSTER.to_owned(), |text, pod| text + &pod)
+}
+
+/// A program of the workspace, which cargo leaves in the folder above that of the tests.
+fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("this test is a file");
+    let folder = test.ancestors().nth(2).expect("cargo puts tests into deps");
+    folder.join(name)
+}
+
+/// Awaits a condition; what it is about is said when it does not come.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "gave up waiting for {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Why this cannot run here, if it cannot.
+fn missing(programs: &[&Path]) -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("needs root".to_owned());
+    }
+    let absent = programs.iter().find(|program| !program.is_file());
+    absent.map(|program| format!("there is no {}: run 'make build'", program.display()))
+}
+
+#[test]
+fn a_compiled_folder_is_enforced_without_kubernetes() {
+    let (ringfence, cven) = (program("ringfence"), program("cven"));
+    if let Some(why) = missing(&[&ringfence, &cven]) {
+        // Not eprintln!, whose output is shown only when a test fails.
+        let _ = writeln!(std::io::stderr(), "a_compiled_folder_is_enforced_without_kubernetes: not run: {why}");
+        return;
+    }
+    let lab = Lab::new();
+    assert_eq!(lab.seen("tools", "db", 8081), Seen::Open, "nothing is enforced yet");
+    std::fs::create_dir(lab.folder.join("policy")).expect("a folder can be made");
+    lab.write("policy/shop.yaml", POLICY);
+    lab.write("cluster.yaml", &cluster());
+    lab.write_pods(&PODS);
+    lab.compile(&ringfence);
+
+    let once = run(lab.cven(&cven).arg("--once"));
+    assert_eq!(String::from_utf8_lossy(&once.stdout), "in force in 3 Pods\n");
+    let expected = [
+        ("web", "db", 8080, Seen::Open),
+        ("web", "db", 8081, Seen::Dropped),
+        ("tools", "db", 8080, Seen::Dropped),
+        ("db", "web", 8080, Seen::Dropped),
+        ("hub", "db", 8080, Seen::Dropped),
+        ("hub", "tools", 8080, Seen::Dropped),
+    ];
+    for (from, to, port, seen) in expected {
+        assert_eq!(lab.seen(from, to, port), seen, "{from} to {to} on {port}");
+    }
+
+    let _following = Running(lab.cven(&cven).spawn().expect("it runs"));
+    lab.write("policy/shop.yaml", &POLICY.replace("8080", "8081"));
+    lab.compile(&ringfence);
+    until("a changed rule to be in force", || lab.seen("web", "db", 8081) == Seen::Open);
+    assert_eq!(lab.seen("web", "db", 8080), Seen::Dropped, "the rule names another port now");
+
+    lab.write_pods(&PODS[..2]);
+    until("a Pod that was taken out of the file to have no rules", || {
+        kernel::ours(&lab.netns("tools")).expect("the kernel can be read").is_empty()
+    });
+    assert_eq!(lab.seen("hub", "tools", 8080), Seen::Open, "nothing is enforced at the Pod that was taken out");
+    assert_eq!(lab.seen("web", "db", 8081), Seen::Open, "the rule holds for the others");
+    assert_eq!(lab.seen("tools", "db", 8081), Seen::Dropped, "the others are enforced as before");
+    assert_eq!(lab.seen("hub", "web", 8080), Seen::Dropped, "the others are enforced as before");
+}
