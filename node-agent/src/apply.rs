@@ -7,6 +7,7 @@
 //! flows follow the policy, what was written is read back, and sets that no rule names any more go.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use ringfence_dataplane::sets::{self, SetDef, SetKind};
 use ringfence_dataplane::{Family, Installed, NetnsPolicy, Readback, Rendered, removal, render};
@@ -42,7 +43,7 @@ pub enum Wanted {
     /// Nothing of ours.
     Nothing,
     /// The rules of a policy.
-    Policy(Box<NetnsPolicy>),
+    Policy(Arc<NetnsPolicy>),
 }
 
 /// What a network namespace holds, as far as known.
@@ -60,7 +61,7 @@ pub enum Known {
 /// A policy that is in the kernel's hands.
 #[derive(Debug, Clone)]
 pub struct InForce {
-    policy: NetnsPolicy,
+    policy: Arc<NetnsPolicy>,
     rendered: Rendered,
     v4: Installed,
     v6: Installed,
@@ -87,7 +88,8 @@ impl Known {
     pub fn is(&self, wanted: &Wanted) -> bool {
         match (self, wanted) {
             (Self::Nothing, Wanted::Nothing) => true,
-            (Self::Policy(present), Wanted::Policy(policy)) => present.policy == **policy,
+            // Mostly the same one: comparing them is then comparing where they are.
+            (Self::Policy(present), Wanted::Policy(policy)) => present.policy == *policy,
             _ => false,
         }
     }
@@ -217,7 +219,7 @@ fn names(sets: &[SetDef]) -> BTreeSet<String> {
 }
 
 /// From a policy that is in force to another.
-fn change(backend: Backend, policy: &NetnsPolicy, present: InForce) -> Result<Outcome, ApplyError> {
+fn change(backend: Backend, policy: &Arc<NetnsPolicy>, present: InForce) -> Result<Outcome, ApplyError> {
     let same_generation = render(policy, present.rendered.generation);
     // What was due stays due.
     let flows = present.due.flows || present.ended_flows || may_tighten(&present.policy, policy);
@@ -236,7 +238,7 @@ fn change(backend: Backend, policy: &NetnsPolicy, present: InForce) -> Result<Ou
 }
 
 /// First contact: what is in the kernel is kept if it is right.
-fn take_over(backend: Backend, policy: &NetnsPolicy) -> Result<Outcome, ApplyError> {
+fn take_over(backend: Backend, policy: &Arc<NetnsPolicy>) -> Result<Outcome, ApplyError> {
     let kernel = Kernel::read(backend)?;
     let Some(generation) = kernel.v4.generation().or_else(|| (!kernel.v4.is_empty()).then_some(0)) else {
         return replace(backend, policy, kernel, true, BTreeSet::new());
@@ -258,7 +260,7 @@ fn take_over(backend: Backend, policy: &NetnsPolicy) -> Result<Outcome, ApplyErr
 /// back in any case.
 fn replace(
     backend: Backend,
-    policy: &NetnsPolicy,
+    policy: &Arc<NetnsPolicy>,
     kernel: Kernel,
     flows: bool,
     read_back: BTreeSet<Family>,

@@ -1,5 +1,6 @@
 //! One sandbox as the engine sees it: what its network namespace is to hold, what it holds, and what went wrong.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ringfence_dataplane::{Missing, Resolution};
@@ -114,11 +115,11 @@ impl Slot {
     pub fn resolved(&mut self, resolution: Resolution, may_close: bool, now: Instant) {
         let wanted = match resolution {
             Resolution::Unmanaged | Resolution::Idle => Wanted::Nothing,
-            Resolution::Enforce(policy) => Wanted::Policy(Box::new(policy)),
+            Resolution::Enforce(policy) => Wanted::Policy(Arc::new(policy)),
             Resolution::Incomplete { missing, closed } => {
                 let since = self.incomplete.as_ref().map_or(now, |(since, _)| *since);
                 self.incomplete = Some((since, missing));
-                self.stopgap = closed.filter(|_| may_close).map(|policy| Wanted::Policy(Box::new(policy)));
+                self.stopgap = closed.filter(|_| may_close).map(|policy| Wanted::Policy(Arc::new(policy)));
                 return;
             }
         };
@@ -276,7 +277,7 @@ mod tests {
             Some(Job::Apply { wanted, only_if_empty: true, .. }) => wanted,
             other => panic!("{other:?}"),
         };
-        assert_eq!(wanted, Wanted::Policy(Box::new(closed.clone())));
+        assert_eq!(wanted, Wanted::Policy(Arc::new(closed.clone())));
         // An agent that was restarted finds the rules of before: they stay.
         slot.finish(finished(Ok(outcome(Known::Unread, Done::Left))), now);
         assert!(slot.begin(at(now)).is_none() && !slot.is_settled());
