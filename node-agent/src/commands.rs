@@ -22,7 +22,7 @@ use crate::ledger::Ledger;
 use crate::machine;
 use crate::netns::{self, Location};
 use crate::report::{self, Identity, Report};
-use crate::sandboxes::{self, FolderWatch};
+use crate::sandboxes::{self, FolderWatch, Seen};
 use crate::tools::Backend;
 use crate::view::View;
 
@@ -169,7 +169,7 @@ fn send_folder(
     pods: &Path,
     node: Option<&str>,
     changes: &UnboundedSender<Change>,
-    sandboxes: &UnboundedSender<Result<Vec<Sandbox>, String>>,
+    sandboxes: &UnboundedSender<Seen>,
 ) -> anyhow::Result<()> {
     let mut news = folder::read(objects, node)?;
     let text = std::fs::read_to_string(pods).with_context(|| format!("read {}", pods.display()))?;
@@ -188,7 +188,7 @@ fn send_folder(
     for change in news {
         changes.send(change).map_err(|_| anyhow::anyhow!("reach the engine"))?;
     }
-    sandboxes.send(Ok(found)).context("reach the engine")
+    sandboxes.send(Seen { sandboxes: Some(found), problem: None }).context("reach the engine")
 }
 
 fn sandbox_of(pod: &LocalPod, netns: &Path) -> Sandbox {

@@ -15,12 +15,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{Done, Outcome, apply, clean_up};
-use crate::cri::Sandbox;
 use crate::feed::pods::{from_sandbox, with_sandbox};
 use crate::feed::{Change, Kind, Object};
 use crate::machine;
 use crate::netns;
 use crate::report::Report;
+use crate::sandboxes::Seen;
 use crate::slot::{Finished, Job, Moment, Slot};
 use crate::tools::Backend;
 use crate::view::{Held, View};
@@ -39,8 +39,8 @@ const LEDGER_DELAY: Duration = Duration::from_secs(1);
 pub struct Inputs {
     /// News of objects and Pods.
     pub changes: UnboundedReceiver<Change>,
-    /// The sandboxes that run, whenever they change, or why that is not known.
-    pub sandboxes: UnboundedReceiver<Result<Vec<Sandbox>, String>>,
+    /// The sandboxes that run, whenever that or what is known of it changes.
+    pub sandboxes: UnboundedReceiver<Seen>,
     /// To be told that a sandbox is missed.
     pub missed: Arc<Notify>,
     /// Ends the engine; what is in force stays.
@@ -133,7 +133,7 @@ impl Engine {
                     dirty |= self.take(change, &inputs.missed);
                     tokio::time::sleep(GATHER).await;
                 }
-                Some(sandboxes) = inputs.sandboxes.recv() => dirty |= self.take_sandboxes(sandboxes),
+                Some(seen) = inputs.sandboxes.recv() => dirty |= self.take_sandboxes(seen),
                 Some(finished) = arrivals.recv() => self.take_finished(finished),
                 () = sleep_until(self.wake_at) => {}
             }
@@ -180,9 +180,9 @@ impl Engine {
         dirty && !closes
     }
 
-    fn take_sandboxes(&mut self, sandboxes: Result<Vec<Sandbox>, String>) -> bool {
-        self.sandboxes = Some(sandboxes.as_ref().map(drop).map_err(Clone::clone));
-        let Ok(sandboxes) = sandboxes else { return false };
+    fn take_sandboxes(&mut self, seen: Seen) -> bool {
+        self.sandboxes = Some(seen.problem.map_or(Ok(()), Err));
+        let Some(sandboxes) = seen.sandboxes else { return false };
         let mut old = std::mem::take(&mut self.slots);
         for sandbox in sandboxes.into_iter().filter(|sandbox| !sandbox.host_network) {
             let id = sandbox.id.clone();

@@ -22,36 +22,36 @@ const SLOWEST: Duration = Duration::from_secs(1);
 /// After so long without news, a namespace that belongs to no sandbox is somebody else's.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What is known of the sandboxes that run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    /// Those that could be looked at; nothing is not the same as none.
+    pub sandboxes: Option<Vec<Sandbox>>,
+    /// Why there may be others.
+    pub problem: Option<String>,
+}
+
 /// Looks for sandboxes until the receiver is gone. `missed` makes it look at once.
-pub async fn follow(
-    runtime: Runtime,
-    folder: PathBuf,
-    missed: Arc<Notify>,
-    found: UnboundedSender<Result<Vec<Sandbox>, String>>,
-) {
+pub async fn follow(runtime: Runtime, folder: PathBuf, missed: Arc<Notify>, found: UnboundedSender<Seen>) {
     let mut watch = FolderWatch::new(&folder);
     if let Err(error) = &watch {
         tracing::warn!(folder = %folder.display(), %error, "failed to watch for network namespaces: Pods are found only when Kubernetes reports them");
     }
     let mut known = BTreeMap::new();
-    let mut told: Option<Result<Vec<Sandbox>, String>> = None;
+    let mut told: Option<Seen> = None;
+    let mut listed = false;
     let mut delay = FASTEST;
     let mut patient_until = Instant::now() + PATIENCE;
     loop {
-        let now = match refresh(&runtime, &mut known).await {
-            Ok(()) => Ok(known.values().cloned().collect()),
-            Err(error) => {
-                tracing::warn!(%error, "failed to look at the sandboxes: trying again");
-                patient_until = Instant::now() + PATIENCE;
-                delay = SLOWEST;
-                Err(error.to_string())
-            }
-        };
-        let settled = now.is_ok() && is_settled(&folder, &known);
-        // What could be read is worth knowing even if something could not; but nothing is not the same as none.
-        if now.is_err() && !known.is_empty() && found.send(Ok(known.values().cloned().collect())).is_err() {
-            return;
+        let problem = refresh(&runtime, &mut known).await.err().map(|error| error.to_string());
+        if let Some(error) = &problem {
+            tracing::warn!(%error, "failed to look at the sandboxes: trying again");
+            patient_until = Instant::now() + PATIENCE;
+            delay = SLOWEST;
         }
+        listed |= problem.is_none() || !known.is_empty();
+        let settled = problem.is_none() && is_settled(&folder, &known);
+        let now = Seen { sandboxes: listed.then(|| known.values().cloned().collect()), problem };
         if told.as_ref() != Some(&now) {
             if found.send(now.clone()).is_err() {
                 return;
