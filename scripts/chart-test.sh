@@ -88,8 +88,8 @@ test_placement() {
   check "self: agents tolerate every taint" holds self "$DAEMONSET | .spec.template.spec.tolerations == [{operator: \"Exists\"}]"
   check "self: agents go to every node" holds self "$DAEMONSET | .spec.template.spec.affinity == null"
   check "cloud: agents stay off masters" holds cloud "$DAEMONSET | .spec.template.spec.affinity.nodeAffinity
-    .requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0]
-    == {key: \"node-role.kubernetes.io/control-plane\", operator: \"DoesNotExist\"}"
+    .requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions
+    == ([\"control-plane\", \"master\"] | map({key: (\"node-role.kubernetes.io/\" + .), operator: \"DoesNotExist\"}))"
   check "the controller is one, and bound to no node" holds self \
     "$DEPLOYMENT | .spec.replicas == 1 and .spec.template.spec.affinity == null and .spec.template.spec.nodeSelector == null"
   check "the controller knows the management" holds cloud \

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use ringfence_model::{Labels, ParsePortError, PortMatch};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
 /// A protocol with a port, a port range, or an ICMP type.
@@ -123,6 +123,17 @@ pub struct NetworkAddress {
     pub network: String,
     /// The address.
     pub address: String,
+}
+
+/// Takes the defaults out of the schema of an item of a list. The list is owned as a whole: a default that the apiserver
+/// fills in is a difference from what its owner applied, and every further apply would be booked as a change.
+pub(crate) fn without_defaults(schema: &mut Schema) {
+    let properties = schema.get_mut("properties").and_then(serde_json::Value::as_object_mut);
+    for field in properties.into_iter().flat_map(|properties| properties.values_mut()) {
+        if let Some(field) = field.as_object_mut() {
+            field.remove("default");
+        }
+    }
 }
 
 /// Labels as plain strings: from dimension to value.

@@ -99,6 +99,7 @@ pub struct DefaultProfile {
 
 /// One Kubernetes label that becomes a policy label.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[schemars(transform = crate::common::without_defaults)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LabelMapEntry {
     /// What the Kubernetes label is on.

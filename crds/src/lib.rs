@@ -143,6 +143,28 @@ mod tests {
         }
     }
 
+    /// Whether a schema fills something in below a list.
+    fn fills_lists_in(schema: &Value, in_list: bool) -> bool {
+        let fields = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
+        let mut fields = fields.map(|(_, field)| field);
+        (in_list && schema.get("default").is_some())
+            || fields.any(|field| fills_lists_in(field, in_list))
+            || schema.get("items").is_some_and(|items| fills_lists_in(items, true))
+            || schema.get("additionalProperties").is_some_and(|inner| fills_lists_in(inner, in_list))
+    }
+
+    #[test]
+    fn what_is_applied_a_second_time_has_no_defaults_filled_into_its_lists() {
+        let computed = ["AddressGroup", "NodePolicy", "PeerGroup", "WorkloadPolicy"];
+        let written = all().into_iter().filter(|definition| !computed.contains(&definition.spec.names.kind.as_str()));
+        for definition in written {
+            let schema = definition.spec.versions[0].schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref());
+            let schema = serde_json::to_value(schema).expect("a schema is JSON");
+            let spec = schema.pointer("/properties/spec").expect("every kind has a spec");
+            assert!(!fills_lists_in(spec, false), "{}", definition.spec.names.kind);
+        }
+    }
+
     #[test]
     fn names_of_rule_sets_leave_room_for_those_of_their_workload_policies() {
         assert!(pattern::RULE_SET_NAME.ends_with(&format!(" {}", 253 - "-12345678".len())));

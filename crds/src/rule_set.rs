@@ -71,6 +71,7 @@ pub struct Scope {
 /// Who may open connections to whom, on what.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = crate::common::without_defaults)]
 #[x_kube(
     validation = Rule::new("size(self.consumers) > 0").message("consumers is empty and would match nobody: name who may connect"),
     validation = Rule::new("size(self.providers) > 0").message("providers is empty and would match nobody: name who listens"),

@@ -13,12 +13,12 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::Options;
-use crate::apply::{Done, Known, Wanted, apply};
+use crate::apply::{Done, Known, Terms, Wanted, apply};
 use crate::cri::{Runtime, Sandbox};
-use crate::engine::{Engine, Inputs, Kept, Outputs};
+use crate::engine::{Engine, Inputs, Outputs};
 use crate::feed::pod_file::PodEntry;
-use crate::feed::{Change, Kind, Object, folder, kubernetes};
-use crate::ledger::Ledger;
+use crate::feed::{Change, Kind, Object, folder, kubernetes, pods};
+use crate::ledger::{Kept, Ledger};
 use crate::machine;
 use crate::netns::{self, Location};
 use crate::report::{self, Identity, Report};
@@ -31,7 +31,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let node = options.node().context("know this node: give --node-name or NODE_NAME")?;
     let backend = Backend::probe()?;
     let machine_id = machine::machine_id(&[&options.machine_id_file, Path::new("/etc/machine-id")]);
-    let (ledger, found) = Ledger::open(&options.state_dir, &node).context("open the ledger")?;
+    let (ledger, found) = Ledger::open(&options.state_dir, &node, era(backend)).context("open the ledger")?;
     tracing::info!(%node, backend = backend.as_str(), from_ledger = found.is_some(), "starting");
 
     let stop = stop_on_signal()?;
@@ -50,11 +50,19 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     tokio::spawn(report::follow(client, identity, reports));
 
     let outputs = Outputs { report, ledger: ledger_out };
+    let (found, readings) = found.map(|Kept { store, pods, readings }| ((store, pods), readings)).unzip();
     let (engine, arrivals) = Engine::new(View::new(found), backend, outputs);
+    let engine = engine.remembering(readings.unwrap_or_default());
     engine.run(Inputs { changes: changes_in, sandboxes, missed, stop }, arrivals).await;
     // The last state is written before the end; rules stay as they are.
     writer.await.context("write the ledger")?;
     Ok(())
+}
+
+/// The time in which rules that were read back come back in the same form, from namespaces with the same cookies.
+fn era(backend: Backend) -> Option<String> {
+    let version = backend.version().inspect_err(|error| tracing::warn!("failed to know what reads rules: {error}"));
+    Some(format!("{} {}", machine::boot_id()?, version.ok()?))
 }
 
 /// `cven --objects DIR --pods FILE`: enforces a folder, and follows its changes.
@@ -139,14 +147,14 @@ pub async fn off(options: &Options) -> anyhow::Result<()> {
     let mut failed = Vec::new();
     let mut removed = 0;
     for location in paths.chain(pids) {
-        let work = || netns::run_in(&location, |_| apply(backend, &Wanted::Nothing, Known::Unread, false));
+        let work = || netns::run_in(&location, |_| apply(backend, &Wanted::Nothing, Known::Unread, &Terms::default()));
         match tokio::task::block_in_place(work) {
             Ok(Ok(outcome)) => removed += usize::from(outcome.done == Done::Removed),
             Ok(Err(error)) => failed.push(format!("{location}: {error}")),
             Err(error) => failed.push(error.to_string()),
         }
     }
-    Ledger::open(&options.state_dir, &options.node().unwrap_or_default())?.0.clear()?;
+    Ledger::open(&options.state_dir, &options.node().unwrap_or_default(), None)?.0.clear()?;
     println!("took the rules away from {removed} network namespaces");
     if !failed.is_empty() {
         bail!("clear every network namespace: {}", failed.join("; "));
@@ -182,7 +190,7 @@ fn send_folder(
         let pod = LocalPod::from(entry);
         let Some(netns) = netns else { bail!("enforce {}/{}: its netns is not given", pod.namespace, pod.name) };
         found.push(sandbox_of(&pod, &netns));
-        local.insert(pod.uid.clone(), Object::Pod(pod));
+        local.insert(pods::key(&pod), Object::Pod(pod));
     }
     news.push(Change::All { kind: Kind::Pod, objects: local });
     for change in news {
@@ -213,9 +221,9 @@ async fn keep_ledger(mut ledger: Ledger, mut news: watch::Receiver<Option<Kept>>
     loop {
         let ended = news.changed().await.is_err();
         let kept = news.borrow_and_update().clone();
-        if let Some(Kept { store, pods }) = kept {
+        if let Some(kept) = kept {
             let writing = tokio::task::spawn_blocking(move || {
-                let result = ledger.save(store, pods);
+                let result = ledger.save(kept);
                 (ledger, result)
             });
             let Ok((back, result)) = writing.await else { return };

@@ -8,22 +8,25 @@ use std::time::Duration;
 
 use ringfence_crds::Revision;
 use ringfence_crds::names::MARKER;
-use ringfence_dataplane::{LocalPod, ObjectStore, Resolution, resolve};
+use ringfence_dataplane::{ObjectStore, Resolution, resolve};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{Done, Outcome, apply, clean_up};
-use crate::feed::pods::{from_sandbox, with_sandbox};
+use crate::apply::{Done, Outcome};
+use crate::feed::pods::sandbox_key;
 use crate::feed::{Change, Kind, Object};
+use crate::ledger::Kept;
 use crate::machine;
-use crate::netns;
+use crate::netns::{self, Cookie};
+use crate::readings::Readings;
 use crate::report::Report;
 use crate::sandboxes::Seen;
-use crate::slot::{Finished, Job, Moment, Slot};
+use crate::slot::{Finished, Moment, Slot};
 use crate::tools::Backend;
 use crate::view::{Held, View};
+use crate::work::Work;
 
 /// Objects of one publication arrive on several watches within a few milliseconds of one another.
 const GATHER: Duration = Duration::from_millis(3);
@@ -56,15 +59,6 @@ pub struct Outputs {
     pub ledger: watch::Sender<Option<Kept>>,
 }
 
-/// What the ledger is to hold.
-#[derive(Debug, Clone)]
-pub struct Kept {
-    /// The objects.
-    pub store: ObjectStore,
-    /// The Pods.
-    pub pods: BTreeMap<String, LocalPod>,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Engine {
@@ -73,7 +67,9 @@ pub struct Engine {
     slots: BTreeMap<String, Slot>,
     node_addresses: Vec<IpAddr>,
     /// The agent's own namespace, the node's, which never holds the policy of a Pod.
-    own_cookie: Option<netns::Cookie>,
+    own_cookie: Option<Cookie>,
+    /// What an agent before this one has read back.
+    remembered: Arc<BTreeMap<Cookie, Readings>>,
     /// The namespace of the agent's own Pod.
     own_namespace: Option<String>,
     /// Whether rules are taken away from the namespace of a sandbox that is no longer listed. Not where a runtime takes
@@ -103,6 +99,7 @@ impl Engine {
             slots: BTreeMap::new(),
             node_addresses: machine::addresses(),
             own_cookie: netns::current_cookie().ok(),
+            remembered: Arc::default(),
             own_namespace: std::env::var("POD_NAMESPACE").ok(),
             releases_departed: false,
             acknowledged: None,
@@ -121,6 +118,12 @@ impl Engine {
     #[must_use]
     pub fn releasing_departed(self) -> Self {
         Self { releases_departed: true, ..self }
+    }
+
+    /// The same, with what an agent before it has read back.
+    #[must_use]
+    pub fn remembering(self, readings: BTreeMap<Cookie, Readings>) -> Self {
+        Self { remembered: Arc::new(readings), ..self }
     }
 
     /// Runs until it is stopped.
@@ -162,7 +165,7 @@ impl Engine {
         }
         if let Change::Put { name, object: Object::Pod(pod) } = &change
             && !pod.host_network
-            && !self.slots.values().any(|slot| slot.sandbox.uid == *name)
+            && !self.slots.values().any(|slot| sandbox_key(&slot.sandbox) == *name)
         {
             missed.notify_one();
         }
@@ -201,15 +204,19 @@ impl Engine {
     }
 
     fn forget_departed(&mut self) {
-        let slots = &self.slots;
-        self.view.forget_departed(|uid| slots.values().any(|slot| slot.sandbox.uid == uid));
+        self.view.forget_departed(self.slots.values().map(|slot| &slot.sandbox));
     }
 
     fn take_finished(&mut self, finished: Finished) {
         // A sandbox that has stopped in the meantime is nobody's concern any more.
         let Some(slot) = self.slots.get_mut(&finished.id) else { return };
         log_finished(slot, &finished, self.view.store());
-        slot.finish(finished, Instant::now());
+        let cleaned_up = matches!(finished.result, Ok(Outcome { done: Done::CleanedUp, .. }));
+        let (now, before) = (Instant::now(), slot.readings.clone());
+        slot.finish(finished, now);
+        if cleaned_up && slot.readings != before {
+            self.keep_at.get_or_insert(now + LEDGER_DELAY);
+        }
     }
 
     fn resolve_all(&mut self) {
@@ -223,10 +230,7 @@ impl Engine {
                 slot.resolved(Resolution::Unmanaged, false, now);
                 continue;
             }
-            let pod = match self.view.pod(&slot.sandbox.uid) {
-                Some(pod) => with_sandbox(pod, &slot.sandbox),
-                None => from_sandbox(&slot.sandbox),
-            };
+            let pod = self.view.pod_in(&slot.sandbox);
             // Our own Pods bring the rules of all others: they must not wait for them behind a closed door.
             let may_close = self.own_namespace.as_ref() != Some(&pod.namespace);
             slot.resolved(resolve(self.view.store(), &pod, &self.node_addresses), may_close, now);
@@ -247,6 +251,7 @@ impl Engine {
                 backend: self.backend,
                 cookie: slot.cookie,
                 forbidden: self.own_cookie,
+                remembered: self.remembered.clone(),
             };
             let (id, finished) = (id.clone(), self.finished.clone());
             tokio::spawn(async move {
@@ -274,9 +279,18 @@ impl Engine {
     fn keep(&mut self) {
         self.keep_at = None;
         if self.view.is_loaded() {
-            let kept = Kept { store: self.view.store().clone(), pods: self.view.pods().clone() };
-            self.outputs.ledger.send_replace(Some(kept));
+            let (store, pods) = (self.view.store().clone(), self.view.pods().clone());
+            self.outputs.ledger.send_replace(Some(Kept { store, pods, readings: self.readings() }));
         }
+    }
+
+    /// What was read back in which network namespace. What is remembered counts until every namespace was looked at.
+    fn readings(&self) -> BTreeMap<Cookie, Readings> {
+        let all_seen = self.sandboxes == Some(Ok(())) && self.slots.values().all(|slot| slot.cookie.is_some());
+        let mut readings = if all_seen { BTreeMap::new() } else { (*self.remembered).clone() };
+        let known = self.slots.values().filter(|slot| !slot.readings.is_empty());
+        readings.extend(known.filter_map(|slot| Some((slot.cookie?, slot.readings.clone()))));
+        readings
     }
 
     fn problems(&self) -> Vec<String> {
@@ -315,44 +329,6 @@ impl Engine {
     }
 }
 
-/// Work in one network namespace.
-struct Work {
-    id: String,
-    location: netns::Location,
-    backend: Backend,
-    /// The namespace as known from before.
-    cookie: Option<netns::Cookie>,
-    /// The namespace that is never to be touched.
-    forbidden: Option<netns::Cookie>,
-}
-
-impl Work {
-    fn run(self, job: Job) -> Finished {
-        let begun = std::time::Instant::now();
-        let entered = netns::run_in(&self.location, |cookie| (cookie, self.work(cookie, job)));
-        let (cookie, result) = match entered {
-            Ok((cookie, result)) => (Some(cookie), result),
-            Err(error) => (None, Err(error.to_string())),
-        };
-        Finished { id: self.id, cookie: cookie.filter(|_| result.is_ok()), result, took: begun.elapsed() }
-    }
-
-    fn work(&self, cookie: netns::Cookie, job: Job) -> Result<Outcome, String> {
-        // A sandbox keeps its namespace for life. A path or process id that leads elsewhere has a new owner.
-        if self.forbidden == Some(cookie) {
-            return Err(format!("enforce a policy in {}: that is the namespace of the node", self.location));
-        }
-        if self.cookie.is_some_and(|before| before != cookie) {
-            return Err(format!("enforce a policy in {}: that is another namespace than before", self.location));
-        }
-        match job {
-            Job::Apply { wanted, known, only_if_empty } => apply(self.backend, &wanted, known, only_if_empty),
-            Job::CleanUp(known) => clean_up(self.backend, known),
-        }
-        .map_err(|error| error.to_string())
-    }
-}
-
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -365,8 +341,11 @@ fn log_finished(slot: &Slot, finished: &Finished, store: &ObjectStore) {
     let (pod, ms) = (slot.pod(), u64::try_from(finished.took.as_millis()).unwrap_or(u64::MAX));
     let netns = finished.cookie.or(slot.cookie).map(|cookie| cookie.to_string()).unwrap_or_default();
     match &finished.result {
-        Ok(Outcome { done: done @ (Done::Nothing | Done::Left | Done::CleanedUp), .. }) => {
+        Ok(Outcome { done: done @ (Done::Nothing | Done::Left | Done::CleanedUp), problem: None, .. }) => {
             tracing::debug!(%pod, %netns, ms, ?done);
+        }
+        Ok(Outcome { done, problem: Some(problem), .. }) => {
+            tracing::warn!(%pod, %netns, ms, ?done, "failed to {problem}")
         }
         Ok(Outcome { done, .. }) => {
             let newest = store.workload_policies.values().max_by_key(|policy| policy.revision);
@@ -377,3 +356,7 @@ fn log_finished(slot: &Slot, finished: &Finished, store: &ObjectStore) {
         Err(error) => tracing::warn!(%pod, %netns, ms, "failed to {error}"),
     }
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -6,8 +6,17 @@ use std::path::Path;
 
 /// The machine-id, from the first of these files that is there.
 pub fn machine_id(files: &[&Path]) -> Option<String> {
-    let texts = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
-    texts.map(|text| text.trim().to_owned()).find(|id| !id.is_empty())
+    files.iter().find_map(|file| id_in(file))
+}
+
+/// What the kernel calls the time since it was started.
+pub fn boot_id() -> Option<String> {
+    id_in(Path::new("/proc/sys/kernel/random/boot_id"))
+}
+
+fn id_in(file: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(file).ok()?;
+    Some(text.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
 /// All addresses that interfaces of the calling thread's network namespace have, but for loopback and link-local ones.

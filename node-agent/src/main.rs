@@ -29,14 +29,18 @@ mod cri;
 mod engine;
 mod feed;
 mod flows;
+#[cfg(test)]
+mod lab;
 mod ledger;
 mod machine;
 mod netns;
+mod readings;
 mod report;
 mod sandboxes;
 mod slot;
 mod tools;
 mod view;
+mod work;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -38,7 +38,7 @@ pub enum NetnsError {
 
 /// What the kernel calls one network namespace, once and never again until the next boot. Inode numbers and process
 /// ids come again at once; a cookie does not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Cookie(pub u64);
 
 impl fmt::Display for Cookie {

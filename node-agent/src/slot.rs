@@ -6,9 +6,10 @@ use std::time::Duration;
 use ringfence_dataplane::{Missing, Resolution};
 use tokio::time::Instant;
 
-use crate::apply::{Done, Known, Outcome, Wanted};
+use crate::apply::{Done, Known, Outcome, Terms, Wanted};
 use crate::cri::Sandbox;
 use crate::netns::Cookie;
+use crate::readings::Readings;
 
 /// A rule whose peers are not all known may wait this long for them before it is reported.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,8 +32,8 @@ pub enum Job {
         wanted: Wanted,
         /// What it is known to hold.
         known: Known,
-        /// Leave rules alone that it holds already.
-        only_if_empty: bool,
+        /// How.
+        terms: Terms,
     },
     /// Do what was left for later.
     CleanUp(Known),
@@ -71,6 +72,8 @@ pub struct Slot {
     pub cookie: Option<Cookie>,
     /// Nobody lists it any more; it stays until its rules are gone.
     pub departed: bool,
+    /// What its rules were when they were last read back.
+    pub readings: Readings,
     wanted: Option<Wanted>,
     /// When rules were last written.
     written_at: Instant,
@@ -82,6 +85,7 @@ pub struct Slot {
     incomplete: Option<(Instant, Vec<Missing>)>,
     /// What is wanted as long as nothing better is known.
     stopgap: Option<Wanted>,
+    may_close: bool,
     left: bool,
 }
 
@@ -92,6 +96,7 @@ impl Slot {
             sandbox,
             cookie: None,
             departed: false,
+            readings: Readings::default(),
             wanted: None,
             written_at: Instant::now(),
             known: Known::Unread,
@@ -101,6 +106,7 @@ impl Slot {
             problem: None,
             incomplete: None,
             stopgap: None,
+            may_close: false,
             left: false,
         }
     }
@@ -111,8 +117,9 @@ impl Slot {
     }
 
     /// Takes in what the Pod is to have in force. While that is incomplete, what is in force stays; where nothing is, as
-    /// in a Pod that has just begun, `may_close` lets essential traffic alone pass until the rest is known.
+    /// in a Pod that has just begun, `may_close` lets less pass until the rest is known, or the kernel takes it.
     pub fn resolved(&mut self, resolution: Resolution, may_close: bool, now: Instant) {
+        self.may_close = may_close;
         let wanted = match resolution {
             Resolution::Unmanaged | Resolution::Idle => Wanted::Nothing,
             Resolution::Enforce(policy) => Wanted::Policy(Arc::new(policy)),
@@ -143,21 +150,26 @@ impl Slot {
     /// The work to do now, if any.
     pub fn begin(&mut self, moment: Moment) -> Option<Job> {
         let (wanted, only_if_empty) = self.target(moment.fresh)?;
-        if self.running || self.retry_at.is_some_and(|at| at > moment.now) || (self.left && only_if_empty) {
+        if self.running || (self.left && only_if_empty) {
             return None;
         }
-        let wanted = (!self.known.is(wanted)).then(|| wanted.clone());
-        if wanted.is_none() && !self.may_clean_up(moment) {
-            return None;
-        }
+        let again = self.retry_at.filter(|at| *at > moment.now);
+        let holds = self.known.is(wanted);
+        let job = match (again, holds) {
+            (None, false) => {
+                let terms = Terms { only_if_empty, may_close: self.may_close, readings: self.readings.clone() };
+                Job::Apply { wanted: wanted.clone(), known: std::mem::take(&mut self.known), terms }
+            }
+            // What closes a Pod until its policy is tried again is cleaned up meanwhile.
+            (None, true) | (Some(_), false) if self.may_clean_up(moment) => {
+                Job::CleanUp(std::mem::take(&mut self.known))
+            }
+            _ => return None,
+        };
         self.running = true;
         self.left = false;
-        self.retry_at = None;
-        let known = std::mem::take(&mut self.known);
-        Some(match wanted {
-            Some(wanted) => Job::Apply { wanted, known, only_if_empty },
-            None => Job::CleanUp(known),
-        })
+        self.retry_at = again;
+        Some(job)
     }
 
     /// Whether rules have to be written.
@@ -174,28 +186,48 @@ impl Slot {
         self.running = false;
         self.cookie = finished.cookie.or(self.cookie);
         match finished.result {
-            Ok(Outcome { known, done }) => {
-                self.known = known;
-                self.left = done == Done::Left;
-                // What goes wrong while cleaning up is over only when that has succeeded.
-                if !self.known.is_due() {
-                    self.failures = 0;
-                    self.problem = None;
-                }
-                if matches!(done, Done::Members | Done::Rules) {
-                    self.written_at = now;
-                } else if done == Done::CleanedUp && self.known.is_due() {
-                    self.retry_at = Some(now + FIRST_WAIT);
-                }
-            }
+            Ok(outcome) => self.succeed(outcome, now),
             Err(problem) => {
                 self.known = Known::Unread;
-                let wait = FIRST_WAIT.saturating_mul(1 << self.failures.min(10)).min(LONGEST_WAIT);
-                self.failures += 1;
-                self.retry_at = Some(now + wait);
-                self.problem = Some(problem);
+                self.fail(problem, now);
             }
         }
+    }
+
+    fn succeed(&mut self, Outcome { known, done, problem }: Outcome, now: Instant) {
+        if let Some(readings) = known.readings() {
+            self.readings = readings;
+        }
+        self.known = known;
+        self.left = done == Done::Left;
+        // What goes wrong while cleaning up is over only when that has succeeded, and what could not be put in force when
+        // it is.
+        if !self.known.is_due() && self.retry_at.is_none() {
+            self.failures = 0;
+            self.problem = None;
+        }
+        match (done, problem) {
+            (Done::Closed, Some(problem)) => self.fail(problem, now),
+            (_, Some(problem)) => self.problem = Some(problem),
+            (_, None) => {}
+        }
+        match done {
+            Done::Members | Done::Rules | Done::Closed => self.written_at = now,
+            // Some sets stay for a while.
+            Done::CleanedUp if self.known.is_due() => {
+                self.written_at = now;
+                self.retry_at.get_or_insert(now + FIRST_WAIT);
+            }
+            _ => {}
+        }
+    }
+
+    /// Tries again, later each time.
+    fn fail(&mut self, problem: String, now: Instant) {
+        let wait = FIRST_WAIT.saturating_mul(1 << self.failures.min(10)).min(LONGEST_WAIT);
+        self.failures += 1;
+        self.retry_at = Some(now + wait);
+        self.problem = Some(problem);
     }
 
     /// Whether it holds what it is to hold, and nothing is left to be done.
@@ -236,86 +268,5 @@ impl Slot {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use ringfence_dataplane::{Enforcement, NetnsPolicy};
-
-    fn slot() -> Slot {
-        Slot::new(
-            serde_json::from_value(serde_json::json!({
-                "id": "s", "uid": "u", "namespace": "shop", "name": "web", "labels": {}, "annotations": {},
-                "created_at": 0, "host_network": false, "netns": {}, "ips": [], "dns_servers": []
-            }))
-            .expect("a sandbox"),
-        )
-    }
-
-    fn finished(result: Result<Outcome, String>) -> Finished {
-        Finished { id: "s".to_owned(), cookie: None, result, took: Duration::ZERO }
-    }
-
-    fn outcome(known: Known, done: Done) -> Outcome {
-        Outcome { known, done }
-    }
-
-    fn at(now: Instant) -> Moment {
-        Moment { now, fresh: true, closed: true }
-    }
-
-    fn incomplete(closed: Option<NetnsPolicy>) -> Resolution {
-        Resolution::Incomplete { missing: vec![Missing::PeerGroup("p-1".to_owned())], closed }
-    }
-
-    #[tokio::test]
-    async fn a_new_pod_whose_rules_are_not_known_gets_essential_traffic_only() {
-        let (mut slot, now) = (slot(), Instant::now());
-        let closed = NetnsPolicy::new(Enforcement::Full);
-        slot.resolved(incomplete(Some(closed.clone())), false, now);
-        assert!(slot.begin(at(now)).is_none(), "not where it might lock out what brings the rules");
-        slot.resolved(incomplete(Some(closed.clone())), true, now);
-        let wanted = match slot.begin(at(now)) {
-            Some(Job::Apply { wanted, only_if_empty: true, .. }) => wanted,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(wanted, Wanted::Policy(Arc::new(closed.clone())));
-        // An agent that was restarted finds the rules of before: they stay.
-        slot.finish(finished(Ok(outcome(Known::Unread, Done::Left))), now);
-        assert!(slot.begin(at(now)).is_none() && !slot.is_settled());
-        slot.resolved(Resolution::Enforce(closed), true, now);
-        assert!(matches!(slot.begin(at(now)), Some(Job::Apply { only_if_empty: false, .. })));
-    }
-
-    #[tokio::test]
-    async fn an_incomplete_policy_keeps_what_is_in_force_and_stalls() {
-        let (mut slot, now) = (slot(), Instant::now());
-        slot.resolved(incomplete(None), true, now);
-        assert!(slot.begin(at(now)).is_none(), "nothing is known to be wanted");
-        assert!(!slot.is_settled());
-        assert_eq!(slot.stalled(now), None);
-        let late = now + PATIENCE;
-        assert_eq!(slot.stalled(late).as_deref(), Some("shop/web: waits for PeerGroup p-1"));
-    }
-
-    #[tokio::test]
-    async fn a_failure_is_tried_again_later_and_news_at_once() {
-        let (mut slot, now) = (slot(), Instant::now());
-        slot.resolved(Resolution::Idle, true, now);
-        assert!(slot.begin(at(now)).is_some());
-        assert!(slot.begin(at(now)).is_none(), "one at a time");
-        slot.finish(finished(Err("enter".to_owned())), now);
-        assert!(slot.begin(at(now)).is_none());
-        assert!(slot.deadline(now).is_some_and(|later| slot.begin(at(later)).is_some()));
-        slot.finish(finished(Ok(outcome(Known::Nothing, Done::Removed))), now);
-        assert!(slot.is_settled());
-    }
-
-    #[tokio::test]
-    async fn rules_in_the_kernel_outlast_a_view_that_is_not_fresh() {
-        let (mut slot, now) = (slot(), Instant::now());
-        slot.resolved(Resolution::Unmanaged, true, now);
-        assert!(slot.begin(Moment { fresh: false, ..at(now) }).is_some());
-        slot.finish(finished(Ok(outcome(Known::Unread, Done::Left))), now);
-        assert!(slot.begin(Moment { fresh: false, ..at(now) }).is_none());
-        assert!(slot.begin(at(now)).is_some());
-    }
-}
+#[path = "slot_tests.rs"]
+mod tests;

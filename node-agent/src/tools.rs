@@ -92,6 +92,14 @@ impl Backend {
         seen.unwrap_or_default()
     }
 
+    /// The version of the program that reads rules: each prints them in a form of its own.
+    ///
+    /// # Errors
+    /// When the program fails.
+    pub fn version(self) -> Result<String, ToolError> {
+        Ok(run(&self.program(Family::V4, "save"), &["--version"], None)?.trim().to_owned())
+    }
+
     /// What is in the tables of a family, as `iptables-save` prints it.
     ///
     /// # Errors

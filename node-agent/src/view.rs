@@ -10,6 +10,8 @@ use ringfence_crds::names::MARKER;
 use ringfence_crds::{ContainerClusterSpec, Revision};
 use ringfence_dataplane::{LocalPod, ObjectStore};
 
+use crate::cri::Sandbox;
+use crate::feed::pods::{from_sandbox, sandbox_key, with_sandbox};
 use crate::feed::{Change, ClusterEntry, Kind, Object};
 
 /// Why the newest policy is not in force.
@@ -44,10 +46,9 @@ pub struct View {
 
 impl View {
     /// A view of what the ledger holds; nothing has been read from a feed yet.
-    pub fn new(ledger: Option<(ObjectStore, Vec<LocalPod>)>) -> Self {
+    pub fn new(ledger: Option<(ObjectStore, BTreeMap<String, LocalPod>)>) -> Self {
         let from_ledger = ledger.is_some();
         let (store, pods) = ledger.unwrap_or_default();
-        let pods: BTreeMap<_, _> = pods.into_iter().map(|pod| (pod.uid.clone(), pod)).collect();
         Self { store, staged: Some(ObjectStore::default()), pods, from_ledger, ..Self::default() }
     }
 
@@ -56,9 +57,13 @@ impl View {
         &self.store
     }
 
-    /// The Pod with this uid.
-    pub fn pod(&self, uid: &str) -> Option<&LocalPod> {
-        self.pods.get(uid)
+    /// The Pod that runs in a sandbox: the one that is called as the sandbox says, or, if none is, what the sandbox knows
+    /// of it.
+    pub fn pod_in(&self, sandbox: &Sandbox) -> LocalPod {
+        match self.pods.get(&sandbox_key(sandbox)) {
+            Some(pod) => with_sandbox(pod, sandbox),
+            None => from_sandbox(sandbox),
+        }
     }
 
     /// All Pods, also those that are gone and whose sandboxes may still be there.
@@ -123,20 +128,21 @@ impl View {
     }
 
     /// Forgets Pods that are gone and of which no sandbox is left either.
-    pub fn forget_departed(&mut self, has_sandbox: impl Fn(&str) -> bool) {
+    pub fn forget_departed<'a>(&mut self, sandboxes: impl Iterator<Item = &'a Sandbox>) {
+        let present: BTreeSet<String> = sandboxes.map(sandbox_key).collect();
         let (kept, gone): (BTreeSet<_>, BTreeSet<_>) =
-            std::mem::take(&mut self.departed).into_iter().partition(|uid| has_sandbox(uid));
+            std::mem::take(&mut self.departed).into_iter().partition(|name| present.contains(name));
         self.departed = kept;
-        gone.iter().for_each(|uid| drop(self.pods.remove(uid)));
+        gone.iter().for_each(|name| drop(self.pods.remove(name)));
     }
 
     fn all_pods(&mut self, objects: BTreeMap<String, Object>) -> bool {
-        self.departed = self.pods.keys().filter(|uid| !objects.contains_key(*uid)).cloned().collect();
+        self.departed = self.pods.keys().filter(|name| !objects.contains_key(*name)).cloned().collect();
         self.read.insert(Kind::Pod);
         let mut changed = false;
-        for (uid, object) in objects {
+        for (name, object) in objects {
             if let Object::Pod(pod) = object {
-                changed |= self.pods.insert(uid, pod.clone()).as_ref() != Some(&pod);
+                changed |= self.pods.insert(name, pod.clone()).as_ref() != Some(&pod);
             }
         }
         self.settle(false) || changed

@@ -45,7 +45,7 @@ fn the_ledger_counts_until_everything_is_read() {
     let mut store = ObjectStore::default();
     let (name, Object::WorkloadPolicy(spec)) = marker(0, 7) else { panic!("a marker") };
     store.workload_policies.insert(name, spec);
-    let mut view = View::new(Some((store, Vec::new())));
+    let mut view = View::new(Some((store, BTreeMap::new())));
     assert!(view.counts() && !view.is_loaded());
     view.take(all(Kind::WorkloadPolicy, None));
     assert_eq!(view.revision(), Revision { epoch: 0, number: 7 });
@@ -79,14 +79,66 @@ fn a_new_epoch_needs_an_operator() {
     assert_eq!(view.revision(), Revision { epoch: 1, number: 2 });
 }
 
+/// The Pod shop/web with the uid u, as the container runtime has it.
+fn sandbox() -> Sandbox {
+    serde_json::from_value(serde_json::json!({
+        "id": "s", "uid": "u", "namespace": "shop", "name": "web", "labels": {"app": "web"}, "annotations": {},
+        "created_at": 0, "host_network": false, "netns": {}, "ips": [], "dns_servers": []
+    }))
+    .expect("a sandbox")
+}
+
+/// A Pod of the apiserver that says it has the uid u, with the label that tells it from the sandbox.
+fn claims_u(namespace: &str, name: &str) -> (String, Object) {
+    let pod = LocalPod {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        uid: "u".to_owned(),
+        labels: [("from".to_owned(), "apiserver".to_owned())].into(),
+        ..LocalPod::default()
+    };
+    (crate::feed::pods::key(&pod), Object::Pod(pod))
+}
+
+fn put_pod(view: &mut View, (name, object): (String, Object)) {
+    view.take(Change::Put { name, object });
+}
+
+fn is_known(view: &View) -> bool {
+    view.pod_in(&sandbox()).labels.contains_key("from")
+}
+
 #[test]
 fn a_pod_that_is_gone_is_known_while_its_sandbox_is_there() {
     let mut view = loaded(1);
-    let pod = LocalPod { uid: "u".to_owned(), name: "web".to_owned(), ..LocalPod::default() };
-    assert!(view.take(Change::Put { name: "u".to_owned(), object: Object::Pod(pod) }));
-    view.take(Change::Gone { kind: Kind::Pod, name: "u".to_owned() });
-    view.forget_departed(|_| true);
-    assert!(view.pod("u").is_some());
-    view.forget_departed(|_| false);
-    assert!(view.pod("u").is_none());
+    put_pod(&mut view, claims_u("shop", "web"));
+    view.take(Change::Gone { kind: Kind::Pod, name: claims_u("shop", "web").0 });
+    view.forget_departed([sandbox()].iter());
+    assert!(is_known(&view));
+    view.forget_departed([].iter());
+    assert!(!is_known(&view));
+}
+
+#[test]
+fn a_pod_that_claims_the_uid_of_another_does_not_take_its_place() {
+    let mut view = loaded(1);
+    for forged in [claims_u("elsewhere", "web"), claims_u("shop", "other")] {
+        put_pod(&mut view, forged.clone());
+        let alone = view.pod_in(&sandbox());
+        assert_eq!((alone.namespace.as_str(), alone.name.as_str()), ("shop", "web"), "the sandbox knows better");
+        assert_eq!(alone.labels, sandbox().labels);
+
+        put_pod(&mut view, claims_u("shop", "web"));
+        put_pod(&mut view, forged.clone());
+        let both = view.pod_in(&sandbox());
+        assert_eq!((both.namespace.as_str(), both.name.as_str()), ("shop", "web"));
+        assert!(is_known(&view), "the one that is called as the sandbox says counts");
+
+        view.take(Change::Gone { kind: Kind::Pod, name: forged.0.clone() });
+        view.forget_departed([sandbox()].iter());
+        assert!(!view.pods().contains_key(&forged.0), "it has no sandbox that would keep it");
+        assert!(is_known(&view), "nor does it take the other with it");
+        view.take(all(Kind::Pod, None));
+        view.forget_departed([].iter());
+    }
 }

@@ -1,6 +1,6 @@
 //! What of Ringfence is in the kernel of a network namespace.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::Command;
 
@@ -30,6 +30,16 @@ pub fn ours(netns: &Path) -> Result<Vec<String>> {
         lines.extend(text.lines().filter(|line| line.contains("RF")).map(str::to_owned));
     }
     Ok(lines)
+}
+
+/// Whether an address is a member of a set of ours in the namespace.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub fn knows(netns: &Path, address: IpAddr) -> Result<bool> {
+    let text = in_netns(netns, &["ipset", "save"])?;
+    let members = text.lines().filter_map(|line| line.strip_prefix("add RF")?.split(' ').nth(1));
+    Ok(members.filter_map(|member| member.split(',').next()).any(|member| member == address.to_string()))
 }
 
 /// The address of a Pod's interface: what Kubernetes would report as its podIP.

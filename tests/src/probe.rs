@@ -101,7 +101,10 @@ fn is_timeout(error: &io::Error) -> bool {
 
 fn classify(error: &io::Error) -> Option<Seen> {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Some(Seen::Refused),
+        io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable => Some(Seen::Refused),
         _ if is_timeout(error) => Some(Seen::Dropped),
         // A drop in the sender's own OUTPUT chain is told to the sender.
         io::ErrorKind::PermissionDenied => Some(Seen::Dropped),
@@ -228,6 +231,58 @@ impl LongFlow {
             .and_then(|()| self.stream.write_all(b"GET /hostname HTTP/1.0\r\n\r\n"));
         asked.is_ok() && matches!(self.stream.read(&mut [0_u8; 16]), Ok(count) if count > 0)
     }
+}
+
+/// A UDP flow that is kept, to see whether policy ends it.
+pub struct LongDatagrams {
+    socket: UdpSocket,
+}
+
+impl LongDatagrams {
+    /// A socket inside a namespace, connected to an agnhost `netexec`.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn open(netns: &Path, target: SocketAddr) -> io::Result<Self> {
+        let socket = inside(netns, move || {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.connect(target)?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            Ok(socket)
+        })?;
+        Ok(Self { socket })
+    }
+
+    /// Whether a datagram is answered.
+    pub fn speaks(&self) -> bool {
+        self.socket.send(b"hostname").and_then(|_| self.socket.recv(&mut [0_u8; 64])).is_ok()
+    }
+}
+
+/// Asks a DNS server over UDP for the address (A) of a name; whether any answer came.
+///
+/// # Errors
+/// When the question could not be asked at all.
+pub fn resolves(netns: &Path, server: SocketAddr, name: &str) -> io::Result<bool> {
+    // Header: id 7, recursion desired, one question (RFC 1035, 4.1).
+    let mut question = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        question.push(u8::try_from(label.len()).map_err(io::Error::other)?);
+        question.extend_from_slice(label.as_bytes());
+    }
+    question.extend_from_slice(&[0, 0, 1, 0, 1]);
+    inside(netns, move || {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect(server)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let mut answer = [0_u8; 512];
+        match socket.send(&question).and_then(|_| socket.recv(&mut answer)) {
+            // The same id, and at least one record in the answer.
+            Ok(length) => Ok(length > 12 && answer[..2] == [0, 7] && answer[6..8] != [0, 0]),
+            Err(error) if classify(&error).is_some() => Ok(false),
+            Err(error) => Err(error),
+        }
+    })
 }
 
 /// Whether an HTTP answer has come with all of its body, so that none of it is taken for the next answer.

@@ -1,10 +1,13 @@
 //! The test cluster as `tests/cluster/cluster.sh` brings it up.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 /// One cluster of the test bed, by name.
 #[derive(Debug, Clone)]
@@ -83,6 +86,34 @@ impl Testbed {
         Ok(PathBuf::from(path))
     }
 
+    /// Begins to bring the cluster up, in a process group of its own.
+    ///
+    /// # Errors
+    /// When nothing can be started.
+    pub fn begin_up(&self) -> Result<Begun> {
+        let mut command = self.command(&["up", &self.name]);
+        let child = command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        child.map(Begun).context("failed to run cluster.sh")
+    }
+
+    /// Command lines of running processes that name the folder of this cluster.
+    ///
+    /// # Errors
+    /// When processes cannot be listed.
+    pub fn processes(&self) -> Result<Vec<String>> {
+        let folder = format!("/ringfence/{}/", self.name);
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc")? {
+            // A process may end while it is looked at.
+            let Ok(line) = std::fs::read(entry?.path().join("cmdline")) else { continue };
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if line.contains(&folder) {
+                found.push(line);
+            }
+        }
+        Ok(found)
+    }
+
     /// Ends the cluster.
     ///
     /// # Errors
@@ -157,5 +188,20 @@ impl Testbed {
             bail!("make install failed with {status}");
         }
         Ok(())
+    }
+}
+
+/// A run of `up` under way.
+pub struct Begun(Child);
+
+impl Begun {
+    /// Kills it with all that it has started in its process group, as a killed shell would be.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub fn kill(&mut self) -> Result<()> {
+        let group = i32::try_from(self.0.id()).context("a process id is positive")?;
+        killpg(Pid::from_raw(group), Signal::SIGKILL).context("failed to kill the run")?;
+        self.0.wait().map(drop).context("failed to await the killed run")
     }
 }

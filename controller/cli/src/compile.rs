@@ -80,7 +80,8 @@ fn warnings(computed: &Computed) -> Vec<String> {
     let rule_sets = rule_sets.flat_map(|(name, list)| list.iter().map(move |text| format!("RuleSet {name}: {text}")));
     let services = computed.service_warnings.iter();
     let services = services.flat_map(|(name, list)| list.iter().map(move |text| format!("Service {name}: {text}")));
-    computed.cluster_warnings.iter().cloned().chain(rule_sets).chain(services).collect()
+    let hidden = computed.hidden_sources.iter().map(|(name, text)| format!("Service {name}: {text}"));
+    computed.cluster_warnings.iter().cloned().chain(rule_sets).chain(services).chain(hidden).collect()
 }
 
 /// Content of every file, by kind's plural and object's name. Kinds without objects are there, and empty.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use ringfence_compile::policy::Policy;
-use ringfence_compile::source::{self, EntryKind, LiveNames, Problem, Reading, Severity, SourceFile};
+use ringfence_compile::source::{self, EntryError, EntryKind, LiveNames, Problem, Reading, Severity, SourceFile};
 
 /// A folder that was read and checked.
 pub struct Folder {
@@ -55,18 +56,21 @@ fn read_files(folder: &Path) -> Result<(Vec<SourceFile>, Vec<Problem>)> {
     found.walk(folder, "")?;
     let (mut files, mut problems) = (Vec::new(), found.problems);
     for (path, place) in found.files {
-        let bytes = fs::read(&place).with_context(|| format!("failed to read {}", place.display()))?;
-        match String::from_utf8(bytes) {
-            Ok(text) => files.push(SourceFile { path, text }),
-            Err(_) => problems.push(problem(path, "this is not text in UTF-8: save it as such".to_owned())),
+        match read_file(path, &place).with_context(|| format!("failed to read {}", place.display()))? {
+            Ok(file) => files.push(file),
+            Err(error) => problems.push(error.problem()),
         }
     }
     Ok((files, problems))
 }
 
-/// A problem of a file as a whole.
-fn problem(path: String, message: String) -> Problem {
-    Problem { path, line: 1, column: 1, message, severity: Severity::Error }
+/// A file of policy, or why it cannot be one.
+fn read_file(path: String, place: &Path) -> io::Result<Result<SourceFile, EntryError>> {
+    let (size, limit) = (usize::try_from(fs::metadata(place)?.len()).unwrap_or(usize::MAX), source::FILE_BYTES);
+    if size > limit {
+        return Ok(Err(EntryError::TooBig { path, size, limit }));
+    }
+    Ok(source::file(path, fs::read(place)?))
 }
 
 /// What is below a folder.
@@ -93,7 +97,7 @@ impl Found {
                     self.files.insert(path, place);
                 }
                 Ok(Reading::Nothing) => {}
-                Err(error) => self.problems.push(problem(path, error.to_string())),
+                Err(error) => self.problems.push(error.problem()),
             }
         }
         Ok(())

@@ -140,6 +140,19 @@ fn check_refuses_links_and_repositories_within_as_the_importer_does() {
 }
 
 #[test]
+fn check_refuses_what_the_importer_would_not_read() {
+    let shop = folder(&[("a.yaml", PROFILE), ("big.yaml", &" ".repeat(2 * 1024 * 1024 + 1))]);
+    fs::write(shop.path().join("latin1.yaml"), b"# caf\xe9\n").expect("written");
+    let output = ringfence(&["check", "."], shop.path());
+    let expected = "\
+big.yaml:1:1: error: 'big.yaml' has 2097153 bytes and 2097152 are allowed: split it
+latin1.yaml:1:1: error: 'latin1.yaml' is not UTF-8 text: save it as UTF-8
+2 errors, 0 warnings in 1 files
+";
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(1), expected));
+}
+
+#[test]
 fn a_policy_repository_among_the_policy_is_left_out_with_a_warning() {
     let repository = "\
 apiVersion: ringfence.dev/v1alpha1

@@ -50,6 +50,8 @@ pub struct Computed {
     pub warnings: BTreeMap<String, Vec<String>>,
     /// What of a Service is not opened and why, by Service.
     pub service_warnings: BTreeMap<NamespacedName, Vec<String>>,
+    /// The Services whose outside is not opened, because the node hides who connects, with what helps.
+    pub hidden_sources: BTreeMap<NamespacedName, String>,
     /// What concerns the cluster as a whole: addresses that two claim, label keys that a kubelet can set.
     pub cluster_warnings: Vec<String>,
     /// For every Service of a managed namespace, what its VirtualService shows (without conditions).
@@ -100,6 +102,9 @@ pub fn compile(policy: &Policy, cluster: &ClusterState) -> Computed {
     let resolved = resolve::resolve(&world);
     let emitted = emit::emit(&world, &resolved);
     let machines = world.workloads.nodes.iter().chain(&world.workloads.unmanaged);
+    let hidden = |(key, service): (&NamespacedName, &services::ServiceFacts)| {
+        service.hidden_source.clone().map(|text| (key.clone(), text))
+    };
     let warned = world.virtual_services().filter(|(_, service)| !service.warnings.is_empty());
     Computed {
         node_policies: essentials::node_policies(&world, &Essentials::find(&world)),
@@ -107,6 +112,7 @@ pub fn compile(policy: &Policy, cluster: &ClusterState) -> Computed {
         peer_groups: emitted.peer_groups,
         address_groups: groups::address_groups(&world),
         service_warnings: warned.map(|(key, service)| (key.clone(), service.warnings.clone())).collect(),
+        hidden_sources: world.virtual_services().filter_map(hidden).collect(),
         cluster_warnings: world.warnings.clone(),
         virtual_services: world.virtual_services().map(|(key, facts)| (key.clone(), facts.shown.clone())).collect(),
         workloads: machines.map(|(name, facts)| (name.clone(), facts.shown.clone())).collect(),

@@ -7,9 +7,11 @@
 mod check;
 mod document;
 mod entries;
+mod index;
 mod meaning;
 mod places;
 mod schema;
+mod stand_in;
 mod tree;
 mod words;
 
@@ -23,7 +25,7 @@ use ringfence_crds::{
     ServiceDefinitionSpec, VirtualServiceSpec, WorkloadSpec,
 };
 
-pub use self::entries::{EntryError, EntryKind, Reading, join, reading};
+pub use self::entries::{EntryError, EntryKind, FILE_BYTES, Reading, file, join, reading};
 pub use self::places::Places;
 pub use self::tree::Place;
 use crate::policy::{ObjectKey, Origin, Policy};
@@ -120,8 +122,8 @@ pub struct Parsed {
     pub objects: Vec<ParsedObject>,
     /// Every problem of every document.
     pub problems: Vec<Problem>,
-    /// What documents with an error declare: it is there to refer to, although it cannot be used.
-    pub broken: BTreeSet<ObjectKey>,
+    /// What could be read of the documents with an error.
+    broken: Vec<document::Broken>,
 }
 
 /// Objects that a source may refer to although it does not hold them.
@@ -143,23 +145,20 @@ pub fn parse(files: &[SourceFile]) -> Parsed {
         let count = documents.len();
         for (index, document) in documents.into_iter().enumerate() {
             match document {
-                Ok(root) => parsed.add(document::read(&file.path, &root, schemas)),
+                Ok(root) => {
+                    let (outcome, problems) = document::read(&file.path, &root, schemas);
+                    parsed.problems.extend(problems);
+                    match outcome {
+                        document::Outcome::Whole(object) => parsed.objects.push(object),
+                        document::Outcome::Broken(broken) => parsed.broken.push(broken),
+                    }
+                }
                 Err(error) => parsed.problems.push(syntax_problem(&file.path, &error, index + 1 == count)),
             }
         }
     }
     parsed.problems.sort();
     parsed
-}
-
-impl Parsed {
-    fn add(&mut self, outcome: document::Outcome) {
-        self.problems.extend(outcome.problems);
-        match outcome.object {
-            Some(object) => self.objects.push(object),
-            None => self.broken.extend(outcome.key),
-        }
-    }
 }
 
 /// A document that cannot be read. After the last one of a file nobody knows what else there is.

@@ -188,7 +188,8 @@ fn external_ips_count_within_the_allowed_ranges() {
     );
     let warnings = &computed.service_warnings[&key("b/db")];
     assert!(warnings.iter().any(|text| text.contains("192.0.2.1")));
-    assert!(warnings.iter().any(|text| text.contains("30080") && text.contains("Local")), "{warnings:?}");
+    let hidden = &computed.hidden_sources[&key("b/db")];
+    assert!(hidden.contains("nodePort 30080") && hidden.contains("externalTrafficPolicy: Local"), "{hidden}");
 }
 
 #[test]
@@ -201,7 +202,21 @@ fn a_hidden_source_is_nobody_and_local_keeps_it() {
     lab.cluster.services.get_mut(&key("b/db")).unwrap().external_policy_local = true;
     assert_eq!(lab.verdict("203.0.113.7", "172.30.0.11", "30080/tcp"), V::Allowed);
     assert_eq!(lab.verdict("203.0.114.7", "172.30.0.11", "30080/tcp"), V::Blocked);
-    assert!(lab.compile().service_warnings.is_empty());
+    assert!(lab.compile().hidden_sources.is_empty());
+}
+
+#[test]
+fn a_source_is_hidden_only_from_pods_in_full_and_by_ways_in_from_outside() {
+    let mut lab = with_service(&["80:8080/tcp"]);
+    assert!(lab.compile().hidden_sources.is_empty(), "only from inside");
+    // A load balancer may do without node ports.
+    lab.cluster.services.get_mut(&key("b/db")).unwrap().ingress_ips.insert("203.0.113.7".parse().unwrap());
+    let computed = lab.compile();
+    let hidden = &computed.hidden_sources[&key("b/db")];
+    assert!(hidden.contains("load balancer 203.0.113.7"), "{hidden}");
+    assert!(computed.service_warnings.is_empty(), "said once");
+    lab.namespace("b", "Selective", "b", "prod");
+    assert!(lab.compile().hidden_sources.is_empty(), "nobody in Full");
 }
 
 #[test]

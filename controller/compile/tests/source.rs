@@ -1,44 +1,15 @@
-//! Room 2 on bad and good input. Places and messages are written by hand, from the text beside them.
+//! Room 2 on single documents, bad and good. Places and messages are written by hand, from the text beside them.
 
-use ringfence_compile::policy::{Kind, ObjectKey};
-use ringfence_compile::source::{LiveNames, Parsed, Problem, Severity, SourceFile, check, parse, to_policy};
+mod support;
+
 use rstest::rstest;
-
-fn files(list: &[(&str, &str)]) -> Vec<SourceFile> {
-    list.iter().map(|(path, text)| SourceFile { path: (*path).to_owned(), text: (*text).to_owned() }).collect()
-}
-
-fn all_problems(list: &[(&str, &str)]) -> Vec<Problem> {
-    let parsed = parse(&files(list));
-    let mut problems = check(&parsed, &LiveNames::default());
-    problems.extend(parsed.problems);
-    problems.sort();
-    problems
-}
-
-/// Exactly one problem, at the place, whose message holds the fragment.
-#[track_caller]
-fn assert_only(text: &str, place: &str, fragment: &str) {
-    let problems = all_problems(&[("a.yaml", text)]);
-    let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    assert_eq!(shown.len(), 1, "{shown:#?}");
-    assert!(shown[0].starts_with(&format!("a.yaml:{place}: ")), "{place}: {shown:#?}");
-    assert!(shown[0].contains(fragment), "{fragment}: {shown:#?}");
-}
-
-fn object(kind: &str, name: &str, spec: &str) -> String {
-    format!("apiVersion: ringfence.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{spec}")
-}
-
-/// A RuleSet whose only rule is the given block; the block begins on line 7, column 3.
-fn rule(block: &str) -> String {
-    object("RuleSet", "r", &format!("  scopes: [{{}}]\n  rules:\n{block}"))
-}
+use support::source::{all_problems, assert_only, object, places, rule};
 
 #[rstest]
 #[case::list("- 1\n", "1:1", "not a Ringfence object but a list")]
 #[case::text("hello\n", "1:1", "not a Ringfence object but the text 'hello'")]
 #[case::no_kind("apiVersion: ringfence.dev/v1alpha1\nmetadata: {name: a}\n", "1:1", "'kind' is missing")]
+#[case::no_header("metadata: {name: a}\n", "1:1", "'apiVersion' and 'kind' are missing")]
 #[case::config_map(
     "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n",
     "1:13",
@@ -192,7 +163,7 @@ fn the_frame_of_an_object_is_checked(#[case] text: &str, #[case] place: &str, #[
 )]
 #[case::port_text("ServiceDefinition", "  ports: [{protocol: TCP, port: '80'}]\n", "5:33", "without quotes")]
 #[case::protocol("ServiceDefinition", "  ports: [{protocol: tcp, port: 80}]\n", "5:22", "write TCP, UDP")]
-#[case::protocol_number("ServiceDefinition", "  ports: [{protocol: '300'}]\n", "5:11", "'300' is no protocol")]
+#[case::protocol_number("ServiceDefinition", "  ports: [{protocol: '300'}]\n", "5:22", "'300' is no protocol")]
 #[case::swapped("ServiceDefinition", "  ports: [{protocol: TCP, port: 9, endPort: 8}]\n", "5:11", "swap them")]
 #[case::bad_cidr(
     "ContainerCluster",
@@ -263,37 +234,8 @@ fn scopes_are_checked(#[case] spec: &str, #[case] place: &str, #[case] fragment:
     "7:47",
     "'-b' is not valid: a label value has"
 )]
-#[case::dangling_list(
-    "  - {name: a, consumers: [{ipList: x}], providers: [{allWorkloads: true}], allServices: true}\n",
-    "7:36",
-    "error: there is no IPList x"
-)]
-#[case::dangling_group(
-    "  - {name: a, consumers: [{labelGroups: [x]}], providers: [{allWorkloads: true}], allServices: true}\n",
-    "7:42",
-    "error: there is no LabelGroup x"
-)]
-#[case::dangling_service(
-    "  - {name: a, consumers: [{allWorkloads: true}], providers: [{allWorkloads: true}], services: [{name: x}]}\n",
-    "7:103",
-    "error: there is no ServiceDefinition x"
-)]
-#[case::dangling_workload(
-    "  - {name: a, consumers: [{workload: x}], providers: [{allWorkloads: true}], allServices: true}\n",
-    "7:38",
-    "warning: Workload x is not known here"
-)]
-#[case::dangling_virtual_service(
-    "  - {name: a, consumers: [{allWorkloads: true}], providers: [{virtualService: n/x}], useVirtualServicePorts: true}\n",
-    "7:79",
-    "warning: VirtualService n/x is not known here"
-)]
 fn rules_are_checked(#[case] block: &str, #[case] place: &str, #[case] fragment: &str) {
     assert_only(&rule(block), place, fragment);
-}
-
-fn places(problems: &[Problem]) -> Vec<String> {
-    problems.iter().map(|p| format!("{}:{}:{} {}", p.path, p.line, p.column, p.severity)).collect()
 }
 
 #[test]
@@ -304,6 +246,58 @@ fn a_rule_repeats_no_error_but_hides_none() {
     let found = all_problems(&[("a.yaml", &text)]);
     // The name, the reject that an Allow may not have, and the misspelled field, which leaves its term empty.
     assert_eq!(places(&found), ["a.yaml:7:5 error", "a.yaml:7:12 error", "a.yaml:7:99 error"], "{found:#?}");
+}
+
+/// Each mistake shows up beside the other ones, and none of them twice.
+#[rstest]
+#[case::other_field("IPList", "  ranges: [10.0.0.1/8]\n  exclusions: 5\n", &["5:12", "6:15"])]
+#[case::rule_about_all("IPList", "  fqdns: [example.org]\n  ranges: [10.0.0.1/8]\n", &["4:1", "6:12"])]
+#[case::parts_of_a_port("ServiceDefinition", "  ports: [{protocol: '300', port: 0}]\n", &["5:22", "5:35"])]
+#[case::rule_within(
+    "ContainerWorkloadProfile",
+    "  managed: 1\n  labels: {role: {value: a, allowed: [b]}}\n",
+    &["5:12", "6:18"]
+)]
+#[case::no_names(
+    "ContainerCluster",
+    "  podNetworks: [{cidrs: [10.0.0.0/8]}, {cidrs: [10.1.2.3/8]}]\n",
+    &["5:17", "5:40", "5:49"]
+)]
+#[case::no_warning_of_a_guess(
+    "ContainerCluster",
+    "  labelMap: [{kind: Nod, from: topology.kubernetes.io/region, to: loc}]\n",
+    &["5:21"]
+)]
+#[case::unknown_field("RuleSet", "  scopes: []\n  foo: 1\n", &["4:1", "6:3"])]
+#[case::two_rules_of_one_thing(
+    "RuleSet",
+    "  scopes: [{}]\n  rules: [{name: a, consumers: [], providers: [], allServices: true}]\n",
+    &["6:11", "6:11"]
+)]
+#[case::same_name_beside_none(
+    "RuleSet",
+    "  scopes: [{}]\n  rules:\n  - &a {name: a, consumers: [{allWorkloads: true}], providers: [{allWorkloads: true}], allServices: true}\n  - *a\n  - {consumers: [{allWorkloads: true}], providers: [{allWorkloads: true}], allServices: true}\n",
+    &["4:1", "9:5"]
+)]
+#[case::wrong_all_over("RuleSet", "  scopes: 1\n  rules: [2, {name: 3, consumers: 4}]\n", &["5:11", "6:11", "6:14", "6:14", "6:21", "6:35"])]
+fn a_mistake_hides_no_other(#[case] kind: &str, #[case] spec: &str, #[case] expected: &[&str]) {
+    assert_places(&object(kind, "a", spec), expected);
+}
+
+#[rstest]
+#[case::version_and_kind("apiVersion: ringfence.dev/v1\nkind: Ruleset\n", &["1:13", "2:7"])]
+#[case::no_version("kind: IPList\nmetadata: {name: a}\nspec: {ranges: 5}\n", &["1:1", "3:16"])]
+#[case::no_name("apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nspec: {ranges: 5}\n", &["1:1", "3:16"])]
+fn a_mistake_of_the_frame_hides_no_other(#[case] text: &str, #[case] expected: &[&str]) {
+    assert_places(text, expected);
+}
+
+/// Exactly these errors.
+#[track_caller]
+fn assert_places(text: &str, expected: &[&str]) {
+    let found = all_problems(&[("a.yaml", text)]);
+    let expected: Vec<String> = expected.iter().map(|place| format!("a.yaml:{place} error")).collect();
+    assert_eq!(places(&found), expected, "{found:#?}");
 }
 
 #[test]
@@ -362,75 +356,6 @@ fn deep_nesting_is_refused() {
 }
 
 #[test]
-fn an_object_is_written_once() {
-    let a = object("IPList", "a", "  ranges: []\n");
-    let found = all_problems(&[("a.yaml", &a), ("b.yaml", &a)]);
-    assert_eq!(places(&found), ["b.yaml:3:18 error"]);
-    assert!(found[0].message.contains("IPList a is already written in a.yaml:3"), "{found:#?}");
-}
-
-#[test]
-fn there_is_one_cluster() {
-    let cluster = |name| object("ContainerCluster", name, "  management: self\n");
-    let found = all_problems(&[("a.yaml", &cluster("this")), ("b.yaml", &cluster("that"))]);
-    assert_eq!(places(&found), ["b.yaml:3:18 error"]);
-    assert!(found[0].message.contains("this is in a.yaml:3"), "{found:#?}");
-}
-
-#[test]
-fn cycles_of_label_groups_are_named_once() {
-    let group =
-        |name, nested| object("LabelGroup", name, &format!("  dimension: env\n  values: [x]\n  groups: [{nested}]\n"));
-    let found =
-        all_problems(&[("a.yaml", &group("a", "b")), ("b.yaml", &group("b", "c")), ("c.yaml", &group("c", "a"))]);
-    assert_eq!(places(&found), ["a.yaml:7:12 error"], "{found:#?}");
-    assert!(found[0].message.contains("a > b > c > a"), "{found:#?}");
-    let own = all_problems(&[("a.yaml", &group("a", "a"))]);
-    assert!(own.len() == 1 && own[0].message.contains("a > a"), "{own:#?}");
-}
-
-#[test]
-fn nested_groups_are_of_one_dimension() {
-    let outer = object("LabelGroup", "a", "  dimension: env\n  groups: [b]\n");
-    let inner = object("LabelGroup", "b", "  dimension: role\n  values: [x]\n");
-    let found = all_problems(&[("a.yaml", &outer), ("b.yaml", &inner)]);
-    assert_eq!(places(&found), ["a.yaml:6:12 error"]);
-}
-
-#[test]
-fn what_selects_nothing_is_told_where_it_is_used() {
-    let used = rule(
-        "  - name: a\n    consumers: [{ipList: gone}, {labelGroups: [hollow]}]\n    providers: [{allWorkloads: true}]\n    services: [{name: none}]\n",
-    );
-    let found = all_problems(&[
-        ("a.yaml", &used),
-        ("b.yaml", &object("IPList", "gone", "  ranges: [10.0.0.0/9, 10.128.0.0/9]\n  exclusions: [10.0.0.0/8]\n")),
-        ("c.yaml", &object("LabelGroup", "hollow", "  dimension: env\n  values: []\n")),
-        ("d.yaml", &object("ServiceDefinition", "none", "  ports: []\n")),
-    ]);
-    assert_eq!(places(&found), ["a.yaml:8:26 warning", "a.yaml:8:48 warning", "a.yaml:10:23 warning"], "{found:#?}");
-}
-
-#[test]
-fn what_lives_in_the_cluster_or_is_merely_broken_does_not_dangle() {
-    let text = rule("  - {name: a, consumers: [{ipList: x}], providers: [{workload: n}], allServices: true}\n");
-    let parsed = parse(&files(&[("a.yaml", &text)]));
-    let keys = [ObjectKey::cluster_wide(Kind::IpList, "x"), ObjectKey::cluster_wide(Kind::Workload, "n")];
-    assert_eq!(check(&parsed, &LiveNames { keys: keys.into() }), []);
-    let broken = object("IPList", "x", "  ranges: [nonsense]\n");
-    let found = all_problems(&[("a.yaml", &text), ("b.yaml", &broken)]);
-    assert_eq!(places(&found), ["a.yaml:7:64 warning", "b.yaml:5:12 error"], "{found:#?}");
-}
-
-#[test]
-fn a_label_that_the_profile_fixes_otherwise_has_no_effect() {
-    let profile = object("ContainerWorkloadProfile", "shop", "  managed: true\n  labels: {app: {value: shop}}\n");
-    let service = "apiVersion: ringfence.dev/v1alpha1\nkind: VirtualService\nmetadata: {name: db, namespace: shop}\nspec:\n  labels: {app: other, role: db}\n";
-    let found = all_problems(&[("a.yaml", &profile), ("b.yaml", service)]);
-    assert_eq!(places(&found), ["b.yaml:5:17 warning"], "{found:#?}");
-}
-
-#[test]
 fn a_line_of_the_label_map_that_a_kubelet_can_write_warns() {
     let cluster = |from: &str, kind: &str| {
         object("ContainerCluster", "this", &format!("  labelMap:\n  - {{kind: {kind}, from: {from}, to: loc}}\n"))
@@ -458,49 +383,4 @@ fn ranges_are_taken_in_every_form() {
     let ranges = "[192.0.2.1, 192.0.2.0/24, 0.0.0.0/0, 192.0.2.10-192.0.2.20, '192.0.2.10 - 192.0.2.20', '::1', \
                   '2001:db8::/32', '::/0', '::ffff:192.0.2.1', '2001:DB8::1-2001:db8::9']";
     assert_eq!(all_problems(&[("a.yaml", &object("IPList", "x", &format!("  ranges: {ranges}\n")))]), []);
-}
-
-fn sample() -> Parsed {
-    parse(&files(&[("policy-sample.yaml", include_str!("policy-sample.yaml"))]))
-}
-
-#[test]
-fn the_sample_is_good() {
-    let parsed = sample();
-    assert_eq!(parsed.problems.len(), 1, "{:?}", parsed.problems);
-    let problem = &parsed.problems[0];
-    assert_eq!((problem.line, problem.column, problem.severity), (11, 12, Severity::Warning));
-    assert!(
-        problem.message.contains("'topology.kubernetes.io/region' has no effect: a kubelet can set it"),
-        "{problem}"
-    );
-    let kinds: Vec<&str> = parsed.objects.iter().map(|object| object.key.kind.as_str()).collect();
-    let expected = [
-        "ContainerCluster",
-        "ContainerWorkloadProfile",
-        "LabelGroup",
-        "IPList",
-        "ServiceDefinition",
-        "Workload",
-        "RuleSet",
-        "PolicyRepository",
-    ];
-    assert_eq!(kinds, expected);
-    let found = check(&parsed, &LiveNames::default());
-    assert_eq!(found.len(), 2, "{found:#?}");
-    assert!(found.iter().all(|problem| problem.severity == Severity::Warning));
-    assert!(found[0].message.contains("VirtualService shop/db"), "{found:#?}");
-    assert!(found[1].message.contains("PolicyRepository ringfence-system/policy is left out"), "{found:#?}");
-}
-
-#[test]
-fn policy_knows_where_it_was_written() {
-    let policy = to_policy(&sample());
-    assert_eq!(policy.rule_sets["shop"].rules.len(), 6);
-    assert_eq!(policy.cluster.annotation_prefixes, ["ringfence.dev/"]);
-    let origin = &policy.origins[&ObjectKey::cluster_wide(Kind::RuleSet, "shop")];
-    assert_eq!((origin.file.as_str(), origin.line), ("policy-sample.yaml", 49));
-    assert_eq!(origin.rule_lines["web-to-api"], 58);
-    assert_eq!(origin.rule_lines["backup"], 81);
-    assert_eq!(policy.origins[&ObjectKey::cluster_wide(Kind::ContainerCluster, "this")].line, 3);
 }

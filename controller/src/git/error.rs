@@ -4,8 +4,6 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ringfence_compile::source::EntryError;
-
 /// Why no commit could be taken. The text follows "failed to fetch: ".
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
@@ -78,29 +76,10 @@ pub enum GitError {
     /// The folder is something else.
     #[error("'{0}' is no folder: set spec.path to the folder that holds the policy")]
     PathNoFolder(String),
-    /// Something that cannot stand in a folder of policy.
-    #[error(transparent)]
-    Entry(#[from] EntryError),
-    /// Not UTF-8.
-    #[error("'{path}' is not UTF-8 text: save it as UTF-8")]
-    NotText {
-        /// Path in the repository.
-        path: String,
-    },
     /// Too many files.
     #[error("there are more than {limit} files: set spec.path to the folder that holds the policy")]
     TooManyFiles {
         /// How many there may be.
-        limit: usize,
-    },
-    /// One file is too big.
-    #[error("'{path}' has {size} bytes and {limit} are allowed: split it")]
-    FileTooBig {
-        /// Path in the repository.
-        path: String,
-        /// Its size.
-        size: usize,
-        /// What is allowed.
         limit: usize,
     },
     /// All files together are too big.
@@ -147,10 +126,7 @@ impl GitError {
             Self::Authentication { .. } => "AuthenticationFailed",
             Self::InCommit { error, .. } => error.reason(),
             Self::PathMissing(_) | Self::PathNoFolder(_) => "PathNotFound",
-            Self::Entry(_) | Self::NotText { .. } => "UnreadableSource",
-            Self::TooManyFiles { .. } | Self::FileTooBig { .. } | Self::TooBig { .. } | Self::DownloadTooBig { .. } => {
-                "SourceTooLarge"
-            }
+            Self::TooManyFiles { .. } | Self::TooBig { .. } | Self::DownloadTooBig { .. } => "SourceTooLarge",
             Self::Timeout(_) => "FetchTimedOut",
             Self::Cache { .. } | Self::Git(_) => "FetchFailed",
         }

@@ -2,7 +2,7 @@
 //!
 //! Goals, and how they are met:
 //! 1. Nothing in a repository runs or escapes here: the commit's tree object is read, there is never a checkout, and
-//!    links, submodules and odd names are refused ([`tree`]).
+//!    links, submodules and odd names are problems of the commit ([`tree`]).
 //! 2. A hostile or broken repository costs a bounded amount of time, memory and disk ([`Limits`]).
 //! 3. A commit that is already here costs one listing of the remote's references and no download ([`cache`]).
 //! 4. A private certificate authority counts for its own repository only ([`certificate`]).
@@ -23,7 +23,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ringfence_compile::source::SourceFile;
+use ringfence_compile::source::{self, Parsed, Problem, SourceFile};
 
 pub use error::GitError;
 
@@ -86,7 +86,7 @@ impl Default for Limits {
         const MIB: usize = 1 << 20;
         Self {
             files: 10_000,
-            file_bytes: 2 * MIB,
+            file_bytes: source::FILE_BYTES,
             total_bytes: 32 * MIB,
             download_bytes: 256 * MIB,
             time: Duration::from_secs(60),
@@ -101,6 +101,18 @@ pub struct Commit {
     pub id: String,
     /// The policy files, sorted by path; paths are relative to the repository's root.
     pub files: Vec<SourceFile>,
+    /// What among them cannot be read as policy.
+    pub problems: Vec<Problem>,
+}
+
+impl Commit {
+    /// What the files say, and every problem of the commit itself.
+    pub fn parse(&self) -> Parsed {
+        let mut parsed = source::parse(&self.files);
+        parsed.problems.extend_from_slice(&self.problems);
+        parsed.problems.sort();
+        parsed
+    }
 }
 
 /// Takes the commit that `remote` refers to and reads the policy files under `folder` (empty: all).
@@ -133,9 +145,9 @@ fn fetch_with_cache(
 ) -> Result<Commit, GitError> {
     let repository = cache::open(cache)?;
     let id = cache::bring(&repository, remote, limits, deadline)?;
-    let files = tree::read(&repository, id, folder, limits).map_err(|error| match error {
+    let (files, problems) = tree::read(&repository, id, folder, limits).map_err(|error| match error {
         GitError::Git(_) => error,
         error => GitError::InCommit { commit: id.to_string(), error: Box::new(error) },
     })?;
-    Ok(Commit { id: id.to_string(), files })
+    Ok(Commit { id: id.to_string(), files, problems })
 }

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use git2::{Oid, Repository, Signature, TreeBuilder};
-use ringfence_compile::source::EntryError;
 use tempfile::TempDir;
 
 use super::{Commit, Credentials, GitError, Limits, Reference, Remote, fetch};
@@ -182,23 +181,33 @@ fn only_policy_files_under_the_folder_are_read() {
     assert!(matches!(error("../outside"), GitError::PathMissing(_)));
 }
 
+/// The rest of the commit is read all the same, so that one look shows every problem of it.
 #[test]
-fn links_and_submodules_are_refused() {
+fn each_entry_that_cannot_be_read_is_a_problem() {
     let bench = Bench::new();
-    let target = bench.blob(b"/etc/passwd");
-    bench.commit("main", bench.tree(&[("a.yaml", target, LINK)]));
-    let error = bench.main().expect_err("a link");
-    assert!(
-        matches!(&error, GitError::Entry(EntryError::NotPlain { path, what: "symbolic link" }) if path == "a.yaml"),
-        "{error}"
-    );
-    let commit = bench.commit_file("other", "x");
-    bench.commit("main", bench.tree(&[("sub", commit, SUBMODULE)]));
-    let error = bench.main().expect_err("a submodule");
-    assert!(
-        matches!(&error, GitError::Entry(EntryError::NotPlain { path, what: "submodule" }) if path == "sub"),
-        "{error}"
-    );
+    let link = bench.tree(&[("link", bench.blob(b"/etc/passwd"), LINK)]);
+    let sub = bench.commit_file("other", "x");
+    let (not_text, big, list) = (bench.blob(&[0xff, 0xfe]), bench.blob(&[b'x'; 101]), bench.blob(b"- 1\n"));
+    let files = [("a.yaml", not_text, FILE), ("b.yaml", big, FILE), ("c.yaml", list, FILE)];
+    bench.commit("main", bench.tree(&[&files[..], &[("shop", link, FOLDER), ("sub", sub, SUBMODULE)]].concat()));
+    let limits = Limits { file_bytes: 100, ..Limits::default() };
+    let commit = bench.fetch(branch("main"), "", &limits).expect("the commit");
+    assert_eq!(texts(&commit), [("c.yaml", "- 1\n")]);
+    let problems: Vec<String> = commit.parse().problems.iter().map(ToString::to_string).collect();
+    let advice = "and policy is read from plain files only: replace it by a copy or remove it";
+    let expected = [
+        "a.yaml:1:1: error: 'a.yaml' is not UTF-8 text: save it as UTF-8",
+        "b.yaml:1:1: error: 'b.yaml' has 101 bytes and 100 are allowed: split it",
+        "c.yaml:1:1: error: not a Ringfence object but a list: write apiVersion, kind, metadata and spec",
+        &format!("shop/link:1:1: error: 'shop/link' is a symbolic link, {advice}"),
+        &format!("sub:1:1: error: 'sub' is a submodule, {advice}"),
+    ];
+    assert_eq!(problems, expected);
+}
+
+#[test]
+fn a_link_to_the_folder_of_policy_is_refused() {
+    let bench = Bench::new();
     let folder = bench.tree(&[("a.yaml", bench.blob(b"x"), FILE)]);
     bench.commit("main", bench.tree(&[("real", folder, FOLDER), ("alias", bench.blob(b"real"), LINK)]));
     let error = bench.fetch(branch("main"), "alias", &Limits::default()).expect_err("a link to a folder");
@@ -214,8 +223,9 @@ fn what_is_too_much_is_refused() {
     let fits = Limits { files: 2, file_bytes: 10, total_bytes: 20, ..Limits::default() };
     assert_eq!(with(fits).expect("just fits").files.len(), 2);
     assert!(matches!(with(Limits { files: 1, ..fits }), Err(GitError::TooManyFiles { limit: 1 })));
-    assert!(matches!(with(Limits { file_bytes: 9, ..fits }), Err(GitError::FileTooBig { size: 10, limit: 9, .. })));
     assert!(matches!(with(Limits { total_bytes: 19, ..fits }), Err(GitError::TooBig { limit: 19 })));
+    let problems = Limits { file_bytes: 9, ..fits };
+    assert!(matches!(with(problems), Err(GitError::TooBig { limit: 20 })), "what is said about files counts as well");
 }
 
 /// Thirty levels, each twice in the level above: a thousand million files in thirty objects.
@@ -241,13 +251,6 @@ fn a_commit_that_cannot_be_read_is_named() {
     assert_eq!((error.commit(), error.reason()), (Some(id.to_string().as_str()), "PathNotFound"));
     let short = &id.to_string()[..8];
     assert_eq!(error.to_string(), format!("commit {short}: there is no folder 'policy': check spec.path"));
-}
-
-#[test]
-fn text_that_is_not_utf8_is_refused() {
-    let bench = Bench::new();
-    bench.commit("main", bench.tree(&[("a.yaml", bench.blob(&[0xff, 0xfe]), FILE)]));
-    assert!(matches!(bench.main(), Err(GitError::NotText { path }) if path == "a.yaml"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Reading the policy files of a commit from its tree object.
 
 use git2::{ObjectType, Oid, Repository, Tree};
-use ringfence_compile::source::{self, EntryKind, Reading, SourceFile};
+use ringfence_compile::source::{self, EntryError, EntryKind, Problem, Reading, SourceFile};
 
 use super::{GitError, Limits};
 
@@ -10,25 +10,27 @@ const MODE_LINK: i32 = 0o120_000;
 /// Entries of any kind that are looked at per allowed policy file: a tree may name itself many times over.
 const ENTRIES_PER_FILE: usize = 10;
 
-/// The policy files (`*.yaml`, `*.yml`) under `folder`, sorted by path. What begins with a dot (`.github`) is not
-/// policy and is left out; a link or a submodule is an error, since leaving it out would silently change policy.
+/// The policy files (`*.yaml`, `*.yml`) under `folder`, and a problem for each entry that cannot be read as policy, both
+/// sorted by path. What begins with a dot (`.github`) is not policy and is left out; a link or a submodule is a problem,
+/// since leaving it out would silently change policy.
 pub(super) fn read(
     repository: &Repository,
     commit: Oid,
     folder: &str,
     limits: &Limits,
-) -> Result<Vec<SourceFile>, GitError> {
+) -> Result<(Vec<SourceFile>, Vec<Problem>), GitError> {
     let root = repository.find_commit(commit)?.tree()?;
     let folder = normal(folder);
     let tree = subfolder(repository, root, &folder)?;
-    let mut reader = Reader { repository, limits, files: Vec::new(), entries: 0, bytes: 0 };
+    let mut reader = Reader { repository, limits, files: Vec::new(), problems: Vec::new(), entries: 0, bytes: 0 };
     let mut open = vec![(folder, tree)];
     while let Some((path, tree)) = open.pop() {
         reader.folder(&path, &tree, &mut open)?;
     }
-    let mut files = reader.files;
+    let Reader { mut files, mut problems, .. } = reader;
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(files)
+    problems.sort();
+    Ok((files, problems))
 }
 
 /// `./a//b/` is `a/b`.
@@ -58,6 +60,7 @@ struct Reader<'r> {
     repository: &'r Repository,
     limits: &'r Limits,
     files: Vec<SourceFile>,
+    problems: Vec<Problem>,
     entries: usize,
     bytes: usize,
 }
@@ -76,10 +79,11 @@ impl<'r> Reader<'r> {
                 _ => EntryKind::Submodule,
             };
             let path = source::join(folder, &String::from_utf8_lossy(entry.name_bytes()));
-            match source::reading(folder, entry.name_bytes(), kind)? {
-                Reading::Folder => open.push((path, self.repository.find_tree(entry.id())?)),
-                Reading::File => self.file(path, entry.id())?,
-                Reading::Nothing => {}
+            match source::reading(folder, entry.name_bytes(), kind) {
+                Ok(Reading::Folder) => open.push((path, self.repository.find_tree(entry.id())?)),
+                Ok(Reading::File) => self.file(path, entry.id())?,
+                Ok(Reading::Nothing) => {}
+                Err(error) => self.problem(&error)?,
             }
         }
         Ok(())
@@ -91,17 +95,31 @@ impl<'r> Reader<'r> {
         }
         // The size comes first, from the header: the content may be larger than memory.
         let (size, _) = self.repository.odb()?.read_header(id)?;
-        if size > self.limits.file_bytes {
-            return Err(GitError::FileTooBig { path, size, limit: self.limits.file_bytes });
+        let limit = self.limits.file_bytes;
+        if size > limit {
+            return self.problem(&EntryError::TooBig { path, size, limit });
         }
-        self.bytes += size;
+        self.count(size)?;
+        match source::file(path, self.repository.find_blob(id)?.content().to_owned()) {
+            Ok(file) => self.files.push(file),
+            Err(error) => self.problem(&error)?,
+        }
+        Ok(())
+    }
+
+    /// Keeps an error until the whole tree is read: people want to know of all of them.
+    fn problem(&mut self, error: &EntryError) -> Result<(), GitError> {
+        let problem = error.problem();
+        // What is kept counts: a tree may hold very long paths very many times.
+        self.count(problem.path.len() + problem.message.len())?;
+        self.problems.push(problem);
+        Ok(())
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<(), GitError> {
+        self.bytes += bytes;
         if self.bytes > self.limits.total_bytes {
             return Err(GitError::TooBig { limit: self.limits.total_bytes });
-        }
-        let content = self.repository.find_blob(id)?.content().to_owned();
-        match String::from_utf8(content) {
-            Ok(text) => self.files.push(SourceFile { path, text }),
-            Err(_) => return Err(GitError::NotText { path }),
         }
         Ok(())
     }

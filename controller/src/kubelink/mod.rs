@@ -4,7 +4,6 @@
 //! status.
 
 pub mod cluster;
-pub mod hidden_source;
 pub mod owner;
 pub mod profiles;
 pub mod refusals;

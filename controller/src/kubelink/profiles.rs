@@ -9,7 +9,7 @@ use crate::engine::world::{World, cluster_wide};
 use crate::write::{Operation, Target, Write};
 
 /// What a namespace gets that nobody wrote a profile for.
-fn default_spec(default: &DefaultProfile) -> ContainerWorkloadProfileSpec {
+pub(crate) fn default_spec(default: &DefaultProfile) -> ContainerWorkloadProfileSpec {
     ContainerWorkloadProfileSpec {
         managed: default.managed,
         // An unmanaged namespace has no state: the apiserver would refuse one.

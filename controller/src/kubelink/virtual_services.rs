@@ -5,7 +5,7 @@ use ringfence_compile::compile::Computed;
 use ringfence_crds::{VirtualService, VirtualServiceSpec, VirtualServiceStatus};
 use serde_json::json;
 
-use super::{hidden_source, owner};
+use super::owner;
 use crate::engine::world::World;
 use crate::status::Ready;
 use crate::write::{Operation, Target, Write};
@@ -21,7 +21,6 @@ pub fn plan(world: &World, computed: &Computed, now: &Time) -> Vec<Write> {
             writes.push(Write { target: Target::VirtualService, key: key.clone(), operation });
         }
     }
-    let hidden = hidden_source::find(world, computed);
     for (key, service) in &world.virtual_services {
         let found = computed.virtual_services.get(key);
         let useless = match (found, world.cluster.services.contains_key(key)) {
@@ -33,7 +32,7 @@ pub fn plan(world: &World, computed: &Computed, now: &Time) -> Vec<Write> {
             Some(owner::delete(service))
         } else {
             let warnings = computed.service_warnings.get(key).map_or(&[][..], Vec::as_slice);
-            let ready = ready(found, hidden.get(key), warnings);
+            let ready = ready(found, computed.hidden_sources.get(key), warnings);
             let status = status(service, found, &ready, now);
             (service.status.as_ref() != Some(&status)).then(|| Operation::Status(json!(status)))
         };
@@ -47,9 +46,7 @@ fn ready(found: Option<&VirtualServiceStatus>, hidden: Option<&String>, warnings
         return Ready::no("NoService", "there is no such Service in a managed namespace");
     }
     if let Some(hidden) = hidden {
-        // The compiler warns of the same in its own words.
-        let others = warnings.iter().filter(|warning| !warning.contains("externalTrafficPolicy"));
-        let all: Vec<&str> = [hidden].into_iter().chain(others).map(String::as_str).collect();
+        let all: Vec<&str> = [hidden].into_iter().chain(warnings).map(String::as_str).collect();
         return Ready::no("SourceHidden", all.join("; "));
     }
     match warnings {

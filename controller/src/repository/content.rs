@@ -1,11 +1,11 @@
 //! What an object from git should be, and how it differs from what lives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use ringfence_compile::policy::ObjectKey;
-use ringfence_compile::source::ParsedObject;
+use ringfence_compile::source::{Parsed, ParsedObject};
 use ringfence_crds::names::{
     ANNOTATION_COMMIT, ANNOTATION_FILE, ANNOTATION_LINE, API_VERSION, LABEL_CREATED_BY, LABEL_REPOSITORY,
 };
@@ -45,6 +45,12 @@ pub(super) enum Difference {
 }
 
 impl Desired {
+    /// The policy of a commit, for the repository of this name.
+    pub(super) fn all(commit: &Parsed, repository: &str) -> Vec<Self> {
+        let policy = commit.objects.iter().filter(|object| object.is_policy());
+        policy.map(|object| Self::new(object, repository)).collect()
+    }
+
     /// The object as written in git, for the repository of this name.
     pub(super) fn new(object: &ParsedObject, repository: &str) -> Self {
         let mut labels = strings(&object.json, "/metadata/labels");
@@ -116,11 +122,17 @@ impl Desired {
         ours.is_some() && ours == theirs
     }
 
-    /// The paths under `spec` at which this spec differs from ours.
-    pub(super) fn differing(&self, spec: Option<&Value>) -> Vec<Vec<String>> {
-        let (ours, theirs) = self.normal_specs(spec);
+    /// The paths of the fields that somebody may have changed: where what lives differs from ours. A label that git
+    /// has dropped is not among them, since it is git's own change.
+    pub(super) fn differing(&self, live: &DynamicObject) -> Vec<Vec<String>> {
+        let (ours, theirs) = self.normal_specs(live.data.get("spec"));
         let mut paths = Vec::new();
-        differing(&ours.unwrap_or_default(), &theirs.unwrap_or_default(), &mut Vec::new(), &mut paths);
+        let mut at = vec!["spec".to_owned()];
+        differing(&ours.unwrap_or_default(), &theirs.unwrap_or_default(), &mut at, &mut paths);
+        let metadata = |map: &str, key: &String| vec!["metadata".to_owned(), map.to_owned(), key.clone()];
+        let mark = live.labels().get_key_value(LABEL_CREATED_BY).map(|(key, _)| key);
+        paths.extend(lacking(&self.labels, live.labels()).chain(mark).map(|key| metadata("labels", key)));
+        paths.extend(lacking(&self.annotations, live.annotations()).map(|key| metadata("annotations", key)));
         paths
     }
 
@@ -136,11 +148,19 @@ impl Desired {
 fn agrees(
     wanted: &BTreeMap<String, String>,
     live: &BTreeMap<String, String>,
-    from_git: &std::collections::BTreeSet<String>,
+    from_git: &BTreeSet<String>,
     except: &[&str],
 ) -> bool {
-    wanted.iter().all(|(key, value)| live.get(key) == Some(value))
+    lacking(wanted, live).next().is_none()
         && from_git.iter().all(|key| wanted.contains_key(key) || except.contains(&key.as_str()))
+}
+
+/// The keys that are wanted and do not live with that value.
+fn lacking<'a>(
+    wanted: &'a BTreeMap<String, String>,
+    live: &BTreeMap<String, String>,
+) -> impl Iterator<Item = &'a String> {
+    wanted.iter().filter(|(key, value)| live.get(*key) != Some(value)).map(|(key, _)| key)
 }
 
 /// The paths at which two values differ. Lists are whole: the apiserver merges none of ours item by item.
@@ -151,7 +171,7 @@ fn differing(a: &Value, b: &Value, at: &mut Vec<String>, out: &mut Vec<Vec<Strin
         }
         return;
     };
-    let keys: std::collections::BTreeSet<&String> = left.keys().chain(right.keys()).collect();
+    let keys: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
     for key in keys {
         at.push(key.clone());
         let get = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or_default();

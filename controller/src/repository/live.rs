@@ -1,11 +1,12 @@
 //! The policy objects that live in the cluster, read once per round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::try_join_all;
 use kube::api::{DynamicObject, ListParams};
 use kube::{Client, ResourceExt};
 use ringfence_compile::policy::{Kind, ObjectKey};
+use ringfence_crds::names::LABEL_REPOSITORY;
 
 use super::kinds;
 
@@ -24,6 +25,26 @@ impl Live {
     pub(super) fn get(&self, key: &ObjectKey) -> Option<&DynamicObject> {
         self.0.get(key)
     }
+
+    /// The ContainerCluster that counts: the oldest one, as for the engine.
+    pub(super) fn first_cluster(&self) -> Option<&DynamicObject> {
+        let clusters = self.0.iter().filter(|(key, _)| key.kind == Kind::ContainerCluster);
+        clusters.map(|(_, object)| object).min_by_key(|object| (object.creation_timestamp(), object.name_any()))
+    }
+
+    /// What a commit may refer to although it does not hold it: what is not this repository's, and, unless that is
+    /// pruned, what is and stays when it is gone from git.
+    pub(super) fn beside_commit(
+        &self,
+        repository: &str,
+        owned: &BTreeSet<ObjectKey>,
+        prunes: bool,
+    ) -> BTreeSet<ObjectKey> {
+        let labelled =
+            |object: &DynamicObject| object.labels().get(LABEL_REPOSITORY).is_some_and(|by| by == repository);
+        let stays = |key: &ObjectKey, object: &DynamicObject| !prunes || !(labelled(object) || owned.contains(key));
+        self.0.iter().filter(|(key, object)| stays(key, object)).map(|(key, _)| key.clone()).collect()
+    }
 }
 
 async fn list(client: &Client, kind: Kind) -> Result<Vec<(ObjectKey, DynamicObject)>, kube::Error> {
@@ -35,4 +56,37 @@ async fn list(client: &Client, kind: Kind) -> Result<Vec<(ObjectKey, DynamicObje
             (key, object)
         })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn list(name: &str) -> ObjectKey {
+        ObjectKey::cluster_wide(Kind::IpList, name)
+    }
+
+    #[test]
+    fn a_commit_may_refer_to_what_stays_beside_it() {
+        let object = |name: &str, labels: &[(&str, &str)]| {
+            let labels: BTreeMap<&str, &str> = labels.iter().copied().collect();
+            let object = json!({ "apiVersion": "ringfence.dev/v1alpha1", "kind": "IPList",
+                "metadata": { "name": name, "labels": labels }, "spec": {} });
+            (list(name), serde_json::from_value(object).expect("an object"))
+        };
+        let live = Live(
+            [
+                object("free", &[]),
+                object("theirs", &[("policy.ringfence.dev/repository", "team.other")]),
+                object("ours", &[("policy.ringfence.dev/repository", "team.policy")]),
+                object("unlabelled", &[]),
+            ]
+            .into(),
+        );
+        let owned = BTreeSet::from([list("ours"), list("unlabelled"), list("not-alive")]);
+        let beside = |prunes| live.beside_commit("team.policy", &owned, prunes);
+        assert_eq!(beside(true), BTreeSet::from(["free", "theirs"].map(list)));
+        assert_eq!(beside(false), BTreeSet::from(["free", "theirs", "ours", "unlabelled"].map(list)), "it is kept");
+    }
 }

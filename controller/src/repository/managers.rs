@@ -34,16 +34,13 @@ impl Share<'_> {
         fields.into_iter().flat_map(Map::keys).filter_map(|key| key.strip_prefix("f:")).collect()
     }
 
-    /// Whether the manager owns the field at this path under `spec`, or one above or below it.
+    /// Whether the manager owns the field at this path, or one above or below it.
     fn touches(&self, path: &[String]) -> bool {
-        let mut at = match self.fields.get("f:spec") {
-            Some(fields) => fields,
-            None => return false,
-        };
-        for part in path {
+        let mut at = self.fields;
+        for (depth, part) in path.iter().enumerate() {
             match at.as_object() {
-                // A leaf above the path: the manager owns the whole of it.
-                Some(fields) if fields.is_empty() => return true,
+                // A leaf above the path: the manager owns the whole of it. Of the object itself nobody does.
+                Some(fields) if fields.is_empty() => return depth > 0,
                 Some(fields) => match fields.get(&format!("f:{part}")) {
                     Some(next) => at = next,
                     None => return false,
@@ -72,7 +69,7 @@ pub(super) fn shares(object: &DynamicObject) -> Vec<Share<'_>> {
         .collect()
 }
 
-/// Managers outside this project that own one of the fields under `spec`.
+/// Managers outside this project that own one of the fields at these paths.
 pub(super) fn others(object: &DynamicObject, paths: &[Vec<String>]) -> BTreeSet<String> {
     shares(object)
         .iter()
@@ -89,6 +86,11 @@ pub(super) fn from_git(object: &DynamicObject, map: &str) -> BTreeSet<String> {
         .filter(|share| share.manager == MANAGER_GIT && share.applies)
         .flat_map(|share| share.metadata(map).into_iter().map(str::to_owned).collect::<Vec<_>>())
         .collect()
+}
+
+/// Whether any field came from git.
+pub(super) fn has_git(object: &DynamicObject) -> bool {
+    shares(object).iter().any(|share| share.manager == MANAGER_GIT)
 }
 
 /// Who outside this project is the object's owner by intent, by the same rule as for discovery.

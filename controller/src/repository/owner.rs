@@ -2,7 +2,7 @@
 
 use kube::ResourceExt;
 use kube::api::DynamicObject;
-use ringfence_crds::names::{CREATED_BY_KUBELINK, LABEL_CREATED_BY, LABEL_REPOSITORY, MANAGER_GIT};
+use ringfence_crds::names::{CREATED_BY_KUBELINK, LABEL_CREATED_BY, LABEL_REPOSITORY};
 
 use super::managers;
 
@@ -36,6 +36,6 @@ pub(super) fn of(object: &DynamicObject, repository: &str, owned: bool) -> Owner
         return if owners.is_empty() { Owner::Free } else { Owner::Other(named(owners)) };
     }
     let writers = managers::writers(object);
-    let orphan = writers.is_empty() && managers::shares(object).iter().any(|share| share.manager == MANAGER_GIT);
+    let orphan = writers.is_empty() && managers::has_git(object);
     if orphan { Owner::Free } else { Owner::Other(named(writers)) }
 }

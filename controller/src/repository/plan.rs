@@ -95,6 +95,6 @@ fn write(desired: Desired, live: &Live, round: &Round<'_>) -> Option<Write> {
 /// Whose change of the content this is: somebody else's when they own a field that differs, or when git has not
 /// changed since the object was last applied.
 fn reverted(desired: &Desired, object: &DynamicObject, round: &Round<'_>) -> Option<Reverted> {
-    let by = managers::others(object, &desired.differing(object.data.get("spec")));
+    let by = managers::others(object, &desired.differing(object));
     (!by.is_empty() || round.applied == Some(round.commit)).then_some(Reverted::Changed(by))
 }

@@ -35,8 +35,8 @@ async fn release(context: &Context, repository: &PolicyRepository) -> Result<(),
         let inventory = repository.status.iter().flat_map(|status| &status.inventory);
         let owned: BTreeSet<ObjectKey> = inventory.filter_map(kinds::key).collect();
         let namespaces = namespaces(client).await?;
-        let prune = Prune { client, repository: &label, live: &live, namespaces: &namespaces, wanted: true };
-        let (_, notices) = prune.all(&owned).await?;
+        let prune = Prune { repository: &label, live: &live, namespaces: &namespaces, wanted: true };
+        let (_, notices) = prune.all(client, &owned).await?;
         for notice in notices {
             notice.emit(client).await;
         }

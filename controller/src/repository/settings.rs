@@ -105,13 +105,23 @@ struct Secrets {
 
 async fn read_secret(client: &Client, namespace: &str, name: &str) -> Result<Secrets, Refusal> {
     let api = Api::<Secret>::namespaced(client.clone(), namespace);
-    let found =
-        api.get_opt(name).await.map_err(|error| Refusal::Cluster("read the Secret of spec.secretRef", error))?;
-    match found {
+    match api.get_opt(name).await.map_err(|error| unreadable(error, namespace, name))? {
         Some(secret) => secrets(&secret.data.unwrap_or_default(), name),
         None => Err(Refusal::Settings(format!(
             "Secret '{name}' is not in namespace '{namespace}': create it or correct spec.secretRef"
         ))),
+    }
+}
+
+/// Why the Secret was not read. The controller's rights do not come by waiting: the chart gives them in its own
+/// namespace only.
+fn unreadable(error: kube::Error, namespace: &str, name: &str) -> Refusal {
+    match error {
+        kube::Error::Api(status) if status.code == 403 => Refusal::Settings(format!(
+            "the controller may not read Secret '{name}' in namespace '{namespace}': grant `get` on it to the \
+             controller's service account, or move PolicyRepository and Secret to the namespace of the release"
+        )),
+        error => Refusal::Cluster("read the Secret of spec.secretRef", error),
     }
 }
 
@@ -136,6 +146,7 @@ fn secrets(data: &BTreeMap<String, ByteString>, name: &str) -> Result<Secrets, R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kube::core::Status;
 
     #[test]
     fn intervals_are_read() {
@@ -158,6 +169,23 @@ mod tests {
         assert_eq!(interval(&spec("0s")), Duration::from_secs(1));
         assert_eq!(interval(&spec("")), Duration::from_secs(60));
         assert_eq!(interval(&PolicyRepositorySpec::default()), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_secret_that_may_not_be_read_takes_somebody_and_a_broken_apiserver_does_not() {
+        let refusal = |code| {
+            let status = Status::failure("no", "no").with_code(code);
+            unreadable(kube::Error::Api(status.boxed()), "team-a", "git-login")
+        };
+        let forbidden = refusal(403);
+        assert_eq!((forbidden.reason(), forbidden.stalls()), ("InvalidSettings", true));
+        assert_eq!(
+            forbidden.to_string(),
+            "the controller may not read Secret 'git-login' in namespace 'team-a': grant `get` on it to the \
+             controller's service account, or move PolicyRepository and Secret to the namespace of the release"
+        );
+        let broken = refusal(500);
+        assert_eq!((broken.reason(), broken.stalls()), ("ClusterError", false));
     }
 
     #[test]

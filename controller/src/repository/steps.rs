@@ -3,11 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use kube::ResourceExt;
-use kube::api::DynamicObject;
 use ringfence_compile::policy::{Kind, ObjectKey};
 use ringfence_compile::source::{self, LiveNames, Parsed, Problem, Severity};
-use ringfence_crds::names::LABEL_REPOSITORY;
 use ringfence_crds::{PolicyRepository, PolicyRepositoryStatus};
 use tracing::Span;
 
@@ -41,7 +38,7 @@ pub(super) async fn reconcile(context: &Context, repository: &PolicyRepository) 
         _ => interval,
     };
     log(&end, started);
-    if matches!(end, End::Refused(_)) {
+    if matches!(end, End::Refused(_)) && !attempt.writing {
         hold::last_good(context, repository, &attempt.owned).await;
     }
     let report = attempt.report(end);
@@ -68,13 +65,15 @@ struct Attempt<'a> {
     commit: Option<String>,
     problems: Vec<Problem>,
     owned: BTreeSet<ObjectKey>,
+    /// Whether the commit is accepted and is being written: from then on the older one is not to be put back.
+    writing: bool,
 }
 
 impl<'a> Attempt<'a> {
     fn new(context: &'a Context, repository: &'a PolicyRepository) -> Self {
         let status = repository.status.clone().unwrap_or_default();
         let owned = status.inventory.iter().filter_map(kinds::key).collect();
-        Self { context, repository, status, commit: None, problems: Vec::new(), owned }
+        Self { context, repository, status, commit: None, problems: Vec::new(), owned, writing: false }
     }
 
     /// The steps. Gives the number of objects in force.
@@ -83,13 +82,12 @@ impl<'a> Attempt<'a> {
         let label = settings::owner(self.repository)?;
         let remote = settings::remote(client, self.repository).await?;
 
-        let Commit { id, files } = self.fetch(remote).await?;
+        let commit = self.fetch(remote).await?;
 
         let live = Live::read(client).await.map_err(|error| Refusal::Cluster("read the policy objects", error))?;
-        let parsed = source::parse(&files);
+        let parsed = commit.parse();
         self.check(&parsed, &live, &label)?;
-        let policy = parsed.objects.iter().filter(|object| object.is_policy());
-        let desired: Vec<Desired> = policy.map(|object| Desired::new(object, &label)).collect();
+        let desired = Desired::all(&parsed, &label);
         let keys: BTreeSet<ObjectKey> = desired.iter().map(|object| object.key.clone()).collect();
 
         let gone: BTreeSet<ObjectKey> = self.owned.difference(&keys).cloned().collect();
@@ -100,16 +98,17 @@ impl<'a> Attempt<'a> {
         }
 
         let applied = self.status.applied_commit.as_deref();
-        let round = Round { repository: &label, commit: &id, applied, owned: &self.owned };
+        let round = Round { repository: &label, commit: &commit.id, applied, owned: &self.owned };
         let writes = plan::plan(desired, &live, &round)?;
         let writes = apply::rehearse(client, writes).await?;
 
         self.claim(&keys).await?;
-        self.context.commits.note(&label, &id);
+        self.context.commits.note(&label, &commit.id);
+        self.writing = true;
         let mut notices = apply::carry_out(client, writes).await?;
         let wanted = self.repository.spec.prune;
-        let prune = Prune { client, repository: &label, live: &live, namespaces: &namespaces, wanted };
-        let (kept, returned) = prune.all(&gone).await?;
+        let prune = Prune { repository: &label, live: &live, namespaces: &namespaces, wanted };
+        let (kept, returned) = prune.all(client, &gone).await?;
         self.owned = keys.iter().cloned().chain(kept).collect();
 
         notices.extend(returned);
@@ -134,7 +133,7 @@ impl<'a> Attempt<'a> {
 
     /// Collects every problem; any error refuses the commit.
     fn check(&mut self, parsed: &Parsed, live: &Live, label: &str) -> Result<(), Refusal> {
-        let names = LiveNames { keys: self.elsewhere(live, label) };
+        let names = LiveNames { keys: live.beside_commit(label, &self.owned, self.repository.spec.prune) };
         let mut problems = parsed.problems.clone();
         problems.extend(source::check(parsed, &names));
         problems.sort();
@@ -144,16 +143,6 @@ impl<'a> Attempt<'a> {
             return Err(Refusal::Invalid(problems));
         }
         Ok(())
-    }
-
-    /// What lives and does not come from this repository.
-    fn elsewhere(&self, live: &Live, label: &str) -> BTreeSet<ObjectKey> {
-        let ours = |object: &DynamicObject| object.labels().get(LABEL_REPOSITORY).is_some_and(|by| by == label);
-        live.0
-            .iter()
-            .filter(|(key, object)| !ours(object) && !self.owned.contains(key))
-            .map(|(key, _)| key.clone())
-            .collect()
     }
 
     /// The namespaces that live; needed only when a profile is gone.

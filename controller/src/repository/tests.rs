@@ -36,7 +36,7 @@ fn desired(spec: Value, line: usize) -> Desired {
     let document = json!({
         "apiVersion": "ringfence.dev/v1alpha1",
         "kind": "RuleSet",
-        "metadata": { "name": "shop", "labels": { "team": "a" } },
+        "metadata": { "name": "shop", "labels": { "team": "a" }, "annotations": { "phone": "1" } },
         "spec": spec,
     });
     let text = format!("{}{document}", "\n".repeat(line - 1));
@@ -50,6 +50,14 @@ fn manager(name: &str, operation: &str, fields: Value) -> Value {
     json!({
         "manager": name, "operation": operation, "apiVersion": "ringfence.dev/v1alpha1",
         "fieldsType": "FieldsV1", "fieldsV1": { "f:spec": fields },
+    })
+}
+
+/// Fields of the whole object that a manager has updated.
+fn update(manager: &str, fields: Value) -> Value {
+    json!({
+        "manager": manager, "operation": "Update", "apiVersion": "ringfence.dev/v1alpha1",
+        "fieldsType": "FieldsV1", "fieldsV1": fields,
     })
 }
 
@@ -67,6 +75,7 @@ fn applied() -> DynamicObject {
         "resourceVersion": "7",
         "labels": { "team": "a", "policy.ringfence.dev/repository": US },
         "annotations": {
+            "phone": "1",
             "policy.ringfence.dev/commit": "c1",
             "policy.ringfence.dev/file": "rules/shop.yaml",
             "policy.ringfence.dev/line": "3",
@@ -182,6 +191,32 @@ fn a_change_by_hand_is_put_back_and_its_manager_named() {
     assert_eq!(same[0].commit, "c1");
     let deleted = writes(desired(spec(), 3), &Live::default(), "c1", Some("c1")).expect("ours");
     assert_eq!(deleted[0].reverted, Some(Reverted::Deleted));
+}
+
+#[test]
+fn who_changed_a_label_or_annotation_of_git_is_named_too() {
+    let by = |manager: &str| Some(Reverted::Changed(BTreeSet::from([manager.to_owned()])));
+    let put_back = |mut edited: DynamicObject, desired: Desired, commit: &str| {
+        let fields = json!({ "f:metadata": {
+            "f:labels": { "f:team": {}, "f:policy.ringfence.dev/created-by": {} },
+            "f:annotations": { "f:phone": {} },
+        } });
+        let elsewhere = json!({ "f:metadata": { "f:labels": { "f:tracking": {} } } });
+        let managers = json!([update("kubectl-label", fields), update("somebody", elsewhere)]);
+        edited.meta_mut().managed_fields = Some(serde_json::from_value(managers).expect("fields"));
+        let planned = writes(desired, &live(edited), commit, Some("c1")).expect("ours");
+        (planned[0].commit.clone(), planned[0].reverted.clone())
+    };
+    let (mut relabelled, mut annotated, mut marked) = (applied(), applied(), applied());
+    relabelled.labels_mut().insert("team".to_owned(), "b".to_owned());
+    annotated.annotations_mut().insert("phone".to_owned(), "2".to_owned());
+    marked.labels_mut().insert("policy.ringfence.dev/created-by".to_owned(), "kubelink".to_owned());
+    for edited in [relabelled.clone(), annotated, marked] {
+        assert_eq!(put_back(edited, desired(spec(), 3), "c1"), ("c1".to_owned(), by("kubectl-label")));
+    }
+    let changed = desired(json!({ "enabled": false, "scopes": [{}] }), 3);
+    let beside_a_commit = put_back(relabelled, changed, "c2");
+    assert_eq!(beside_a_commit, ("c2".to_owned(), by("kubectl-label")), "a commit in the same round");
 }
 
 #[test]

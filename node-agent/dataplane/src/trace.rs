@@ -16,17 +16,23 @@ use crate::sets::SetKind;
 pub struct Probe {
     pub packet: Packet,
     pub interface: &'static str,
-    /// NEW, ESTABLISHED, RELATED or INVALID.
+    /// NEW, ESTABLISHED, RELATED, INVALID or UNTRACKED.
     pub state: &'static str,
     /// A TCP packet that opens a connection.
     pub syn: bool,
     pub connmark: u32,
+    /// A rule of somebody else, after ours in mangle, overwrites the mark of the packet, as Istio's TPROXY does.
+    pub overwritten: bool,
 }
 
 impl Probe {
     /// The first packet of a connection.
     pub fn new(packet: Packet) -> Self {
-        Self { packet, interface: "eth0", state: "NEW", syn: true, connmark: 0 }
+        Self { packet, interface: "eth0", state: "NEW", syn: true, connmark: 0, overwritten: false }
+    }
+
+    fn is_tracked(&self) -> bool {
+        !["INVALID", "UNTRACKED"].contains(&self.state)
     }
 }
 
@@ -55,6 +61,7 @@ enum Verdict {
 /// A packet's walk: what it has picked up on the way.
 struct Walk {
     mark: u32,
+    connmark: u32,
     would: bool,
 }
 
@@ -101,7 +108,7 @@ impl Kernel {
         for chains in self.tables.values() {
             for rule in chains.values().flatten() {
                 for pair in rule.windows(2).filter(|pair| pair[0] == "-j" || pair[0] == "-g") {
-                    let builtin = ["RETURN", "DROP", "MARK", "REJECT"].contains(&pair[1].as_str());
+                    let builtin = ["RETURN", "DROP", "MARK", "CONNMARK", "REJECT"].contains(&pair[1].as_str());
                     assert!(builtin || chains.contains_key(&pair[1]), "{rule:?} leads nowhere");
                 }
             }
@@ -114,9 +121,12 @@ impl Kernel {
             Direction::Inbound => [("mangle", "PREROUTING"), ("filter", "INPUT")],
             Direction::Outbound => [("mangle", "OUTPUT"), ("filter", "OUTPUT")],
         };
-        let mut walk = Walk { mark: 0, would: false };
+        let mut walk = Walk { mark: 0, connmark: probe.connmark, would: false };
         for (table, chain) in chains {
             let Some(chains) = self.tables.get(table) else { continue };
+            if table == "filter" && probe.overwritten {
+                walk.mark = 0x539;
+            }
             match self.walk(chains, chain, probe, &mut walk) {
                 Verdict::Continue => {}
                 Verdict::Drop => return Fate::Dropped,
@@ -148,6 +158,11 @@ impl Kernel {
                     let (value, mask) = masked(mark);
                     walk.mark = (walk.mark & !mask) ^ value;
                 }
+                // Of a packet without a connection nobody looks at it.
+                ["-j", "CONNMARK", "--set-xmark", mark] => {
+                    let (value, mask) = masked(mark);
+                    walk.connmark = (walk.connmark & !mask) ^ value;
+                }
                 // A goto does not come back here.
                 ["-g", next] => return self.walk(chains, next, probe, walk),
                 ["-j", next] => match self.walk(chains, next, probe, walk) {
@@ -164,13 +179,18 @@ impl Kernel {
     fn matches<'r>(&self, rule: &'r [String], probe: &Probe, walk: &Walk) -> Option<Vec<&'r str>> {
         let words: Vec<&str> = rule.iter().map(String::as_str).collect();
         let mut rest = &words[..];
+        let mut module = "";
         loop {
             let negated = rest.first() == Some(&"!");
             let body = if negated { &rest[1..] } else { rest };
             let (holds, used) = match body {
                 ["-j" | "-g", ..] => return Some(body.to_vec()),
-                ["-m", _, ..] => (!negated, 2),
-                [option, ..] => self.option(option, &body[1..], probe, walk),
+                ["-m", name, ..] => {
+                    module = name;
+                    (!negated, 2)
+                }
+                ["--mark", mark, ..] => (marked(module, mark, probe, walk), 2),
+                [option, ..] => self.option(option, &body[1..], probe),
                 [] => panic!("{rule:?} has no target"),
             };
             if holds == negated {
@@ -181,7 +201,7 @@ impl Kernel {
     }
 
     /// Whether an option holds, and how many words it takes.
-    fn option(&self, option: &str, args: &[&str], probe: &Probe, walk: &Walk) -> (bool, usize) {
+    fn option(&self, option: &str, args: &[&str], probe: &Probe) -> (bool, usize) {
         let Packet { protocol, src, sport, dport, icmp, .. } = probe.packet;
         match (option, args) {
             ("-i" | "-o", [name, ..]) => (*name == probe.interface, 2),
@@ -193,12 +213,6 @@ impl Kernel {
             ("--tcp-flags", ["FIN,SYN,RST,ACK", "SYN", ..]) => (probe.syn, 3),
             ("--ctstate", [list, ..]) => (list.split(',').any(|state| state == probe.state), 2),
             ("--ctorigsrc", [address, ..]) => (src.to_string() == **address, 2),
-            ("--mark", [mark, ..]) => {
-                let (value, mask) = masked(mark);
-                // `-m connmark` comes before the ended bit, `-m mark` before the reject bit; they are different bits.
-                let held = if mask == crate::render::ENDED { probe.connmark } else { walk.mark };
-                (held & mask == value, 2)
-            }
             ("--match-set", [name, dirs, ..]) => (self.in_set(name, dirs, &probe.packet), 3),
             ("--icmpv6-type", [text, ..]) => (icmp_is(text, icmp), 2),
             _ => panic!("unknown match {option} {args:?}"),
@@ -217,6 +231,16 @@ impl Kernel {
             }
             other => panic!("{name}: {other:?}"),
         }
+    }
+}
+
+/// Whether the mark of the packet, or of its connection if it has one, is this.
+fn marked(module: &str, mark: &str, probe: &Probe, walk: &Walk) -> bool {
+    let (value, mask) = masked(mark);
+    match module {
+        "mark" => walk.mark & mask == value,
+        "connmark" => probe.is_tracked() && walk.connmark & mask == value,
+        other => panic!("--mark of {other}"),
     }
 }
 

@@ -1,11 +1,13 @@
 //! The rendered text in a real kernel: real connections between network namespaces. Needs root.
 
+mod forms;
 mod lab;
+mod rejection;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use lab::{At, Lab, Reach};
+use lab::{At, Flow, Lab, Reach};
 use ringfence_dataplane::policy::Origin;
 use ringfence_dataplane::{
     End, Enforcement, Entry, Family, HostSet, Match, NetnsPolicy, Peers, Readback, render, sets,
@@ -168,20 +170,26 @@ fn established_flows_survive_an_update_and_an_ended_one_does_not() {
     assert!(!flow.lives() && !flow.answers(), "the mark ends it in both directions");
 }
 
+/// From Idle to Full. What comes first after the rules may be said by either end.
 #[test]
 fn flows_older_than_the_rules_are_judged_in_both_orientations() {
-    let Some(mut lab) = Lab::new("flows_older_than_the_rules_are_judged_in_both_orientations") else { return };
-    // Before there is a rule, nothing tracks connections in the Pod.
-    let mut served = lab.tcp_flow(At::A, (At::Pod, Lab::POD_A, 80));
-    let mut opened = lab.tcp_flow(At::Pod, (At::B, Lab::B, 5432));
-    let mut denied = lab.tcp_flow(At::B, (At::Pod, Lab::POD_B, 80));
-    let mut full = three_actions(Enforcement::Full, Direction::Inbound, false);
-    rule(&mut full, Direction::Outbound, Action::Allow, hosts(&[Lab::B]), ports(Protocol::TCP, &[5432]), false);
-    lab.enforce(&full);
-    assert!(served.answers(), "first seen as outbound, from port 80: it is the inbound rule's");
-    assert!(opened.answers(), "first seen as inbound, from port 5432: it is the outbound rule's");
-    assert!(served.lives() && opened.lives());
-    assert!(!denied.answers() && !denied.lives(), "hit by nothing in either orientation");
+    for first in [Flow::answers, Flow::asks] {
+        let Some(mut lab) = Lab::new("flows_older_than_the_rules_are_judged_in_both_orientations") else { return };
+        // Before there is a rule, nothing tracks connections in the Pod.
+        let mut served = lab.tcp_flow(At::A, (At::Pod, Lab::POD_A, 80));
+        let mut opened = lab.tcp_flow(At::Pod, (At::B, Lab::B, 5432));
+        let mut denied_in = lab.tcp_flow(At::B, (At::Pod, Lab::POD_B, 80));
+        let mut denied_out = lab.tcp_flow(At::Pod, (At::A, Lab::A, 5432));
+        let mut full = three_actions(Enforcement::Full, Direction::Inbound, false);
+        rule(&mut full, Direction::Outbound, Action::Allow, hosts(&[Lab::B]), ports(Protocol::TCP, &[5432]), false);
+        lab.enforce(&full);
+        assert!(first(&mut served), "to and from port 80 of the Pod: it is the inbound rule's");
+        assert!(first(&mut opened), "to and from port 5432 of B: it is the outbound rule's");
+        assert!(served.lives() && opened.lives());
+        for denied in [&mut denied_in, &mut denied_out] {
+            assert!(!first(denied) && !denied.answers() && !denied.asks(), "hit by nothing in either orientation");
+        }
+    }
 }
 
 #[test]
@@ -199,13 +207,14 @@ fn what_others_do_to_our_rules_is_seen_and_put_right() {
     let Some(mut lab) = Lab::new("what_others_do_to_our_rules_is_seen_and_put_right") else { return };
     let rendered = lab.enforce(&three_actions(Enforcement::Full, Direction::Inbound, true));
     let digest = lab.installed(Family::V4).digest();
-    let damages: [&[&str]; 7] = [
+    let damages: [&[&str]; 8] = [
         &["-t", "mangle", "-F", "PREROUTING"],
         &["-t", "mangle", "-I", "PREROUTING", "1", "-j", "ACCEPT"],
         &["-t", "mangle", "-A", "OUTPUT", "-j", "RF-OUT"],
         &["-t", "mangle", "-D", "RF-IN", "1"],
         &["-t", "filter", "-F", "INPUT"],
         &["-t", "filter", "-F", "RF-REJECT"],
+        &["-t", "filter", "-D", "RF-REFUSE", "2"],
         &["-t", "mangle", "-N", "RF-STRAY"],
     ];
     for damage in damages {

@@ -64,7 +64,7 @@ impl Watched for Pod {
     }
 
     fn key(&self) -> String {
-        pods::runtime_uid(self)
+        pods::api_key(self)
     }
 }
 
@@ -163,6 +163,21 @@ mod tests {
         };
         assert_eq!(objects.keys().collect::<Vec<_>>(), ["a", "b"]);
         assert!(listing.is_empty());
+    }
+
+    #[test]
+    fn a_list_holds_every_pod_whatever_uids_they_claim() {
+        let pod = |namespace: &str, more: serde_json::Value| -> Pod {
+            let mut pod = serde_json::json!({"metadata": {"name": "web", "namespace": namespace}});
+            pod["metadata"].as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+            serde_json::from_value(pod).expect("a Pod")
+        };
+        let victim = pod("shop", serde_json::json!({"uid": "u-1"}));
+        let forged = serde_json::json!({"uid": "u-2", "annotations": {"kubernetes.io/config.mirror": "u-1"}});
+        let mut listing = BTreeMap::new();
+        assert_eq!(translate(Event::InitApply(victim), &mut listing), None);
+        assert_eq!(translate(Event::InitApply(pod("elsewhere", forged)), &mut listing), None);
+        assert_eq!(listing.len(), 2);
     }
 
     #[test]

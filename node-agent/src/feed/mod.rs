@@ -58,7 +58,7 @@ pub enum Object {
     PeerGroup(PeerGroupSpec),
     /// See [`Kind::AddressGroup`].
     AddressGroup(AddressGroupSpec),
-    /// See [`Kind::Pod`]. Its key is the uid that the container runtime knows it by.
+    /// See [`Kind::Pod`]. Its name is its [`pods::key`].
     Pod(LocalPod),
 }
 

@@ -18,9 +18,30 @@ const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 const KUBELET_LABELS: &str = "io.kubernetes.";
 
 /// The uid that the container runtime knows the Pod by.
-pub fn runtime_uid(pod: &Pod) -> String {
+fn runtime_uid(pod: &Pod) -> String {
     let mirror = pod.annotations().get(MIRROR).cloned();
     mirror.or_else(|| pod.uid()).unwrap_or_default()
+}
+
+/// The name of a Pod within the agent. The uid of a mirror is read from an annotation, which anybody may write to a Pod of
+/// theirs; nobody can have the namespace and name of another Pod.
+pub fn key(pod: &LocalPod) -> String {
+    key_of(&pod.namespace, &pod.name, &pod.uid)
+}
+
+/// The [`key`] of the Pod that a sandbox is of, as the container runtime has it from the kubelet.
+pub fn sandbox_key(sandbox: &Sandbox) -> String {
+    key_of(&sandbox.namespace, &sandbox.name, &sandbox.uid)
+}
+
+/// The [`key`] of a Pod of the apiserver.
+pub fn api_key(pod: &Pod) -> String {
+    key_of(&pod.namespace().unwrap_or_default(), &pod.name_any(), &runtime_uid(pod))
+}
+
+/// Neither a namespace nor a name has a slash in it, so whatever a forged uid is, it ends up behind them.
+fn key_of(namespace: &str, name: &str, uid: &str) -> String {
+    format!("{namespace}/{name}/{uid}")
 }
 
 /// What the agent uses of a Pod; `None` for one that has ended, in which nothing runs any more.
@@ -55,7 +76,6 @@ pub fn local_pod(pod: &Pod) -> Option<LocalPod> {
 pub fn from_sandbox(sandbox: &Sandbox) -> LocalPod {
     let own = |(key, _): &(&String, &String)| !key.starts_with(KUBELET_LABELS);
     let labels = sandbox.labels.iter().filter(own).map(|(k, v)| (k.clone(), v.clone())).collect();
-    let source = sandbox.annotations.get(CONFIG_SOURCE);
     LocalPod {
         namespace: sandbox.namespace.clone(),
         name: sandbox.name.clone(),
@@ -64,14 +84,19 @@ pub fn from_sandbox(sandbox: &Sandbox) -> LocalPod {
         annotations: sandbox.annotations.clone(),
         ips: sandbox.ips.clone(),
         host_network: sandbox.host_network,
-        mirror: source.is_some_and(|source| source != "api"),
+        mirror: is_static(sandbox),
         probe_ports: BTreeSet::new(),
         container_ports: Vec::new(),
         dns_servers: sandbox.dns_servers.clone(),
     }
 }
 
-/// A Pod with what only its sandbox knows: its resolvers, and its addresses before the kubelet has reported them.
+fn is_static(sandbox: &Sandbox) -> bool {
+    sandbox.annotations.get(CONFIG_SOURCE).is_some_and(|source| source != "api")
+}
+
+/// A Pod with what only its sandbox knows: its resolvers, and its addresses before the kubelet has reported them. What
+/// both know is as the sandbox has it: the mirror of a static Pod may be the work of anybody in its namespace.
 pub fn with_sandbox(pod: &LocalPod, sandbox: &Sandbox) -> LocalPod {
     let mut pod = pod.clone();
     if !sandbox.ips.is_empty() {
@@ -80,7 +105,8 @@ pub fn with_sandbox(pod: &LocalPod, sandbox: &Sandbox) -> LocalPod {
     if !sandbox.dns_servers.is_empty() {
         pod.dns_servers.clone_from(&sandbox.dns_servers);
     }
-    pod.host_network |= sandbox.host_network;
+    pod.host_network = sandbox.host_network;
+    pod.mirror |= is_static(sandbox);
     pod
 }
 
@@ -195,6 +221,31 @@ status: {phase: Running, podIPs: [{ip: 10.244.0.7}]}
         let text = WEB.replace("ringfence.dev/role: web", "kubernetes.io/config.mirror: h-1");
         let local = local_pod(&pod(&text)).expect("it runs");
         assert_eq!((local.uid.as_str(), local.mirror), ("h-1", true));
+    }
+
+    #[test]
+    fn whatever_uid_is_claimed_namespace_and_name_tell_pods_apart() {
+        let forged = WEB.replace("ringfence.dev/role: web", "kubernetes.io/config.mirror: u-1");
+        let forged = forged.replace("namespace: shop, uid: u-1", "namespace: elsewhere, uid: u-2");
+        assert_eq!(
+            (api_key(&pod(WEB)), api_key(&pod(&forged))),
+            ("shop/web-1/u-1".into(), "elsewhere/web-1/u-1".into())
+        );
+        let local = local_pod(&pod(&forged)).expect("it runs");
+        assert_eq!(key(&local), api_key(&pod(&forged)));
+    }
+
+    #[test]
+    fn what_a_sandbox_knows_its_mirror_cannot_deny() {
+        let sandbox: Sandbox = serde_json::from_value(serde_json::json!({
+            "id": "s", "uid": "h-1", "namespace": "shop", "name": "web-1", "labels": {},
+            "annotations": {"kubernetes.io/config.source": "file"}, "created_at": 0, "host_network": false,
+            "netns": {}, "ips": [], "dns_servers": []
+        }))
+        .expect("a sandbox");
+        let claims = LocalPod { host_network: true, mirror: false, ..LocalPod::default() };
+        let pod = with_sandbox(&claims, &sandbox);
+        assert_eq!((pod.host_network, pod.mirror), (false, true));
     }
 
     #[test]

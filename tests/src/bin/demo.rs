@@ -9,19 +9,16 @@ use ringfence_tests::testbed::Testbed;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(summary) => {
-            println!("\n{}", summary.line());
-            if summary.wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-        Err(error) => {
-            eprintln!("demo: stopped: {error:#}");
-            ExitCode::FAILURE
-        }
+    let mut summary = Summary::default();
+    let told = run(&mut summary).await;
+    if let Err(error) = &told {
+        eprintln!("demo: stopped: {error:#}");
     }
+    println!("\n{}", summary.line());
+    if told.is_ok() && summary.wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn run() -> Result<Summary> {
+async fn run(summary: &mut Summary) -> Result<()> {
     let bed = Testbed::new("demo");
     eprintln!("demo: bringing up the cluster");
     let kubeconfig = bed.up()?;
@@ -31,13 +28,14 @@ async fn run() -> Result<Summary> {
     eprintln!("demo: resetting and deploying the shop");
     shop::reset(&lab).await?;
     shop::deploy(&lab).await?;
-    let summary = demo::tell(&lab).await;
-    if summary.is_err() {
+    let (told_summary, told) = demo::tell(&lab).await;
+    *summary = told_summary;
+    if told.is_err() {
         ringfence_tests::e2e::dump(&lab);
     }
     eprintln!(
         "\ndemo: the cluster stays up: export KUBECONFIG={}; end it with make cluster-down",
         kubeconfig.display()
     );
-    summary
+    told
 }

@@ -127,42 +127,48 @@ impl Matrix {
             let outcome = outcome.with_context(|| format!("failed to try {} to {}", cell.row, cell.column))?;
             seen.insert((cell.row.as_str(), cell.column.as_str()), (cell.expected, outcome));
         }
-        Ok(self.print(&seen))
+        Ok(self.print(&seen, places))
     }
 
-    fn print(&self, seen: &BTreeMap<(&str, &str), (Seen, Seen)>) -> Tally {
+    /// One line a client; in every cell what was expected and what was seen.
+    fn print(&self, seen: &BTreeMap<(&str, &str), (Seen, Seen)>, places: &Places) -> Tally {
         let mut tally = Tally::default();
-        let width = |text: &str| text.len().max(8);
-        print!("    {:<12}", "");
-        for column in &self.columns {
-            print!(" {column:<width$}", width = width(column));
-        }
-        println!();
+        let port = |column: &str| places.listeners.get(column).map_or(String::new(), |at| format!(":{}", at.port()));
+        println!("    expected/seen: o open, x dropped, r refused, t timed out");
+        println!("    {:<12}{}", "", self.line(|column| column.to_owned()));
+        println!("    {:<12}{}", "", self.line(port));
         let mut wrong = Vec::new();
         for row in &self.rows {
-            print!("    {row:<12}");
-            for column in &self.columns {
-                let text = match seen.get(&(row.as_str(), column.as_str())) {
-                    None => String::new(),
-                    Some((expected, outcome)) => {
-                        tally.checked += 1;
-                        if expected == outcome {
-                            outcome.to_string()
-                        } else {
-                            tally.wrong += 1;
-                            wrong.push(format!("{row} to {column}: expected {expected}, seen {outcome}"));
-                            format!("{outcome}!")
-                        }
-                    }
-                };
-                print!(" {text:<width$}", width = width(column));
-            }
-            println!();
+            let cells = self.line(|column| {
+                let Some((expected, outcome)) = seen.get(&(row.as_str(), column)) else { return String::new() };
+                tally.checked += 1;
+                if expected != outcome {
+                    tally.wrong += 1;
+                    wrong.push(format!("{row} to {column}: expected {expected}, seen {outcome}"));
+                }
+                format!("{}/{}", mark(*expected), mark(*outcome))
+            });
+            println!("    {row:<12}{cells}");
         }
         for line in wrong {
             println!("    WRONG {line}");
         }
         tally
+    }
+
+    /// One text for each column, each as wide as the column.
+    fn line(&self, mut text: impl FnMut(&str) -> String) -> String {
+        let cells = self.columns.iter().map(|column| format!(" {:<width$}", text(column), width = column.len().max(8)));
+        cells.collect::<String>().trim_end().to_owned()
+    }
+}
+
+fn mark(seen: Seen) -> char {
+    match seen {
+        Seen::Open => 'o',
+        Seen::Refused => 'r',
+        Seen::Dropped => 'x',
+        Seen::TimedOut => 't',
     }
 }
 

@@ -71,25 +71,28 @@ struct Story<'a> {
     lab: &'a Lab,
     source: PolicySource,
     places: Places,
-    summary: Summary,
+    summary: &'a mut Summary,
     number: usize,
 }
 
-/// Walks the whole story on a cluster with Ringfence and the shop.
-///
-/// # Errors
-/// When a step could not be walked; connections that are not as expected are counted instead.
-pub async fn tell(lab: &Lab) -> Result<Summary> {
+/// Walks the whole story on a cluster with Ringfence and the shop, and says how far it came if a step could not be
+/// walked. Connections that are not as expected are counted instead.
+pub async fn tell(lab: &Lab) -> (Summary, Result<()>) {
+    let mut summary = Summary::default();
+    let told = walk(lab, &mut summary).await;
+    (summary, told)
+}
+
+async fn walk(lab: &Lab, summary: &mut Summary) -> Result<()> {
     let template = root().join("examples/policy-repo");
     let source = PolicySource::create(lab, shop::REPOSITORY, &template).await?;
     let places = shop::places(lab).await?;
-    let mut story = Story { lab, source, places, summary: Summary::default(), number: 0 };
+    let mut story = Story { lab, source, places, summary, number: 0 };
     let full = Matrix::parse(FULL)?;
     story.watch_and_rules(&full).await?;
     story.full_and_changes(&full).await?;
     story.quarantine_and_broken_commit(&full).await?;
-    story.edits(&full).await?;
-    Ok(story.summary)
+    story.edits(&full).await
 }
 
 impl Story<'_> {
@@ -113,15 +116,12 @@ impl Story<'_> {
         self.source.notify(&commit).await?;
         self.source.await_applied(&commit).await?;
         self.await_in_force().await?;
-        println!(
-            "    commit {} \"{message}\" in force on every node after {} ms",
-            &commit[..8],
-            pushed.elapsed().as_millis()
-        );
+        println!("    commit {} \"{message}\"", &commit[..8]);
+        println!("    commit to kernel, acknowledged by every node: {} ms", pushed.elapsed().as_millis());
         if let Some(watcher) = watcher {
             let seen = watcher.await??.context("the connection that the commit changes did not change")?;
             let latency = seen.saturating_duration_since(pushed);
-            println!("    commit to kernel: {} ms", latency.as_millis());
+            println!("    commit to kernel, shown by a connection: {} ms", latency.as_millis());
             self.summary.latencies.push(latency);
         }
         Ok(())
@@ -247,12 +247,15 @@ impl Story<'_> {
     async fn edits(&mut self, full: &Matrix) -> Result<()> {
         self.begin("kubectl edit of a profile that git does not own: takes effect");
         self.kubectl_edit(shop::GUEST, r"s/managed: false/managed: true\n  policyState: Full/")?;
+        let edited = Instant::now();
         self.lab.await_ready("ContainerWorkloadProfile", None, shop::GUEST).await?;
+        println!("    edit to kernel, acknowledged by every node: {} ms", edited.elapsed().as_millis());
         let closed = full.with(&[("scraper", "guest", Seen::Dropped), ("office", "guest", Seen::Dropped)])?;
         self.check(&closed)?;
 
         self.begin("kubectl edit of a profile that git owns: put back, with an Event");
         self.kubectl_edit("shop-prod", "s/policyState: Full/policyState: Idle/")?;
+        let edited = Instant::now();
         let events: Api<Event> = Api::all(self.lab.client.clone());
         wait::until("the edited profile to be put back, with an Event", SLOW, || async {
             let profile = self.lab.ours("ContainerWorkloadProfile", "shop-prod").await?.context("no profile")?;
@@ -273,6 +276,7 @@ impl Story<'_> {
         })
         .await?;
         self.await_in_force().await?;
+        println!("    put back and acknowledged by every node: {} ms after the edit", edited.elapsed().as_millis());
         self.check(&closed)
     }
 

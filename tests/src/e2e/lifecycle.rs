@@ -74,6 +74,7 @@ pub async fn pods_are_added_scaled_relabelled_and_deleted(lab: Lab) -> Result<Ou
         }
     }
     relabel(&lab, name, target).await?;
+    scale_down(&lab, name).await?;
 
     lab.delete("v1", "Pod", Some(name), "db").await?;
     wait::until("the deleted Pod's address to leave its group", SOON, || async {
@@ -87,6 +88,30 @@ pub async fn pods_are_added_scaled_relabelled_and_deleted(lab: Lab) -> Result<Ou
     lab.delete("v1", "Namespace", None, name).await?;
     lab.delete(OURS, "RuleSet", None, "lc-pods").await?;
     Ok(Outcome::Passed)
+}
+
+/// The addresses of Pods that are gone leave the kernel of the Pod that let them in; the one that stays keeps its place.
+async fn scale_down(lab: &Lab, name: &str) -> Result<()> {
+    let before = lab.await_pods(name, "name=web", 3).await?;
+    let db = lab.netns(name, "db")?;
+    for web in &before {
+        annotate(lab, name, &web.name_any(), "web").await?;
+        let address = pod_ip(web)?;
+        wait::until(&format!("{} to be known", web.name_any()), SOON, || async {
+            Ok(kernel::knows(&db, address)?.then_some(()))
+        })
+        .await?;
+    }
+    lab.apply(&controller("Deployment", name, "web", "web", 1)).await?;
+    let stays = lab.await_pods(name, "name=web", 1).await?.first().context("one Pod was awaited")?.name_any();
+    for web in &before {
+        let (address, there) = (pod_ip(web)?, web.name_any() == stays);
+        wait::until(&format!("{} to be known: {there}", web.name_any()), SOON, || async {
+            Ok((kernel::knows(&db, address)? == there).then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 async fn relabel(lab: &Lab, name: &str, target: SocketAddr) -> Result<()> {

@@ -1,9 +1,12 @@
 //! The real-cluster tests. Each is a function that gets the lab; expected verdicts are written from the policy model.
 
 mod agent;
+mod bed;
 mod cli;
 mod delivery;
+mod essential;
 mod explain;
+mod flows;
 mod git;
 mod git_access;
 mod git_owned;
@@ -73,12 +76,15 @@ pub fn cases() -> Vec<Case> {
         case!(placement::the_container_cluster_says_what_was_found),
         case!(placement::host_network_pods_follow_their_node),
         case!(polling::nothing_is_listed_in_an_idle_minute),
-        case!(robust::a_tightened_policy_ends_exactly_its_flows),
+        case!(essential::names_are_resolved_without_a_rule),
+        case!(flows::a_tightened_policy_ends_exactly_its_flows),
+        case!(flows::flows_older_than_the_rules_are_judged_as_new_ones),
         case!(robust::a_rule_set_waits_for_every_node),
         case!(robust::a_killed_agent_changes_no_verdict),
         case!(robust::pods_are_enforced_without_the_controller),
         case!(robust::a_second_controller_takes_over),
         case!(outage::enforcement_stays_without_the_apiserver),
+        case!(bed::a_cluster_that_was_killed_half_way_is_taken_down),
         case!(placement::a_node_joins_and_leaves),
         case!(placement::management_decides_where_agents_run),
         case!(upgrade::helm_upgrades_from_the_previous_commit),

@@ -177,6 +177,9 @@ pub async fn the_container_cluster_says_what_was_found(lab: Lab) -> Result<Outco
     for (node, role) in [("node1", "master"), ("node2", "worker"), ("node3", "worker")] {
         let columns = workload_columns(&lab, node)?;
         ensure!(columns == ["this", role, "True"], "CLUSTER, ROLE and MATCHED of {node} are {columns:?}");
+        let report = lab.ours("NodePolicy", node).await?.with_context(|| format!("no NodePolicy {node}"))?;
+        let version = &report["status"]["agentVersion"];
+        ensure!(*version == env!("CARGO_PKG_VERSION"), "the agent of {node} says it is of version {version}");
     }
 
     let second = json!({

@@ -202,22 +202,3 @@ async fn waits(lab: &Lab, scene: &Scene) -> Result<()> {
     .await?;
     cli::status_names(lab, "RuleSet rb-wait-new", "WaitingForNodes", "node3")
 }
-
-/// A tightened policy ends the flows that it denies, and only those.
-pub async fn a_tightened_policy_ends_exactly_its_flows(lab: Lab) -> Result<Outcome> {
-    let scene = Scene::create(&lab, "rb-flows").await?;
-    let both = [
-        rule("client-to-server", "Allow", (&scene.name, "client"), (&scene.name, "server")),
-        rule("stranger-to-server", "Allow", (&scene.name, "stranger"), (&scene.name, "server")),
-    ];
-    lab.apply(&rule_set(&scene.name, &both)).await?;
-    lab.await_ready("RuleSet", None, &scene.name).await?;
-    let kept = LongFlow::open(&scene.allowed, scene.target)?;
-    let lost = LongFlow::open(&scene.denied, scene.target)?;
-    lab.apply(&rule_set(&scene.name, &both[..1])).await?;
-    lab.await_ready("RuleSet", None, &scene.name).await?;
-    ensure!(kept.answers(), "a flow that is still allowed was ended");
-    ensure!(!lost.answers(), "a flow that is not allowed any more goes on");
-    scene.remove(&lab).await?;
-    Ok(Outcome::Passed)
-}

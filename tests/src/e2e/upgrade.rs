@@ -81,6 +81,28 @@ fn previous_chart(folder: &Path) -> Result<std::result::Result<PathBuf, String>>
     Ok(Ok(folder.join(CHART)))
 }
 
+/// A field of ContainerWorkloadProfile that no validation rule speaks of.
+const NEWER: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/visibility";
+
+/// Takes a field out of a definition of the chart, as if it were of the time before the field.
+fn age(chart: &Path) -> Result<()> {
+    let file = chart.join("files/crds/containerworkloadprofiles.yaml");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("failed to read {}", file.display()))?;
+    let mut definition: Value = serde_saphyr::from_str(&text)?;
+    let (parent, name) = NEWER.rsplit_once('/').context("a pointer has a slash")?;
+    let fields =
+        definition.pointer_mut(parent).and_then(Value::as_object_mut).context("no fields in the definition")?;
+    fields.remove(name).with_context(|| format!("the definition has no {name}"))?;
+    std::fs::write(&file, definition.to_string()).with_context(|| format!("failed to write {}", file.display()))
+}
+
+/// Whether the cluster's definition of profiles has the newer field.
+fn is_new(lab: &Lab) -> Result<bool> {
+    let text = lab.kubectl(&["get", "crd", "containerworkloadprofiles.ringfence.dev", "-o", "json"], &[])?;
+    let definition: Value = serde_json::from_str(&text).context("kubectl printed no JSON")?;
+    Ok(definition.pointer(NEWER).is_some())
+}
+
 /// What policy there is and which object each one is, so that one made anew is told from one that stayed.
 fn identities(lab: &Lab, name: &str) -> Result<Value> {
     let get = |resource: &str| -> Result<Value> {
@@ -91,11 +113,15 @@ fn identities(lab: &Lab, name: &str) -> Result<Value> {
     Ok(json!([get("rulesets.ringfence.dev")?, get("containerworkloadprofiles.ringfence.dev")?]))
 }
 
-/// From the previous commit's chart to this one by `helm upgrade`: policy survives, and every Pod becomes ready.
+/// From the previous commit's chart to this one by `helm upgrade`: definitions are brought up to date, policy survives,
+/// and every Pod becomes ready.
 pub async fn helm_upgrades_from_the_previous_commit(lab: Lab) -> Result<Outcome> {
     let folder = std::env::temp_dir().join(format!("ringfence-previous-{}", lab.bed.name()));
     let previous = match previous_chart(&folder)? {
-        Ok(chart) => chart.display().to_string(),
+        Ok(chart) => {
+            age(&chart)?;
+            chart.display().to_string()
+        }
         Err(why) => return Ok(Outcome::NotRun(why)),
     };
     let values = release_values(&lab)?;
@@ -130,7 +156,9 @@ async fn survives(lab: &Lab, upgrade: impl FnOnce() -> Result<()>) -> Result<()>
         lab.apply(&pod(name, pod_name, pod_name, None)).await?;
     }
     let before = identities(lab, name)?;
+    ensure!(!is_new(lab)?, "the previous chart did not bring its own definitions");
     upgrade()?;
+    ensure!(is_new(lab)?, "the upgrade left the previous chart's definitions in place");
     let after = identities(lab, name)?;
     ensure!(before == after, "the upgrade changed policy: {before} became {after}");
 

@@ -37,6 +37,8 @@ pub struct ServiceFacts {
     pub shown: VirtualServiceStatus,
     /// What of it is not opened and why.
     pub warnings: Vec<String>,
+    /// Why connections from outside are not opened and what helps, where the node hides who connects.
+    pub hidden_source: Option<String>,
 }
 
 /// One front end of a Service.
@@ -130,7 +132,7 @@ impl Reader<'_> {
         facts.classes = ends.filter_map(|end| self.workloads.class_at(end.address).cloned()).collect();
         facts.target_ports = target_ports(service, &facts.behind);
         facts.fronts = self.fronts(service, &mut facts);
-        self.report_hidden_source(service, &mut facts);
+        facts.hidden_source = self.hidden_source(service, &facts);
         facts.shown = self.shown(service, &facts);
         facts
     }
@@ -164,23 +166,21 @@ impl Reader<'_> {
         fronts.into_iter().collect()
     }
 
-    /// Where the node translates the source, a Full Pod cannot know whom it would let in.
-    fn report_hidden_source(&self, service: &ServiceInfo, facts: &mut ServiceFacts) {
-        let outside = service.ports.iter().filter_map(|port| port.node_port).collect::<Vec<_>>();
-        if !facts.managed || service.external_policy_local || (outside.is_empty() && service.external_ips.is_empty()) {
-            return;
-        }
-        let full = facts.behind.accepted.iter().any(|end| {
-            matches!(&end.owner, Owner::Pod(key)
-                if self.workloads.pods.get(key).is_some_and(|pod| pod.shown.state == Some(PolicyState::Full)))
-        });
-        if full {
-            let ports = outside.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            facts.warnings.push(format!(
-                "connections from outside (nodePort {ports}) are not opened towards Pods in Full, because the node \
-                 hides their source: set externalTrafficPolicy: Local"
-            ));
-        }
+    /// Where the node puts its own address in place of the client's, a Pod in Full cannot know whom it would let in.
+    fn hidden_source(&self, service: &ServiceInfo, facts: &ServiceFacts) -> Option<String> {
+        let state = |owner: &Owner| match owner {
+            Owner::Pod(key) => self.workloads.pods.get(key)?.shown.state,
+            _ => None,
+        };
+        let ways = translated_ways_in(service);
+        let full = facts.behind.accepted.iter().any(|end| state(&end.owner) == Some(PolicyState::Full));
+        (facts.managed && full && !ways.is_empty()).then(|| {
+            format!(
+                "connections from outside ({}) are not opened towards Pods in Full, because the node hides their \
+                 source: set externalTrafficPolicy: Local",
+                ways.join(", ")
+            )
+        })
     }
 
     fn shown(&self, service: &ServiceInfo, facts: &ServiceFacts) -> VirtualServiceStatus {
@@ -228,6 +228,17 @@ impl Reader<'_> {
         }
         None
     }
+}
+
+/// The ways into a Service on which the node translates the source.
+fn translated_ways_in(service: &ServiceInfo) -> Vec<String> {
+    if service.external_policy_local {
+        return Vec::new();
+    }
+    let ports = service.ports.iter().filter_map(|port| port.node_port).map(|port| format!("nodePort {port}"));
+    let ingress = service.ingress_ips.iter().map(|address| format!("load balancer {address}"));
+    let external = service.external_ips.iter().map(|address| format!("externalIP {address}"));
+    ports.chain(ingress).chain(external).collect()
 }
 
 fn shown_port(port: &ServicePortInfo) -> ServicePortStatus {

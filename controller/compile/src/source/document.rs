@@ -4,7 +4,7 @@ use serde_json::Value as Json;
 
 use ringfence_crds::{names, pattern};
 
-use super::places::{Places, Report, at, field};
+use super::places::{Faults, Places, Report, at, field};
 use super::schema::Schemas;
 use super::tree::{Node, Place, Value};
 use super::{ParsedObject, ParsedSpec, Problem, meaning, words};
@@ -12,39 +12,54 @@ use crate::policy::{Kind, ObjectKey, Origin};
 
 /// The longest name of a RuleSet, as [`pattern::RULE_SET_NAME`] has it.
 const RULE_SET_NAME: usize = 244;
+/// What says that a document is ours.
+const HEADERS: [&str; 2] = ["apiVersion", "kind"];
 /// Kinds of our group that the controller computes.
 const COMPUTED: [&str; 4] = ["NodePolicy", "WorkloadPolicy", "PeerGroup", "AddressGroup"];
 
 /// What became of a document.
-pub(super) struct Outcome {
-    /// The object, when nothing is wrong with it.
-    pub object: Option<ParsedObject>,
-    /// What the document declares, even when something is wrong with it, so that references to it do not dangle.
+pub(super) enum Outcome {
+    /// Nothing is wrong with it.
+    Whole(ParsedObject),
+    /// It has an error.
+    Broken(Broken),
+}
+
+/// A document with an error, as far as it could be read: what it declares is there to refer to, and what it refers to
+/// must be there.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Broken {
     pub key: Option<ObjectKey>,
-    pub problems: Vec<Problem>,
+    pub origin: Origin,
+    /// With stand-ins for what could not be read.
+    pub spec: Option<ParsedSpec>,
+    pub places: Places,
+    pub faults: Faults,
 }
 
 /// Reads one document.
-pub(super) fn read(file: &str, root: &Node, schemas: &Schemas) -> Outcome {
+pub(super) fn read(file: &str, root: &Node, schemas: &Schemas) -> (Outcome, Vec<Problem>) {
     let places = Places::new(root);
     let mut report = Report::new(file, &places);
     report_duplicate_keys(root, &mut report);
-    let Some(kind) = kind_of(root, &mut report) else {
-        return Outcome { object: None, key: None, problems: report.into_problems() };
-    };
-    let key = key_of(kind, root, &mut report);
-    report_foreign_fields(root, &mut report);
-    let spec = spec_of(kind, root, schemas, &mut report);
-    let whole = !report.has_errors();
-    let problems = report.into_problems();
-    let object = match (&key, spec) {
-        (Some(key), Some(spec)) if whole => {
-            let origin = origin_of(file, root, &spec, &places);
-            Some(ParsedObject { key: key.clone(), origin, spec, json: root.to_json(), places })
+    let (key, spec) = match kind_of(root, &mut report) {
+        Some(kind) => {
+            let key = key_of(kind, root, &mut report);
+            report_foreign_fields(root, &mut report);
+            (key, spec_of(kind, root, schemas, &mut report))
         }
-        _ => None,
+        None => (meant(root), None),
     };
-    Outcome { object, key, problems }
+    let whole = !report.has_errors();
+    let (problems, faults) = report.into_parts();
+    let origin = origin_of(file, root, spec.as_ref(), &places);
+    let outcome = match (key, spec) {
+        (Some(key), Some(spec)) if whole => {
+            Outcome::Whole(ParsedObject { key, origin, spec, json: root.to_json(), places })
+        }
+        (key, spec) => Outcome::Broken(Broken { key, origin, spec, places, faults }),
+    };
+    (outcome, problems)
 }
 
 fn report_duplicate_keys(node: &Node, report: &mut Report<'_>) {
@@ -61,50 +76,77 @@ fn report_duplicate_keys(node: &Node, report: &mut Report<'_>) {
     }
 }
 
-/// The kind, read before anything else: the rest is judged by it.
+/// The kind, read before anything else: the rest is judged by it. There is none when the rest cannot be judged.
 fn kind_of(root: &Node, report: &mut Report<'_>) -> Option<Kind> {
     if !matches!(root.value, Value::Map(_)) {
         let found = root.describe();
         report.error("", format!("not a Ringfence object but {found}: write apiVersion, kind, metadata and spec"));
         return None;
     }
-    let api_version = header(root, "apiVersion", report)?;
+    report_missing_headers(root, report);
+    let api_version = header(root, "apiVersion", report);
     let kind = header(root, "kind", report)?;
-    if api_version.split_once('/').map(|(group, _)| group) != Some(names::GROUP) {
+    if let Some(foreign) = api_version.filter(|version| !is_ours(version)) {
         report.error(
             "apiVersion",
-            format!("not a Ringfence object but {kind} of {api_version}: keep it outside the policy's folder"),
+            format!("not a Ringfence object but {kind} of {foreign}: keep it outside the policy's folder"),
         );
         return None;
     }
-    if api_version != names::API_VERSION {
-        report.error("apiVersion", format!("unknown version '{api_version}': write {}", names::API_VERSION));
+    let known = known_kind(kind, report);
+    if let Some(other) = api_version.filter(|version| *version != names::API_VERSION) {
+        report.error("apiVersion", format!("unknown version '{other}': write {}", names::API_VERSION));
         return None;
     }
-    if COMPUTED.contains(&kind) {
-        report.error("kind", format!("{kind} is computed by the controller: remove the document"));
-        return None;
-    }
-    match kind.parse() {
-        Ok(kind) => Some(kind),
-        Err(_) => {
-            let known = Kind::ALL.iter().map(|kind| kind.as_str());
-            report.error("kind", format!("unknown kind '{kind}': {}", words::suggest(kind, known)));
-            None
-        }
+    known
+}
+
+fn report_missing_headers(root: &Node, report: &mut Report<'_>) {
+    let missing: Vec<&str> = HEADERS.into_iter().filter(|name| root.entry(name).is_none()).collect();
+    if !missing.is_empty() {
+        let verb = if missing.len() == 1 { "is" } else { "are" };
+        let missing = missing.join("' and '");
+        let example = names::API_VERSION;
+        report.error("", format!("not a Ringfence object: '{missing}' {verb} missing (apiVersion: {example})"));
     }
 }
 
 fn header<'a>(root: &'a Node, name: &str, report: &mut Report<'_>) -> Option<&'a str> {
-    let Some(entry) = root.entry(name) else {
-        report.error("", format!("not a Ringfence object: '{name}' is missing (apiVersion: {})", names::API_VERSION));
-        return None;
-    };
-    let text = entry.node.text();
-    if text.is_none() {
-        report.error(name, format!("{} cannot stand here: text is expected", entry.node.describe()));
+    let node = &root.entry(name)?.node;
+    if node.text().is_none() {
+        report.error(name, format!("{} cannot stand here: text is expected", node.describe()));
     }
-    text
+    node.text()
+}
+
+fn is_ours(api_version: &str) -> bool {
+    api_version.split_once('/').map(|(group, _)| group) == Some(names::GROUP)
+}
+
+fn known_kind(kind: &str, report: &mut Report<'_>) -> Option<Kind> {
+    if COMPUTED.contains(&kind) {
+        report.error("kind", format!("{kind} is computed by the controller: remove the document"));
+        return None;
+    }
+    let known = kind.parse().ok();
+    if known.is_none() {
+        let possible = Kind::ALL.iter().map(|kind| kind.as_str());
+        report.error("kind", format!("unknown kind '{kind}': {}", words::suggest(kind, possible)));
+    }
+    known
+}
+
+/// What a document declares whose kind is misspelled or of another version: a reference to it is no second mistake.
+fn meant(root: &Node) -> Option<ObjectKey> {
+    let text = |node: &Node, name: &str| node.entry(name).and_then(|entry| entry.node.text()).map(str::to_owned);
+    if text(root, "apiVersion").is_some_and(|version| !is_ours(&version)) {
+        return None;
+    }
+    let kind = text(root, "kind")?;
+    let kind: Kind = words::nearest(&kind, Kind::ALL.iter().map(|kind| kind.as_str()))?.parse().ok()?;
+    let metadata = &root.entry("metadata")?.node;
+    let namespace = text(metadata, "namespace").filter(|_| kind.namespaced());
+    Some(ObjectKey { kind, namespace, name: text(metadata, "name")? })
 }
 
 /// Reads `metadata`. There is a key as soon as the name is readable.
@@ -249,9 +291,9 @@ fn typed(kind: Kind, json: Json) -> Result<ParsedSpec, serde_json::Error> {
     })
 }
 
-fn origin_of(file: &str, root: &Node, spec: &ParsedSpec, places: &Places) -> Origin {
+fn origin_of(file: &str, root: &Node, spec: Option<&ParsedSpec>, places: &Places) -> Origin {
     let mut origin = Origin { file: file.to_owned(), line: root.place.line, ..Origin::default() };
-    if let ParsedSpec::RuleSet(rule_set) = spec {
+    if let Some(ParsedSpec::RuleSet(rule_set)) = spec {
         for (index, rule) in rule_set.rules.iter().enumerate() {
             let Place { line, .. } = places.of(&at("spec.rules", index));
             origin.rule_lines.insert(rule.name.clone(), line);
@@ -273,4 +315,29 @@ fn is_dns_label(text: &str) -> bool {
 /// Whether the text is a DNS name, as objects are named.
 fn is_dns_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_dns_label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree;
+    use super::*;
+
+    /// A list of a list is what no field takes: where lists are taken, their items are none.
+    #[test]
+    fn a_spec_is_read_whatever_is_written_in_its_fields() {
+        for definition in ringfence_crds::all() {
+            let Ok(kind) = definition.spec.names.kind.parse::<Kind>() else { continue };
+            let schema = serde_json::to_value(&definition.spec.versions[0].schema).expect("JSON");
+            let fields = schema.pointer("/openAPIV3Schema/properties/spec/properties").and_then(Json::as_object);
+            let fields: Vec<String> = fields.expect("fields").keys().map(|name| format!("{name}: [[]]")).collect();
+            for spec in ["5", "{}", &format!("{{{}}}", fields.join(", "))] {
+                let text = format!("apiVersion: ringfence.dev/v1alpha1\nkind: {kind}\nspec: {spec}\n");
+                let root = tree::documents(&text).remove(0).expect("readable");
+                let (Outcome::Broken(broken), _) = read("a.yaml", &root, Schemas::get()) else {
+                    panic!("there is no name: {text}")
+                };
+                assert!(broken.spec.is_some(), "{text}");
+            }
+        }
+    }
 }

@@ -1,7 +1,10 @@
 //! What of a folder is policy: the one rule for the importer, which reads a commit, and the command line, which reads
 //! a folder on disk.
 
-use super::{Parsed, Problem, Severity};
+use super::{Parsed, Place, Problem, Severity, SourceFile};
+
+/// Bytes that one file of policy may have.
+pub const FILE_BYTES: usize = 2 << 20;
 
 /// What an entry of a folder is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +30,10 @@ pub enum Reading {
     Nothing,
 }
 
-/// Why an entry cannot stand in a folder of policy.
+/// Why an entry cannot stand in a folder of policy. Leaving it out would silently change policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
-    /// Something that is neither a folder nor a plain file. Leaving it out would silently change policy.
+    /// Something that is neither a folder nor a plain file.
     #[error("'{path}' is a {what}, and policy is read from plain files only: replace it by a copy or remove it")]
     NotPlain {
         /// Path in the folder of policy.
@@ -46,6 +49,34 @@ pub enum EntryError {
         /// The name, made printable.
         name: String,
     },
+    /// Not UTF-8.
+    #[error("'{path}' is not UTF-8 text: save it as UTF-8")]
+    NotText {
+        /// Path in the folder of policy.
+        path: String,
+    },
+    /// Too much for one file.
+    #[error("'{path}' has {size} bytes and {limit} are allowed: split it")]
+    TooBig {
+        /// Path in the folder of policy.
+        path: String,
+        /// Its size.
+        size: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+}
+
+impl EntryError {
+    /// The error as a problem of the entry as a whole.
+    pub fn problem(&self) -> Problem {
+        let path = match self {
+            Self::NotPlain { path, .. } | Self::NotText { path } | Self::TooBig { path, .. } => path.clone(),
+            Self::BadName { folder, name } => join(folder, name),
+        };
+        let Place { line, column } = Place::START;
+        Problem { path, line, column, message: self.to_string(), severity: Severity::Error }
+    }
 }
 
 /// What is done with the entry `name` of `folder` (a path relative to the folder of policy, empty for that itself).
@@ -73,6 +104,17 @@ pub fn reading(folder: &str, name: &[u8], kind: EntryKind) -> Result<Reading, En
         EntryKind::File => Ok(Reading::Nothing),
         EntryKind::Link => Err(not_plain("symbolic link")),
         EntryKind::Submodule => Err(not_plain("submodule")),
+    }
+}
+
+/// A file that is read as policy, from what is stored.
+///
+/// # Errors
+/// When it is not text.
+pub fn file(path: String, content: Vec<u8>) -> Result<SourceFile, EntryError> {
+    match String::from_utf8(content) {
+        Ok(text) => Ok(SourceFile { path, text }),
+        Err(_) => Err(EntryError::NotText { path }),
     }
 }
 
@@ -131,5 +173,16 @@ mod tests {
         for odd in [&b"a\nb.yaml"[..], b"a\\b.yaml", b"..", b".", b"", b"\xff.yaml"] {
             assert!(matches!(reading("", odd, K::File), Err(EntryError::BadName { .. })), "{odd:?}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_a_problem_of_its_path() {
+        let shown = |error: EntryError| error.problem().to_string();
+        let name = reading("shop", b"a\nb.yaml", EntryKind::File).expect_err("a line break");
+        assert!(shown(name).starts_with("shop/a\\nb.yaml:1:1: error: the folder 'shop' has an entry named"));
+        let text = file("a.yaml".to_owned(), vec![0xff, 0xfe]).expect_err("not text");
+        assert_eq!(shown(text), "a.yaml:1:1: error: 'a.yaml' is not UTF-8 text: save it as UTF-8");
+        let big = EntryError::TooBig { path: "a.yaml".to_owned(), size: 10, limit: 9 };
+        assert_eq!(shown(big), "a.yaml:1:1: error: 'a.yaml' has 10 bytes and 9 are allowed: split it");
     }
 }

@@ -7,7 +7,7 @@ use ringfence_crds::container_cluster::LabelMapKind;
 use ringfence_crds::container_workload_profile::DimensionLabels;
 use ringfence_crds::rule_set::{Actor, ServiceRef};
 use ringfence_crds::{ContainerClusterSpec, IpListSpec, PortSpec, RuleSetSpec, WorkloadSpec};
-use ringfence_model::{AddressSet, Dimension, LabelValue, PortMatch};
+use ringfence_model::{AddressSet, Dimension, LabelValue, ParsePortError, PortMatch};
 
 use super::ParsedSpec;
 use super::places::{Report, at, field};
@@ -36,7 +36,8 @@ fn check_cluster(spec: &ContainerClusterSpec, report: &mut Report<'_>) {
         for (from, value) in &entry.values {
             check_value(&field(&field(&path, "values"), from), value, report);
         }
-        if entry.kind == LabelMapKind::Node && !kubelet_cannot_set(&entry.from) {
+        let on_node = entry.kind == LabelMapKind::Node && !report.is_faulty(&field(&path, "kind"));
+        if on_node && !kubelet_cannot_set(&entry.from) {
             let path = field(&path, "from");
             report.warning(&path, format!("'{}' has no effect: {KUBELET_CAN_SET}", entry.from));
         }
@@ -152,21 +153,22 @@ fn check_ranges(path: &str, ranges: &[String], report: &mut Report<'_>) {
 
 fn check_ports(path: &str, ports: &[PortSpec], report: &mut Report<'_>) {
     for (index, port) in ports.iter().enumerate() {
-        let path = at(path, index);
-        if let Err(error) = PortMatch::try_from(port)
-            && !report.is_faulty(&path)
-        {
-            report.error(&path, error.to_string());
-        }
+        check_port(&at(path, index), PortMatch::try_from(port), report);
     }
 }
 
 fn check_service(path: &str, service: &ServiceRef, report: &mut Report<'_>) {
     let Some(protocol) = &service.protocol else { return };
     let parsed = PortMatch::parse(protocol, service.port, service.end_port, service.icmp_type, service.icmp_code);
-    if let Err(error) = parsed
-        && !report.is_faulty(path)
-    {
-        report.error(path, error.to_string());
+    check_port(path, parsed, report);
+}
+
+fn check_port(path: &str, parsed: Result<PortMatch, ParsePortError>, report: &mut Report<'_>) {
+    let Err(error) = parsed else { return };
+    // A protocol is wrong whatever the ports beside it are, unless a rule about both has said so.
+    let own = matches!(error, ParsePortError::Protocol(_)) && !report.is_faulty_itself(path);
+    let path = if own { field(path, "protocol") } else { path.to_owned() };
+    if !report.is_faulty(&path) {
+        report.error(&path, error.to_string());
     }
 }

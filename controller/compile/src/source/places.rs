@@ -74,30 +74,58 @@ pub(super) fn at(path: &str, index: usize) -> String {
     format!("{path}[{index}]")
 }
 
+/// Where a document is at fault, so that a further check repeats nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Faults {
+    /// Fields with an error.
+    at: BTreeSet<String>,
+    /// Those whose value could not be read, so that a stand-in has its place.
+    unread: BTreeSet<String>,
+}
+
+/// Those of a document without an error.
+pub(super) static NO_FAULTS: Faults = Faults { at: BTreeSet::new(), unread: BTreeSet::new() };
+
+impl Faults {
+    /// Whether a check of the field would only repeat an error: one of the field or within it, or the field is part of
+    /// a stand-in. An error of what the field lies in is another one.
+    pub(super) fn cover(&self, path: &str) -> bool {
+        let within = self.at.range(path.to_owned()..).take_while(|other| other.starts_with(path));
+        let inside = |other: &String| matches!(other[path.len()..].chars().next(), None | Some('.' | '['));
+        within.into_iter().any(inside) || around(path).any(|outer| self.unread.contains(outer))
+    }
+}
+
 /// The problems of one document, as they are found.
 pub(super) struct Report<'a> {
     file: &'a str,
     places: &'a Places,
     problems: Vec<Problem>,
-    faulty: BTreeSet<String>,
+    faults: Faults,
     /// Fields that nothing knows, most often misspelled ones, so that rules about what holds them miss the right one.
     unknown: BTreeSet<String>,
 }
 
 impl<'a> Report<'a> {
     pub(super) fn new(file: &'a str, places: &'a Places) -> Self {
-        Self { file, places, problems: Vec::new(), faulty: BTreeSet::new(), unknown: BTreeSet::new() }
+        Self { file, places, problems: Vec::new(), faults: Faults::default(), unknown: BTreeSet::new() }
     }
 
     /// An error at a field's value.
     pub(super) fn error(&mut self, path: &str, message: impl Into<String>) {
-        self.faulty.insert(path.to_owned());
+        self.faults.at.insert(path.to_owned());
         self.push(self.places.of(path), message.into(), Severity::Error);
+    }
+
+    /// An error at a field's value: it cannot be read, and a stand-in has its place.
+    pub(super) fn unread(&mut self, path: &str, message: impl Into<String>) {
+        self.faults.unread.insert(path.to_owned());
+        self.error(path, message);
     }
 
     /// An error at a field's name.
     pub(super) fn error_at_key(&mut self, path: &str, message: impl Into<String>) {
-        self.faulty.insert(path.to_owned());
+        self.faults.at.insert(path.to_owned());
         self.push(self.places.of_key(path), message.into(), Severity::Error);
     }
 
@@ -112,29 +140,47 @@ impl<'a> Report<'a> {
         self.push(place, message, Severity::Error);
     }
 
-    /// A warning at a field's value.
+    /// A warning at a field's value, unless that has an error.
     pub(super) fn warning(&mut self, path: &str, message: impl Into<String>) {
-        self.push(self.places.of(path), message.into(), Severity::Warning);
+        if !self.is_faulty(path) {
+            self.push(self.places.of(path), message.into(), Severity::Warning);
+        }
     }
 
-    /// Whether an error was found at the field, within it or around it, so that a further check would only repeat it.
+    /// Whether an error was found at the field or within it, so that a further check would only repeat it.
     pub(super) fn is_faulty(&self, path: &str) -> bool {
-        let within = self.faulty.range(path.to_owned()..).take_while(|other| other.starts_with(path));
-        let inside = |other: &String| matches!(other[path.len()..].chars().next(), None | Some('.' | '['));
-        within.into_iter().any(inside) || around(path).any(|outer| !outer.is_empty() && self.faulty.contains(outer))
+        self.faults.cover(path)
+    }
+
+    /// Whether an error was found at the field itself.
+    pub(super) fn is_faulty_itself(&self, path: &str) -> bool {
+        self.faults.at.contains(path)
+    }
+
+    /// Whether the field's value could not be read.
+    pub(super) fn is_unread(&self, path: &str) -> bool {
+        self.faults.unread.contains(path)
     }
 
     /// Whether a rule about the value at the path would only repeat an error: the value itself is faulty, or a field
-    /// of it that the rule speaks of, or a field of it is misspelled.
+    /// of it that the rule speaks of, or a field of it may be the misspelled one that the rule misses.
     pub(super) fn explains(&self, path: &str, rule: &str) -> bool {
         let parent = |field: &str| around(field).nth(1) == Some(path);
         let spoken_of = |field: &str| {
             let name = field[path.len()..].trim_start_matches('.');
             rule.contains(&format!("self.{name}"))
         };
-        self.faulty.contains(path)
-            || self.unknown.iter().any(|field| parent(field))
-            || self.faulty.iter().any(|field| parent(field) && spoken_of(field))
+        self.is_faulty_itself(path)
+            || (self.unknown.iter().any(|field| parent(field)) && self.misses_a_field(path, rule))
+            || self.faults.at.iter().any(|field| parent(field) && spoken_of(field))
+    }
+
+    /// Whether a rule speaks of a field that is not written.
+    fn misses_a_field(&self, path: &str, rule: &str) -> bool {
+        rule.split("self.").skip(1).any(|rest| {
+            let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+            !self.places.keys.contains_key(&field(path, &rest[..end]))
+        })
     }
 
     /// Whether any error was found.
@@ -142,8 +188,9 @@ impl<'a> Report<'a> {
         self.problems.iter().any(|problem| problem.severity == Severity::Error)
     }
 
-    pub(super) fn into_problems(self) -> Vec<Problem> {
-        self.problems
+    /// What was found, and where.
+    pub(super) fn into_parts(self) -> (Vec<Problem>, Faults) {
+        (self.problems, self.faults)
     }
 
     fn push(&mut self, place: Place, message: String, severity: Severity) {

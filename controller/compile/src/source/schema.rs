@@ -11,6 +11,7 @@ use ringfence_model::Dimension;
 use serde_json::Value as Json;
 
 use super::places::{Report, at, field};
+use super::stand_in::{required, required_fields, stand_in};
 use super::tree::{Node, Value};
 use super::words;
 use crate::policy::Kind;
@@ -64,7 +65,8 @@ impl Schemas {
         }
     }
 
-    /// Checks `spec` for fields, types and bounds. Returns it as JSON with only what the schema knows.
+    /// Checks `spec` for fields, types and bounds. Returns it as JSON of the schema's type whatever is written: with
+    /// only what the schema knows, and with stand-ins for what is missing or cannot be read.
     pub(super) fn check_spec(&self, kind: Kind, spec: &Node, report: &mut Report<'_>) -> Json {
         match self.kinds.get(&kind).and_then(|schema| schema.object.pointer("/properties/spec")) {
             Some(schema) => self.check_node("spec", schema, spec, report),
@@ -76,43 +78,31 @@ impl Schemas {
     pub(super) fn check_rules(&self, kind: Kind, object: &Json, report: &mut Report<'_>) {
         let Some(schema) = self.kinds.get(&kind) else { return };
         let Err(errors) = Validator::new().validate_compiled(&schema.rules, object, None) else { return };
+        let mut errors = errors.into_vec();
         let had_errors = report.has_errors();
-        for error in errors.into_vec() {
-            // A rule about keys is checked with the keys, each at its place.
+        errors.retain(|error| {
             // A rule that trips over a fault already reported says nothing new.
             let tripped = error.kind != ErrorKind::ValidationFailure && had_errors;
-            if !tripped && !report.explains(&error.field_path, &error.rule) && error.rule != pattern::DIMENSION_KEYS {
-                report.error(&error.field_path, error.message);
-            }
-        }
+            // A rule about keys is checked with the keys, each at its place.
+            !tripped && !report.explains(&error.field_path, &error.rule) && error.rule != pattern::DIMENSION_KEYS
+        });
+        // Only now: one rule about a value does not explain another.
+        errors.into_iter().for_each(|error| report.error(&error.field_path, error.message));
     }
 
     fn check_node(&self, path: &str, schema: &Json, node: &Node, report: &mut Report<'_>) -> Json {
         let nullable = schema.get("nullable").and_then(Json::as_bool).unwrap_or(false);
-        if node.value == Value::Null {
-            if !nullable {
-                report.error(path, "nothing is written here: give a value, or remove the field");
-            }
-            return Json::Null;
-        }
         match (schema.get("type").and_then(Json::as_str).unwrap_or("object"), &node.value) {
-            ("object", Value::Map(_)) => self.check_map(path, schema, node, report),
-            ("array", Value::List(items)) => self.check_list(path, schema, items, report),
-            ("string", Value::Text(text)) => {
-                self.check_text(path, schema, text, report);
-                node.to_json()
-            }
-            ("boolean", Value::Bool(_)) => node.to_json(),
-            ("integer", Value::Number(number)) if !number.is_f64() => {
-                check_bounds(path, schema, number, report);
-                node.to_json()
-            }
-            ("number", Value::Number(_)) => node.to_json(),
-            (expected, _) => {
-                report.error(path, wrong_type(expected, node));
-                Json::Null
-            }
+            (_, Value::Null) if nullable => {}
+            (_, Value::Null) => report.unread(path, "nothing is written here: give a value, or remove the field"),
+            ("object", Value::Map(_)) => return self.check_map(path, schema, node, report),
+            ("array", Value::List(items)) => return self.check_list(path, schema, items, report),
+            ("string", Value::Text(text)) => self.check_text(path, schema, text, report),
+            ("boolean", Value::Bool(_)) | ("number", Value::Number(_)) => {}
+            ("integer", Value::Number(number)) if !number.is_f64() => check_bounds(path, schema, number, report),
+            (expected, _) => report.unread(path, wrong_type(expected, node)),
         }
+        if report.is_unread(path) { stand_in(path, schema) } else { node.to_json() }
     }
 
     fn check_map(&self, path: &str, schema: &Json, node: &Node, report: &mut Report<'_>) -> Json {
@@ -140,14 +130,11 @@ impl Schemas {
                 }
             }
         }
-        for required in schema.get("required").and_then(Json::as_array).into_iter().flatten() {
-            let name = required.as_str().unwrap_or_default();
-            if node.entry(name).is_none() {
-                let about = known.and_then(|known| known.get(name)?.get("description")?.as_str());
-                report.error(&field(path, name), format!("'{name}' is missing: {}", about.unwrap_or("add it")));
-            }
+        for name in required_fields(schema).filter(|name| node.entry(name).is_none()) {
+            let about = known.and_then(|known| known.get(name)?.get("description")?.as_str());
+            report.unread(&field(path, name), format!("'{name}' is missing: {}", about.unwrap_or("add it")));
         }
-        json.into()
+        required(path, schema, json).into()
     }
 
     fn check_list(&self, path: &str, schema: &Json, items: &[Node], report: &mut Report<'_>) -> Json {
@@ -176,7 +163,7 @@ impl Schemas {
             && !possible.iter().any(|word| word.as_str() == Some(text))
         {
             let words = possible.iter().filter_map(Json::as_str);
-            report.error(path, format!("'{text}' is not possible here: {}", words::suggest(text, words)));
+            report.unread(path, format!("'{text}' is not possible here: {}", words::suggest(text, words)));
         }
         if let Some(pattern) = schema.get("pattern").and_then(Json::as_str)
             && !self.patterns.get(pattern).is_some_and(|regex| regex.is_match(text))
@@ -209,7 +196,7 @@ fn check_bounds(path: &str, schema: &Json, number: &serde_json::Number, report: 
             (Some(least), None) => format!("give {least} or more"),
             (None, most) => format!("give {} or less", most.unwrap_or_default()),
         };
-        report.error(path, format!("{number} is out of range: {range}"));
+        report.unread(path, format!("{number} is out of range: {range}"));
     }
 }
 

@@ -6,16 +6,18 @@ use ringfence_crds::pattern;
 pub(super) fn suggest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let mut known: Vec<&str> = known.into_iter().collect();
     known.sort_unstable();
-    let near = known
-        .iter()
-        .map(|word| (distance(&wrong.to_lowercase(), &word.to_lowercase()), *word))
-        .filter(|(distance, word)| *distance * 3 <= word.len().max(3))
-        .min();
-    match near {
-        Some((_, word)) => format!("did you mean '{word}'?"),
+    match nearest(wrong, known.iter().copied()) {
+        Some(word) => format!("did you mean '{word}'?"),
         None if known.is_empty() => "nothing may stand here".to_owned(),
         None => format!("possible here: {}", known.join(", ")),
     }
+}
+
+/// The word that was meant, if one is near.
+pub(super) fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let far = |word: &str| distance(&wrong.to_lowercase(), &word.to_lowercase());
+    let words = known.into_iter().map(|word| (far(word), word));
+    words.filter(|(distance, word)| *distance * 3 <= word.len().max(3)).min().map(|(_, word)| word)
 }
 
 /// How many letters one has to insert, delete or replace to get from one word to the other.

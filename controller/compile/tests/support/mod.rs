@@ -1,6 +1,8 @@
 //! A small cluster to ask questions about.
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
+pub mod source;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringfence_compile::cluster::{

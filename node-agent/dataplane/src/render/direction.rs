@@ -34,9 +34,26 @@ pub fn v4_chains(policy: &NetnsPolicy, generation: u32) -> V4Chains {
         chains.push(Chain::new(old, steps(policy.state, &lines, &both)));
     }
     chains.push(Chain::new("RF-DROP", ["-j DROP".to_owned()]));
-    chains.push(Chain::new("RF-MARK", [format!("-j MARK --set-xmark {REJECT:#x}/{REJECT:#x}")]));
-    chains.push(Chain::new("RF-WOULD", ["-j RETURN".to_owned()]));
+    chains.push(Chain::new("RF-MARK", mark_to_reject()));
+    chains.push(Chain::new("RF-PASS", [take_back_mark()]));
+    chains.push(Chain::new("RF-WOULD", [take_back_mark()]));
     V4Chains { sets: lines.into_sets(), chains }
+}
+
+/// Marks a packet, and its connection as well: rules of others that come after ours may overwrite the mark of a packet,
+/// as a sidecar's TPROXY does. Where conntrack knows no connection the packet's mark would be alone, so it is dropped.
+fn mark_to_reject() -> [String; 3] {
+    [
+        "-m conntrack ! --ctstate NEW -j DROP".to_owned(),
+        format!("-j MARK --set-xmark {REJECT:#x}/{REJECT:#x}"),
+        format!("-j CONNMARK --set-xmark {REJECT:#x}/{REJECT:#x}"),
+    ]
+}
+
+/// A connection that nobody has answered, such as one of datagrams, outlives its rejection and carries the bit until a
+/// packet of it passes.
+fn take_back_mark() -> String {
+    format!("-j CONNMARK --set-xmark 0x0/{REJECT:#x}")
 }
 
 /// What comes before every rule.
@@ -84,7 +101,7 @@ fn steps(state: Enforcement, lines: &Lines, orientations: &[Seen]) -> Vec<String
 
 fn target(state: Enforcement, effect: Effect) -> &'static str {
     match (effect, state) {
-        (Effect::Pass, _) => "-j RETURN",
+        (Effect::Pass, _) => "-g RF-PASS",
         (Effect::Block { .. }, Enforcement::VisibilityOnly) => "-g RF-WOULD",
         (Effect::Block { reject: true }, _) => "-g RF-MARK",
         (Effect::Block { reject: false }, _) => "-g RF-DROP",

@@ -3,12 +3,12 @@
 //! Goals and the design that meets them:
 //! 1. One atomic change per family: everything that decides is in table `mangle`, in own chains that one restore
 //!    with `--noflush` redeclares and fills. Rules of others stay as they are.
-//! 2. Other people's rules still see what we let pass: a packet leaves our chains by RETURN, never by ACCEPT. The
-//!    inner chains are entered by goto, so that a RETURN there leaves `RF-IN` or `RF-OUT` as well.
+//! 2. Other people's rules still see what we let pass: a packet leaves our chains at their end or by RETURN, never by
+//!    ACCEPT. The inner chains are entered by goto, so that their end leaves `RF-IN` or `RF-OUT` as well.
 //! 3. Ports are seen before a sidecar or kube-proxy rewrites them, and conntrack's state is known: PREROUTING and
 //!    OUTPUT of mangle, first.
-//! 4. REJECT is not possible in mangle: packets are marked there, and one chain in `filter`, which never changes,
-//!    rejects on the mark.
+//! 4. REJECT is not possible in mangle: packets are marked there, and chains in `filter`, which never change, reject
+//!    on the mark. Rules of others may overwrite the mark of a packet in between, so the connection is marked too.
 //! 5. A change of membership changes no rule: rules name sets, and the text does not depend on members.
 //! 6. What is in force can be read back: a chain named after the text's hash is put in by the same restore.
 //!
@@ -18,8 +18,10 @@
 //! | `RF-IN-OLD`, `RF-OUT-OLD` | TCP flows older than the rules, judged in both orientations |
 //! | `RF-DROP` | drops |
 //! | `RF-MARK` | marks for rejection |
-//! | `RF-WOULD` | counts what a stricter state would block |
-//! | `RF-REJECT` (filter) | rejects what is marked |
+//! | `RF-PASS` | takes the mark back from a connection that may be carrying it |
+//! | `RF-WOULD` | the same, and counts what a stricter state would block |
+//! | `RF-REJECT` (filter) | finds what is marked |
+//! | `RF-REFUSE` (filter) | rejects it |
 
 mod direction;
 mod lines;
@@ -33,7 +35,7 @@ use direction::{V4Chains, v4_chains};
 
 /// Bit of the conntrack mark that ends a flow. Set by the agent, matched by the rules.
 pub const ENDED: u32 = 0x4000_0000;
-/// Bit of the packet mark that asks table filter to reject.
+/// Bit of the packet mark, and of the conntrack mark, that asks table filter to reject.
 pub const REJECT: u32 = 0x2000_0000;
 /// What the names of all our chains begin with.
 pub const CHAIN_PREFIX: &str = "RF-";
@@ -222,15 +224,17 @@ fn table_text(table: &str, chains: &[Chain]) -> String {
     format!("*{table}\n{declare}:{FINGERPRINT_PREFIX}{fingerprint} - [0:0]\n{rules}COMMIT\n")
 }
 
-/// Replies to what is rejected are RELATED to it and are no packets to reject, even if they carry its mark.
+/// Replies to what is rejected are RELATED to it and are no packets to reject, even if they carry its mark; and of a
+/// connection that was answered, the mark is of a time when it was not.
 fn filter_text() -> String {
-    let marked = format!("-m mark --mark {REJECT:#x}/{REJECT:#x} -m conntrack ! --ctstate RELATED,ESTABLISHED");
-    format!(
-        "*filter\n:RF-REJECT - [0:0]\n\
-         -A RF-REJECT -p tcp {marked} -j REJECT --reject-with tcp-reset\n\
-         -A RF-REJECT {marked} -j REJECT --reject-with icmp-port-unreachable\n\
-         COMMIT\n"
-    )
+    let marked = |module: &str| format!("-m {module} --mark {REJECT:#x}/{REJECT:#x} -g RF-REFUSE");
+    let known = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned();
+    let refuse = ["-p tcp -j REJECT --reject-with tcp-reset", "-j REJECT --reject-with icmp-port-unreachable"];
+    let chains = [
+        Chain::new("RF-REJECT", [known, marked("mark"), marked("connmark")]),
+        Chain::new("RF-REFUSE", refuse.map(str::to_owned)),
+    ];
+    table_text("filter", &chains)
 }
 
 /// IPv6 has no policy yet: Full drops it but for what keeps the interface alive, any other state lets it pass.

@@ -130,6 +130,43 @@ fn what_comes_before_every_rule() {
     assert_eq!(fate(&visibility, &ended), Fate::Passed, "VisibilityOnly blocks nothing");
 }
 
+/// Deny and OverrideDeny on port 80 ask to reject.
+#[rstest]
+#[case::deny(Action::Deny)]
+#[case::override_deny(Action::OverrideDeny)]
+fn a_mark_that_others_overwrite_is_not_what_blocks(#[case] action: Action) {
+    for state in [Enforcement::Selective, Enforcement::Full] {
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let policy = with(state, direction, &[(action, entry(listed(&[PEER]), only(Protocol::TCP, 80), true))]);
+            let probe = Probe::new(packet(direction, PEER, Protocol::TCP, 1, 80));
+            let overwritten = Probe { overwritten: true, ..probe };
+            assert_eq!(fate(&policy, &overwritten), Fate::Rejected, "{state:?} {direction:?}");
+            for untracked in ["INVALID", "UNTRACKED"] {
+                let packet = Probe { state: untracked, ..overwritten };
+                assert_eq!(fate(&policy, &packet), Fate::Dropped, "{state:?} {direction:?} {untracked}");
+            }
+        }
+    }
+}
+
+/// A connection was rejected, nobody has answered it, and a later policy lets its next packet pass.
+#[test]
+fn an_old_mark_rejects_nothing_that_passes() {
+    let marked = |state, actions: &[Action], ct_state| {
+        let entries: Vec<_> =
+            actions.iter().map(|action| (*action, entry(listed(&[PEER]), only(Protocol::UDP, 53), true))).collect();
+        let policy = with(state, Direction::Outbound, &entries);
+        let packet = packet(Direction::Outbound, PEER, Protocol::UDP, 4000, 53);
+        fate(&policy, &Probe { connmark: REJECT, state: ct_state, ..Probe::new(packet) })
+    };
+    assert_eq!(marked(Enforcement::Full, &[Action::Allow], "NEW"), Fate::Passed);
+    assert_eq!(marked(Enforcement::Selective, &[Action::Allow, Action::Deny], "NEW"), Fate::Passed);
+    assert_eq!(marked(Enforcement::Selective, &[], "NEW"), Fate::WouldBlock);
+    assert_eq!(marked(Enforcement::VisibilityOnly, &[Action::OverrideDeny], "NEW"), Fate::WouldBlock);
+    assert_eq!(marked(Enforcement::Selective, &[Action::Deny], "NEW"), Fate::Rejected);
+    assert_eq!(marked(Enforcement::Full, &[], "ESTABLISHED"), Fate::Passed, "it was answered before");
+}
+
 #[test]
 fn an_older_flow_is_hit_by_a_rule_of_either_orientation() {
     let web = entry(listed(&[PEER]), only(Protocol::TCP, 80), false);
@@ -299,7 +336,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn rules_do_what_the_judge_says(policy in policies(), packets in prop::collection::vec(packets(), 8), syn: bool) {
+    fn rules_do_what_the_judge_says(
+        policy in policies(),
+        packets in prop::collection::vec(packets(), 8),
+        syn: bool,
+        overwritten: bool,
+        rejected_before: bool,
+    ) {
+        let connmark = if rejected_before { REJECT } else { 0 };
         let kernel = Kernel::load(&render(&policy, 3), Family::V4);
         for packet in packets {
             let old = packet.protocol == Protocol::TCP && !syn;
@@ -311,7 +355,7 @@ proptest! {
                 (false, _) if passing => Fate::Passed,
                 (false, _) => Fate::WouldBlock,
             };
-            let fate = kernel.trace(&Probe { syn, ..Probe::new(packet) });
+            let fate = kernel.trace(&Probe { syn, overwritten, connmark, ..Probe::new(packet) });
             prop_assert_eq!(fate, expected, "{:?}\n{}", packet, render(&policy, 3).v4);
         }
     }

@@ -15,18 +15,23 @@ use crate::policy::End;
 /// The store, seen from one Pod network.
 #[derive(Clone, Copy)]
 pub struct Classes<'a> {
-    pub store: &'a ObjectStore,
-    /// Id of the Pod network of this node.
-    pub network: &'a str,
+    store: &'a ObjectStore,
+    /// Id of the Pod network of this node; without its NodePolicy nobody knows which addresses are whose.
+    network: Option<&'a str>,
 }
 
 impl<'a> Classes<'a> {
+    pub fn new(store: &'a ObjectStore) -> Self {
+        Self { store, network: store.node_policy.as_ref().map(|node| node.pod_network.as_str()) }
+    }
+
     /// A PeerGroup and the addresses of all its classes.
     pub fn peer_group(
         &self,
         name: &str,
         missing: &mut BTreeSet<Missing>,
     ) -> Option<(&'a PeerGroupSpec, BTreeSet<Ipv4Net>)> {
+        self.expect_network(missing);
         let Some(group) = self.store.peer_groups.get(name) else {
             missing.insert(Missing::PeerGroup(name.to_owned()));
             return None;
@@ -57,6 +62,7 @@ impl<'a> Classes<'a> {
 
     /// The ends of a Service, by its class.
     pub fn service(&self, class: &str, missing: &mut BTreeSet<Missing>) -> Option<&'a ServiceEnds> {
+        self.expect_network(missing);
         let group = self.store.address_groups.get(&format!("{class}-0"));
         let ends = group.and_then(|group| group.service.as_ref());
         if ends.is_none() {
@@ -65,9 +71,16 @@ impl<'a> Classes<'a> {
         ends
     }
 
+    /// While the network is not known, what is found is not all there is.
+    fn expect_network(&self, missing: &mut BTreeSet<Missing>) {
+        if self.network.is_none() {
+            missing.insert(Missing::NodePolicy);
+        }
+    }
+
     /// Whether addresses of a network mean here what they mean there.
     pub fn is_here(&self, network: &str) -> bool {
-        network.is_empty() || network == self.network
+        network.is_empty() || self.network == Some(network)
     }
 }
 

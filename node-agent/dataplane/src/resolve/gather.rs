@@ -9,7 +9,7 @@ use ringfence_model::{Action, Direction, PortMatch, Protocol, Services};
 
 use super::Missing;
 use super::classes::{self, Classes};
-use super::subject::{contains, covers_target, written_services};
+use super::subject::{contains, covers_target, widest_services, written_services};
 use crate::policy::{End, Enforcement, Entry, HostSet, Match, NetnsPolicy, Origin, Peers};
 
 /// Where rules of one kind meet. The order of the fields is the order of entries in a step; `drops` comes before
@@ -91,6 +91,19 @@ impl<'a> Gatherer<'a> {
                 self.add_prefixes(&placed, &services, peer);
             }
         }
+    }
+
+    /// A rule that blocks, as long as it is not known whom or on which ports: anyone, on every port that it may mean. It
+    /// drops, so that whoever is blocked in error tries again instead of failing.
+    pub fn anyone(&mut self, rule: &CompiledRule, name: &str) {
+        let services = match rule.direction {
+            Direction::Inbound => widest_services(rule),
+            // The Services before an unknown provider have ports of their own.
+            Direction::Outbound => Services::All,
+        };
+        let key = Key { direction: rule.direction, action: rule.action, drops: true };
+        let everywhere = BTreeSet::from([Ipv4Net::default()]);
+        self.add_hosts(&Placed { rule, name, key }, &services, Origin::Prefixes(everywhere.clone()), everywhere);
     }
 
     /// Providers by label: their addresses, and the front ends of the Services before them.

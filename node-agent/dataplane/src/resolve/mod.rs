@@ -2,8 +2,9 @@
 //!
 //! Goals, in order:
 //! 1. Nothing empty, missing or malformed ever widens what passes: it selects nothing.
-//! 2. A rule whose peers are only partly known is not enforced in part: the answer is [`Resolution::Incomplete`], and
-//!    the caller keeps what it has in force.
+//! 2. What is only partly known never replaces what is in force: the answer is [`Resolution::Incomplete`], and the
+//!    caller keeps that. Where nothing is in force yet, the answer brings a policy that blocks at least all that the
+//!    complete one will block.
 //! 3. A packet's cost does not grow with the number of peers: rules of equal direction, action and services become one
 //!    entry with one set.
 //! 4. The answer is a function of the store and the Pod, in a fixed order.
@@ -20,7 +21,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ringfence_crds::container_cluster::{LabelMapEntry, LabelMapKind};
 use ringfence_crds::{NodePolicySpec, names};
 use ringfence_model::derive::derive_labels;
-use ringfence_model::{Direction, LabelMapping, Labels, PolicyState};
+use ringfence_model::{Action, Direction, LabelMapping, Labels, PolicyState};
 
 use crate::input::{LocalPod, ObjectStore, Profile};
 use crate::policy::{Enforcement, NetnsPolicy};
@@ -40,7 +41,8 @@ pub enum Resolution {
     Incomplete {
         /// The objects.
         missing: Vec<Missing>,
-        /// For a Pod in Full that has nothing in force yet: essential traffic alone.
+        /// For a Pod that has nothing in force yet: whatever the missing objects say, it lets nothing pass that they
+        /// will block. `None` in VisibilityOnly, which blocks nothing.
         closed: Option<NetnsPolicy>,
     },
 }
@@ -96,32 +98,42 @@ pub fn resolve(store: &ObjectStore, pod: &LocalPod, node_addresses: &[IpAddr]) -
     if store.node_policy.is_none() {
         missing.insert(Missing::NodePolicy);
     }
-    let policy = gather_rules(store, profile, pod, &node.pod_network, &mut missing);
+    let policy = complete(gather_rules(store, profile, pod, &mut missing));
     if missing.is_empty() {
-        return Resolution::Enforce(complete(policy));
+        return Resolution::Enforce(policy);
     }
-    let closed = (state == Enforcement::Full).then(|| complete(NetnsPolicy::new(state)));
+    let closed = (state != Enforcement::VisibilityOnly).then_some(policy);
     Resolution::Incomplete { missing: missing.into_iter().collect(), closed }
 }
 
+/// The rules that apply to a Pod. Of a rule that is only partly known, an Allow opens what is known, and one that blocks
+/// hits whatever it may turn out to hit: so whatever the answer lets pass, the complete rules let pass too.
 fn gather_rules(
     store: &ObjectStore,
     profile: &Profile,
     pod: &LocalPod,
-    network: &str,
     missing: &mut BTreeSet<Missing>,
 ) -> NetnsPolicy {
     let labels = pod_labels(store, profile, pod);
-    let classes = Classes { store, network };
-    let mut gatherer = Gatherer::new(classes);
+    let mut gatherer = Gatherer::new(Classes::new(store));
     for policy in store.workload_policies.values() {
         for rule in &policy.rules {
-            let Some(services) = subject::reach(rule, pod, &labels, store, missing) else { continue };
-            let name = format!("{}/{}", policy.rule_set, rule.name);
-            match rule.direction {
-                Direction::Inbound => gatherer.inbound(rule, &name, &services, missing),
-                Direction::Outbound => gatherer.outbound(rule, &name, missing),
+            let mut lacking = BTreeSet::new();
+            let reached = subject::reach(rule, pod, &labels, store, &mut lacking);
+            if reached.is_none() && lacking.is_empty() {
+                continue;
             }
+            let name = format!("{}/{}", policy.rule_set, rule.name);
+            if let Some(services) = reached {
+                match rule.direction {
+                    Direction::Inbound => gatherer.inbound(rule, &name, &services, &mut lacking),
+                    Direction::Outbound => gatherer.outbound(rule, &name, &mut lacking),
+                }
+            }
+            if !lacking.is_empty() && rule.action != Action::Allow {
+                gatherer.anyone(rule, &name);
+            }
+            missing.append(&mut lacking);
         }
     }
     gatherer.finish()

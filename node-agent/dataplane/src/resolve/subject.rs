@@ -46,6 +46,11 @@ pub fn written_services(rule: &CompiledRule) -> Services {
     }
 }
 
+/// The services that the rule can cover at most, whichever ports the Services have that it names.
+pub fn widest_services(rule: &CompiledRule) -> Services {
+    if rule.services.is_empty() && rule.virtual_service_ports { Services::All } else { written_services(rule) }
+}
+
 /// Valid IPv4 port entries. Left out is what iptables takes for "any": protocol 0 and ICMP type 255, neither of which
 /// is in use.
 pub fn port_matches(specs: &[PortSpec]) -> BTreeSet<PortMatch> {

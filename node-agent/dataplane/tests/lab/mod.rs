@@ -50,8 +50,7 @@ impl Lab {
     /// Builds the lab. `None`, with a word on stderr that the harness does not swallow, where this cannot run.
     pub fn new(test: &str) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
-            // Not eprintln!, whose output is shown only when a test fails.
-            let _ = writeln!(std::io::stderr(), "{test}: not run: needs root");
+            not_run(test, "needs root");
             return None;
         }
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -88,9 +87,15 @@ impl Lab {
 
     /// Runs a command in a namespace and returns what it printed; panics if it fails.
     pub fn exec(&self, at: At, program: &str, args: &[&str], input: &str) -> String {
+        self.try_exec(at, program, args, input)
+            .unwrap_or_else(|error| panic!("{program} {}: {error}\n{input}", args.join(" ")))
+    }
+
+    /// The same for a command that may fail.
+    pub fn try_exec(&self, at: At, program: &str, args: &[&str], input: &str) -> Result<String, String> {
         let name = self.name(at);
         let args: Vec<&str> = ["netns", "exec", &name, program].into_iter().chain(args.iter().copied()).collect();
-        run("ip", &args, input)
+        try_run("ip", &args, input)
     }
 
     /// Runs a closure on a thread that is in the namespace.
@@ -159,7 +164,7 @@ impl Lab {
         for line in text.lines() {
             let name = line.trim_start_matches("destroy ");
             let gone = (0..100).any(|_| {
-                let done = try_run("ip", &["netns", "exec", &self.name(At::Pod), "ipset", "destroy", name], "").is_ok();
+                let done = self.try_exec(At::Pod, "ipset", &["destroy", name], "").is_ok();
                 if !done {
                     thread::sleep(Duration::from_millis(5));
                 }
@@ -208,6 +213,19 @@ impl Lab {
         echoing.join().expect("the echo does not panic");
         reach
     }
+
+    /// Datagrams from one port to another, which nobody answers.
+    pub fn udp_flow(&self, from: At, to: (At, &str, u16)) -> Datagrams {
+        let (at, address, port) = to;
+        let target = SocketAddr::new(address.parse().expect("an address of the test"), port);
+        let receiver = self.within(at, move || UdpSocket::bind(target).expect("the port is free"));
+        let sender = self.within(from, move || UdpSocket::bind("0.0.0.0:0").expect("a port is free"));
+        sender.connect(target).expect("there is a route");
+        for end in [&sender, &receiver] {
+            end.set_read_timeout(Some(PATIENCE / 2)).expect("a valid timeout");
+        }
+        Datagrams { sender, receiver }
+    }
 }
 
 impl Drop for Lab {
@@ -234,6 +252,35 @@ impl Flow {
     pub fn answers(&mut self) -> bool {
         pass(&mut self.server, &mut self.client)
     }
+
+    /// Whether a byte sent by the client arrives.
+    pub fn asks(&mut self) -> bool {
+        pass(&mut self.client, &mut self.server)
+    }
+}
+
+/// A port that sends datagrams, and the one that they are for.
+pub struct Datagrams {
+    sender: UdpSocket,
+    receiver: UdpSocket,
+}
+
+impl Datagrams {
+    /// What becomes of one more datagram.
+    pub fn send(&self) -> Reach {
+        // See `exchange`.
+        let _ = self.sender.send(b"x");
+        if self.receiver.recv(&mut [0; 16]).is_ok() {
+            return Reach::Open;
+        }
+        self.sender.recv(&mut [0; 16]).map_or_else(|error| reach_of(error.kind()), |_| panic!("nobody answers"))
+    }
+}
+
+/// Says on stderr that something was not tried, and why. Not with eprintln!, whose output is shown only when a test
+/// fails.
+pub fn not_run(test: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "{test}: not run: {why}");
 }
 
 fn pass(from: &mut TcpStream, to: &mut TcpStream) -> bool {

@@ -1,0 +1,80 @@
+//! Everything of ours that a network namespace holds, read from the kernel.
+
+use std::collections::BTreeSet;
+
+use ringfence_dataplane::{Family, Installed, SetDef, removal, sets};
+
+use super::FAMILIES;
+use crate::readings::{Readings, Verdict};
+use crate::tools::{Backend, ToolError, ipset_save};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Kernel {
+    pub(super) v4: Installed,
+    pub(super) v6: Installed,
+    /// Of rules that are known to be as they were written.
+    pub(super) readings: Readings,
+    pub(super) sets: Vec<SetDef>,
+}
+
+impl Kernel {
+    pub(super) fn read(backend: Backend) -> Result<Self, ToolError> {
+        Ok(Self { sets: sets::parse_save(&ipset_save()?), ..Self::read_rules(backend)? })
+    }
+
+    /// Leaves out the sets.
+    pub(super) fn read_rules(backend: Backend) -> Result<Self, ToolError> {
+        let mut kernel = Self::default();
+        for family in FAMILIES {
+            let save = backend.save(family)?;
+            let installed = Installed::parse(&save);
+            kernel.readings.read(family, &save, &installed);
+            match family {
+                Family::V4 => kernel.v4 = installed,
+                Family::V6 => kernel.v6 = installed,
+            }
+        }
+        Ok(kernel)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty() && self.sets.is_empty()
+    }
+
+    /// Whether rules of ours decide what passes. A restore that was refused can leave sets, and rules in table filter,
+    /// which alone decide nothing.
+    pub(super) fn decides(&self) -> bool {
+        // What takes rules away names the tables that hold any.
+        removal(&self.v4).contains("*mangle\n")
+    }
+
+    pub(super) fn family(&self, family: Family) -> &Installed {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    /// Forgets what was just read of rules that are not known to be as they were written; says which of them somebody
+    /// else has changed.
+    pub(super) fn compare(&mut self, before: &Readings) -> Vec<Family> {
+        let now = self.readings.clone();
+        let verdict = |family: &Family| before.judge(*family, &now);
+        FAMILIES
+            .iter()
+            .filter(|family| verdict(family) != Verdict::Same)
+            .for_each(|family| self.readings.forget(*family));
+        FAMILIES.into_iter().filter(|family| verdict(family) == Verdict::Touched).collect()
+    }
+
+    /// A generation whose sets are not there yet.
+    pub(super) fn free_generation(&self) -> u32 {
+        let generation = |set: &SetDef| -> Option<u32> {
+            let rest = set.name.strip_prefix(sets::PREFIX_V4).or_else(|| set.name.strip_prefix(sets::PREFIX_V6))?;
+            rest.split('-').next()?.parse().ok()
+        };
+        let used: BTreeSet<u32> = self.sets.iter().filter_map(generation).chain(self.v4.generation()).collect();
+        (0..=u32::MAX).find(|number| !used.contains(number)).unwrap_or_default()
+    }
+}

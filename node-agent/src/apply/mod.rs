@@ -1,0 +1,222 @@
+//! Room 8: puts a policy into the network namespace that the calling thread is in, and reads it back.
+//!
+//! A change of members alone is a delta on the sets. Anything else makes new sets and replaces the rules by one atomic
+//! restore per table and family. What the kernel held before the agent started is kept where it is already right.
+//!
+//! [`apply`] does what new connections wait for. [`clean_up`] does the rest, when every namespace has its rules: existing
+//! flows follow the policy, what was written is read back, and sets that no rule names any more go.
+
+mod cleanup;
+mod kernel;
+mod state;
+mod stopgap;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ringfence_dataplane::sets::{self, SetChange, SetDef, SetKind};
+use ringfence_dataplane::{Enforcement, Family, NetnsPolicy, Readback, Rendered, removal, render};
+
+use crate::flows::{self, FlowError, tightening::may_tighten};
+use crate::readings::Readings;
+use crate::tools::{Backend, ToolError, ipset_restore};
+pub use cleanup::clean_up;
+use cleanup::destroy;
+use kernel::Kernel;
+pub use state::{Done, Known, Outcome, Terms, Wanted};
+use state::{Due, InForce};
+
+/// Both address families, in the order in which they switch.
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// Why a policy is not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A program failed.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// Flows could not be looked at or ended.
+    #[error("let flows follow the policy: {0}")]
+    Flows(#[from] FlowError),
+    /// What was written is not what is there.
+    #[error("put the rules in force: read back, they are {0:?}")]
+    ReadBack(Readback),
+    /// What was read back once is not what is there now.
+    #[error("keep the rules in force: somebody else has changed those of {0:?}")]
+    Touched(Vec<Family>),
+    /// The kernel does not let go of sets.
+    #[error("destroy sets that are no longer used: {0:?}")]
+    SetsLeft(Vec<String>),
+}
+
+/// Brings the network namespace from what it is known to hold to what is wanted.
+///
+/// # Errors
+/// When the kernel or a program refuses. What is in force is then not known any more, and never wider than before or
+/// after.
+pub fn apply(backend: Backend, wanted: &Wanted, known: Known, terms: &Terms) -> Result<Outcome, ApplyError> {
+    let done = bring(backend, wanted, known, terms);
+    match (done, wanted) {
+        (Err(refused), Wanted::Policy(policy)) if terms.may_close && policy.state == Enforcement::Full => {
+            stopgap::close(backend, policy, refused)
+        }
+        (done, _) => done,
+    }
+}
+
+fn bring(backend: Backend, wanted: &Wanted, known: Known, terms: &Terms) -> Result<Outcome, ApplyError> {
+    match (wanted, known) {
+        (Wanted::Nothing, Known::Nothing) => Ok(Outcome::new(Known::Nothing, Done::Nothing)),
+        (_, Known::Unread) if terms.only_if_empty && holds_rules(backend, wanted)? => {
+            Ok(Outcome::new(Known::Unread, Done::Left))
+        }
+        (Wanted::Nothing, _) => remove(backend),
+        (Wanted::Policy(policy), Known::Policy(present)) => change(backend, policy, *present),
+        (Wanted::Policy(policy), Known::Nothing) => replace(backend, policy, Kernel::default(), true, BTreeSet::new()),
+        (Wanted::Policy(policy), Known::Unread) => take_over(backend, policy, &terms.readings),
+    }
+}
+
+/// Whether anything is there that what is wanted might widen.
+fn holds_rules(backend: Backend, wanted: &Wanted) -> Result<bool, ToolError> {
+    let kernel = Kernel::read(backend)?;
+    Ok(match wanted {
+        Wanted::Nothing => !kernel.is_empty(),
+        Wanted::Policy(_) => kernel.decides(),
+    })
+}
+
+fn remove(backend: Backend) -> Result<Outcome, ApplyError> {
+    let kernel = Kernel::read(backend)?;
+    if kernel.is_empty() {
+        return Ok(Outcome::new(Known::Nothing, Done::Nothing));
+    }
+    for family in FAMILIES {
+        let text = removal(kernel.family(family));
+        if !text.is_empty() {
+            backend.restore(family, &text)?;
+        }
+    }
+    flows::forgive_all()?;
+    let left = destroy(names(&kernel.sets))?;
+    if !left.is_empty() {
+        return Err(ApplyError::SetsLeft(left.into_iter().collect()));
+    }
+    Ok(Outcome::new(Known::Nothing, Done::Removed))
+}
+
+fn names(sets: &[SetDef]) -> BTreeSet<String> {
+    sets.iter().map(|set| set.name.clone()).collect()
+}
+
+/// From a policy that is in force to another.
+fn change(backend: Backend, policy: &Arc<NetnsPolicy>, present: InForce) -> Result<Outcome, ApplyError> {
+    let same_generation = render(policy, present.rendered.generation);
+    // What was due stays due.
+    let flows = present.due.flows || present.ended_flows || may_tighten(&present.policy, policy);
+    if !present.rendered.same_shape(&same_generation) {
+        let InForce { rendered, v4, v6, readings, due, .. } = present;
+        let old = due.sets.into_iter().map(|name| SetDef { name, kind: SetKind::HashNet, members: BTreeSet::new() });
+        let sets = rendered.sets.into_iter().chain(old).collect();
+        return replace(backend, policy, Kernel { v4, v6, readings, sets }, flows, due.read_back);
+    }
+    let changes = present.rendered.delta(&same_generation);
+    let done = if changes.is_empty() { Done::Nothing } else { Done::Members };
+    ipset_restore(&sets::change_text(&changes))?;
+    let due = Due { flows, ..present.due };
+    let in_force = InForce { policy: policy.clone(), rendered: same_generation, due, ..present };
+    Ok(in_force.outcome(done))
+}
+
+/// First contact: what is in the kernel is kept if it is right, down to the single rule. Where nobody can tell, it is
+/// written anew.
+fn take_over(backend: Backend, policy: &Arc<NetnsPolicy>, before: &Readings) -> Result<Outcome, ApplyError> {
+    let mut kernel = Kernel::read(backend)?;
+    let touched = kernel.compare(before);
+    let outcome = match right(policy, &kernel) {
+        Some((rendered, changes)) => keep(policy, kernel, rendered, &changes)?,
+        None => replace(backend, policy, kernel, true, BTreeSet::new())?,
+    };
+    let problem = (!touched.is_empty()).then(|| format!("{}; they were written anew", ApplyError::Touched(touched)));
+    Ok(Outcome { problem, ..outcome })
+}
+
+/// The policy as it is in the kernel and what its sets lack, if every rule is right.
+fn right(policy: &NetnsPolicy, kernel: &Kernel) -> Option<(Rendered, Vec<SetChange>)> {
+    let rendered = render(policy, kernel.v4.generation().unwrap_or_default());
+    let right = |family: &Family| {
+        kernel.readings.has(*family) && rendered.verify(*family, kernel.family(*family)) == Readback::Ok
+    };
+    let changes = rendered.delta_from(&kernel.sets).filter(|_| FAMILIES.iter().all(right))?;
+    Some((rendered, changes))
+}
+
+/// Leaves the rules as they are and brings the members of sets up to date.
+fn keep(
+    policy: &Arc<NetnsPolicy>,
+    kernel: Kernel,
+    rendered: Rendered,
+    changes: &[SetChange],
+) -> Result<Outcome, ApplyError> {
+    ipset_restore(&sets::change_text(changes))?;
+    let done = if changes.is_empty() { Done::Nothing } else { Done::Members };
+    let sets = names(&kernel.sets).difference(&names(&rendered.sets)).cloned().collect();
+    let due = Due { flows: true, sets, ..Due::default() };
+    let Kernel { v4, v6, readings, .. } = kernel;
+    Ok(InForce { policy: policy.clone(), rendered, v4, v6, readings, ended_flows: false, due }.outcome(done))
+}
+
+/// Replaces all rules and sets. `flows` says whether existing flows have to be looked at; `read_back` what is to be read
+/// back in any case.
+fn replace(
+    backend: Backend,
+    policy: &Arc<NetnsPolicy>,
+    kernel: Kernel,
+    flows: bool,
+    read_back: BTreeSet<Family>,
+) -> Result<Outcome, ApplyError> {
+    let rendered = render(policy, kernel.free_generation());
+    let due = Due { flows, read_back, sets: names(&kernel.sets), first: kernel.is_empty() };
+    let Kernel { v4, v6, readings, .. } = kernel;
+    let mut in_force = InForce { policy: policy.clone(), rendered, v4, v6, readings, ended_flows: false, due };
+    if let Err(error) = in_force.put(backend) {
+        // Sets that no rule came to name must not pile up with every try; what is in use refuses to go.
+        let _ = ipset_restore(&sets::destroy_text(in_force.rendered.sets.iter().map(|set| set.name.as_str())));
+        return Err(error.into());
+    }
+    Ok(in_force.outcome(Done::Rules))
+}
+
+impl InForce {
+    /// Writes sets and rules.
+    fn put(&mut self, backend: Backend) -> Result<(), ToolError> {
+        ipset_restore(&self.rendered.create_sets())?;
+        for family in FAMILIES {
+            let present = self.family(family).clone();
+            let doubtful = self.is_doubtful(family);
+            // What IPv6 does depends on the state only: mostly there is nothing to write.
+            if !doubtful && self.rendered.verify(family, &present) == Readback::Ok {
+                continue;
+            }
+            let text = self.rendered.restore_text(family, &present);
+            // Table filter is in it only if it looks wrong: it is written all the same where looks may deceive.
+            let filter = if doubtful { family.filter_text() } else { String::new() };
+            self.readings.forget(family);
+            backend.restore(family, &(filter + &text))?;
+            *self.family(family) = self.rendered.installed_after(family, present);
+            self.due.read_back.insert(family);
+        }
+        Ok(())
+    }
+
+    /// Whether rules are there that may not be as they were written.
+    fn is_doubtful(&self, family: Family) -> bool {
+        let present = match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        };
+        !(present.is_empty() || self.readings.has(family) || self.due.read_back.contains(&family))
+    }
+}

@@ -1,0 +1,219 @@
+//! In real network namespaces. Expectations from the policy model: what is in Full lets nothing pass that it does not
+//! know to be allowed, whatever goes wrong. Needs root.
+
+use std::net::UdpSocket;
+
+use ringfence_dataplane::policy::Origin;
+use ringfence_dataplane::{Entry, HostSet, Match, Peers};
+use ringfence_model::{PortMatch, Ports, Protocol, Services};
+
+use super::*;
+use crate::lab::Netns;
+
+/// Where names are resolved: essential.
+const RESOLVER: &str = "10.9.9.53:53";
+/// What the rule of [`policy`] allows.
+const ALLOWED: &str = "10.9.9.2:80";
+/// What nothing allows.
+const OTHER: &str = "10.9.9.2:81";
+
+fn services(protocol: Protocol, first: u16, last: u16) -> Services {
+    Services::Only([PortMatch { protocol, ports: Ports::Range(first, last) }].into())
+}
+
+/// A policy that resolves names and may send to [`ALLOWED`].
+fn policy(state: Enforcement) -> NetnsPolicy {
+    let mut policy = NetnsPolicy::new(state);
+    let nets = ["10.9.9.53/32".parse().expect("a prefix")].into();
+    let resolvers = HostSet { origins: [Origin::Resolvers].into(), nets };
+    let entry = |peers, port| {
+        let matching = Match::Hosts { peers, services: services(Protocol::UDP, port, port) };
+        Entry { matching, reject: false, rule: "lab/rule".to_owned() }
+    };
+    policy.outbound.essential.push(entry(Peers::Listed(resolvers), 53));
+    policy.outbound.allow.push(entry(Peers::Anyone, 80));
+    policy
+}
+
+/// The same with a rule that iptables refuses, as it does where a module is missing.
+fn refused(state: Enforcement) -> NetnsPolicy {
+    let mut policy = policy(state);
+    let matching = Match::Hosts { peers: Peers::Anyone, services: services(Protocol::SCTP, 2, 1) };
+    policy.inbound.allow.push(Entry { matching, reject: false, rule: "lab/refused".to_owned() });
+    policy
+}
+
+/// A Pod with an address, in which nothing is enforced.
+struct Pod(Netns);
+
+impl Pod {
+    fn new(test: &str) -> Option<Self> {
+        let netns = Netns::new(test)?;
+        netns.exec("ip", &["link", "add", "eth0", "type", "veth", "peer", "name", "wire"], "");
+        netns.exec("ip", &["addr", "add", "10.9.9.1/24", "dev", "eth0"], "");
+        netns.exec("ip", &["link", "set", "eth0", "up"], "");
+        Some(Self(netns))
+    }
+
+    fn apply(&self, policy: &NetnsPolicy, known: Known, terms: &Terms) -> Result<Outcome, ApplyError> {
+        let wanted = Wanted::Policy(Arc::new(policy.clone()));
+        self.0.within(|_| apply(Backend::Nft, &wanted, known, terms))
+    }
+
+    fn clean_up(&self, known: Known) -> Result<Outcome, ApplyError> {
+        self.0.within(|_| clean_up(Backend::Nft, known))
+    }
+
+    /// Puts a policy in force and reads it back.
+    fn enforce(&self, policy: &NetnsPolicy) -> Known {
+        let outcome = self.apply(policy, Known::Unread, &Terms::default()).expect("the kernel takes it");
+        assert_eq!((outcome.done, &outcome.problem), (Done::Rules, &None));
+        self.clean_up(outcome.known).expect("nobody else is here").known
+    }
+
+    /// Which of [`RESOLVER`], [`ALLOWED`] and [`OTHER`] can be sent to.
+    fn open(&self) -> [bool; 3] {
+        self.0.within(|_| {
+            let socket = UdpSocket::bind("10.9.9.1:0").expect("a port is free");
+            [RESOLVER, ALLOWED, OTHER].map(|target| socket.send_to(b"x", target).is_ok())
+        })
+    }
+
+    fn iptables(&self, program: &str, arguments: &str) {
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        self.0.exec(program, &arguments, "");
+    }
+}
+
+/// For a Pod that may be closed.
+fn closing() -> Terms {
+    Terms { may_close: true, ..Terms::default() }
+}
+
+const EVERYTHING: [bool; 3] = [true; 3];
+const AS_ALLOWED: [bool; 3] = [true, true, false];
+const ESSENTIAL: [bool; 3] = [true, false, false];
+const NOTHING: [bool; 3] = [false; 3];
+
+#[test]
+fn a_refused_rule_leaves_no_pod_in_full_open() {
+    let Some(pod) = Pod::new("a_refused_rule_leaves_no_pod_in_full_open") else { return };
+    assert_eq!(pod.open(), EVERYTHING);
+    let outcome = pod.apply(&refused(Enforcement::Full), Known::Unread, &closing()).expect("closed");
+    assert_eq!((outcome.done, pod.open()), (Done::Closed, ESSENTIAL));
+    let problem = outcome.problem.expect("it is not what is wanted");
+    assert!(problem.starts_with("iptables-nft-restore: "), "{problem}");
+    assert!(problem.ends_with("until that succeeds, essential traffic alone passes"), "{problem}");
+
+    let known = pod.clean_up(outcome.known).expect("it is in force").known;
+    assert!(known.has_rules() && !known.is_due());
+    // Refused again: what stands in for it stays.
+    pod.apply(&refused(Enforcement::Full), known, &closing()).expect_err("refused");
+    assert_eq!(pod.open(), ESSENTIAL);
+    let outcome = pod.apply(&policy(Enforcement::Full), Known::Unread, &closing()).expect("the kernel takes it");
+    assert_eq!((outcome.done, pod.open()), (Done::Rules, AS_ALLOWED));
+}
+
+#[test]
+fn where_no_set_can_be_made_a_pod_in_full_is_closed_without() {
+    let Some(pod) = Pod::new("where_no_set_can_be_made_a_pod_in_full_is_closed_without") else { return };
+    // The name is taken by a set of another type, which a rule of somebody else holds.
+    pod.0.exec("ipset", &["create", "RF4-0-0", "hash:ip"], "");
+    pod.iptables("iptables-nft", "-A OUTPUT -m set --match-set RF4-0-0 dst -j RETURN");
+    let outcome = pod.apply(&policy(Enforcement::Full), Known::Unread, &closing()).expect("closed");
+    assert_eq!((outcome.done, pod.open()), (Done::Closed, NOTHING));
+    let problem = outcome.problem.expect("it is not what is wanted");
+    assert!(problem.starts_with("ipset: ") && problem.ends_with("loopback alone passes"), "{problem}");
+
+    pod.iptables("iptables-nft", "-D OUTPUT -m set --match-set RF4-0-0 dst -j RETURN");
+    // The kernel lets go of the set a little later; a try that it refuses removes it.
+    let retry = |_| pod.apply(&policy(Enforcement::Full), Known::Unread, &closing()).ok();
+    let outcome = (0..100).find_map(retry).expect("the kernel takes it");
+    assert_eq!((outcome.done, outcome.problem, pod.open()), (Done::Rules, None, AS_ALLOWED));
+}
+
+#[test]
+fn only_an_open_pod_in_full_is_closed() {
+    let Some(pod) = Pod::new("only_an_open_pod_in_full_is_closed") else { return };
+    pod.apply(&refused(Enforcement::Full), Known::Unread, &Terms::default()).expect_err("it may not be closed");
+    assert_eq!(pod.open(), EVERYTHING);
+    pod.apply(&refused(Enforcement::Selective), Known::Unread, &closing())
+        .expect_err("Selective passes what it does not know");
+    assert_eq!(pod.open(), EVERYTHING);
+    let known = pod.enforce(&policy(Enforcement::Full));
+    pod.apply(&refused(Enforcement::Full), known, &closing()).expect_err("refused");
+    assert_eq!(pod.open(), AS_ALLOWED, "what was in force stays");
+}
+
+#[test]
+fn what_a_failure_left_behind_is_not_taken_for_rules() {
+    let Some(pod) = Pod::new("what_a_failure_left_behind_is_not_taken_for_rules") else { return };
+    // Table filter is written before table mangle is refused.
+    pod.apply(&refused(Enforcement::Full), Known::Unread, &Terms::default()).expect_err("it may not be closed");
+    assert!(pod.0.holds().contains("RF-REJECT"));
+    pod.0.exec("ipset", &["create", "RF4-7-0", "hash:net"], "");
+    let terms = Terms { only_if_empty: true, ..closing() };
+    let outcome = pod.apply(&policy(Enforcement::Full), Known::Unread, &terms).expect("the kernel takes it");
+    assert_eq!((outcome.done, pod.open()), (Done::Rules, AS_ALLOWED));
+    let outcome = pod.apply(&policy(Enforcement::Selective), Known::Unread, &terms).expect("nothing to do");
+    assert_eq!((outcome.done, pod.open()), (Done::Left, AS_ALLOWED));
+}
+
+#[test]
+fn rules_that_are_as_they_were_are_kept() {
+    let Some(pod) = Pod::new("rules_that_are_as_they_were_are_kept") else { return };
+    let readings = pod.enforce(&policy(Enforcement::Full)).readings().expect("they were read back");
+    // Counters do not matter, nor do rules of others.
+    assert_eq!(pod.open(), AS_ALLOWED);
+    pod.iptables("iptables-nft", "-t mangle -A OUTPUT -d 192.0.2.1 -j ACCEPT");
+    let terms = Terms { readings, ..closing() };
+    let outcome = pod.apply(&policy(Enforcement::Full), Known::Unread, &terms).expect("nothing to do");
+    assert_eq!((outcome.done, outcome.problem), (Done::Nothing, None));
+    // Where nobody knows what they were, nobody can say that they are right.
+    let outcome = pod.apply(&policy(Enforcement::Full), Known::Unread, &closing()).expect("the kernel takes it");
+    assert_eq!((outcome.done, outcome.problem), (Done::Rules, None));
+}
+
+#[test]
+fn a_rule_that_somebody_else_changed_is_put_right_and_reported() {
+    let Some(pod) = Pod::new("a_rule_that_somebody_else_changed_is_put_right_and_reported") else { return };
+    let changes = [
+        ("iptables-nft", "-t mangle -R RF-IN 1 -j RETURN"),
+        ("iptables-nft", "-t mangle -R RF-OUT 1 -j RETURN"),
+        ("iptables-nft", "-t filter -R RF-REJECT 1 -j ACCEPT"),
+        ("ip6tables-nft", "-t mangle -R RF-OUT 1 -j RETURN"),
+    ];
+    // One that names a set has another text with every generation; one that names none is written again as it was.
+    for policy in [policy(Enforcement::Full), NetnsPolicy::new(Enforcement::Full)] {
+        for (program, change) in changes {
+            let known = pod.enforce(&policy);
+            let terms = Terms { readings: known.readings().expect("they were read back"), ..closing() };
+            pod.iptables(program, change);
+            let outcome = pod.apply(&policy, Known::Unread, &terms).expect("the kernel takes it");
+            let problem = outcome.problem.expect("it is reported");
+            assert!(problem.contains("somebody else has changed"), "{problem}");
+            let known = pod.clean_up(outcome.known).expect("it is as it was written").known;
+            let saved = [program, "-save"].concat();
+            let (rule, place) = (change.split(' ').skip(3).collect::<Vec<_>>(), change.split(' ').nth(1));
+            let left = format!("-A {} {}\n", rule[0], rule[2..].join(" "));
+            let text = pod.0.exec(&saved, &["-t", place.expect("a table")], "");
+            assert!(!text.contains(&left), "{change}: {text}");
+            let terms = Terms { readings: known.readings().expect("they were read back"), ..closing() };
+            let outcome = pod.apply(&policy, Known::Unread, &terms).expect("nothing to do");
+            assert_eq!((outcome.done, outcome.problem), (Done::Nothing, None), "{change}");
+        }
+    }
+}
+
+#[test]
+fn what_was_not_written_is_compared_when_the_rest_is_read_back() {
+    let Some(pod) = Pod::new("what_was_not_written_is_compared_when_the_rest_is_read_back") else { return };
+    let known = pod.enforce(&policy(Enforcement::Full));
+    pod.iptables("ip6tables-nft", "-t mangle -R RF-IN 1 -j RETURN");
+    let mut fewer = policy(Enforcement::Full);
+    fewer.outbound.allow.clear();
+    let outcome = pod.apply(&fewer, known, &closing()).expect("the kernel takes it");
+    assert_eq!(outcome.done, Done::Rules);
+    let error = pod.clean_up(outcome.known).expect_err("IPv6 is not what it was");
+    assert!(matches!(&error, ApplyError::Touched(families) if *families == [Family::V6]), "{error}");
+}

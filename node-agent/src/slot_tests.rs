@@ -1,0 +1,133 @@
+//! What a slot has done when, written out from the architecture: rules first, nothing left open, nothing forgotten.
+
+use super::*;
+use ringfence_dataplane::{Enforcement, NetnsPolicy};
+
+fn slot() -> Slot {
+    Slot::new(
+        serde_json::from_value(serde_json::json!({
+            "id": "s", "uid": "u", "namespace": "shop", "name": "web", "labels": {}, "annotations": {},
+            "created_at": 0, "host_network": false, "netns": {}, "ips": [], "dns_servers": []
+        }))
+        .expect("a sandbox"),
+    )
+}
+
+fn finished(result: Result<Outcome, String>) -> Finished {
+    Finished { id: "s".to_owned(), cookie: None, result, took: Duration::ZERO }
+}
+
+fn outcome(known: Known, done: Done) -> Outcome {
+    Outcome { known, done, problem: None }
+}
+
+fn at(now: Instant) -> Moment {
+    Moment { now, fresh: true, closed: true }
+}
+
+fn incomplete(closed: Option<NetnsPolicy>) -> Resolution {
+    Resolution::Incomplete { missing: vec![Missing::PeerGroup("p-1".to_owned())], closed }
+}
+
+#[tokio::test]
+async fn a_new_pod_whose_rules_are_not_known_gets_essential_traffic_only() {
+    let (mut slot, now) = (slot(), Instant::now());
+    let closed = NetnsPolicy::new(Enforcement::Full);
+    slot.resolved(incomplete(Some(closed.clone())), false, now);
+    assert!(slot.begin(at(now)).is_none(), "not where it might lock out what brings the rules");
+    slot.resolved(incomplete(Some(closed.clone())), true, now);
+    let wanted = match slot.begin(at(now)) {
+        Some(Job::Apply { wanted, terms: Terms { only_if_empty: true, may_close: true, .. }, .. }) => wanted,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(wanted, Wanted::Policy(Arc::new(closed.clone())));
+    // An agent that was restarted finds the rules of before: they stay.
+    slot.finish(finished(Ok(outcome(Known::Unread, Done::Left))), now);
+    assert!(slot.begin(at(now)).is_none() && !slot.is_settled());
+    slot.resolved(Resolution::Enforce(closed), true, now);
+    assert!(matches!(slot.begin(at(now)), Some(Job::Apply { terms: Terms { only_if_empty: false, .. }, .. })));
+}
+
+#[tokio::test]
+async fn an_incomplete_policy_keeps_what_is_in_force_and_stalls() {
+    let (mut slot, now) = (slot(), Instant::now());
+    slot.resolved(incomplete(None), true, now);
+    assert!(slot.begin(at(now)).is_none(), "nothing is known to be wanted");
+    assert!(!slot.is_settled());
+    assert_eq!(slot.stalled(now), None);
+    let late = now + PATIENCE;
+    assert_eq!(slot.stalled(late).as_deref(), Some("shop/web: waits for PeerGroup p-1"));
+}
+
+#[tokio::test]
+async fn a_failure_is_tried_again_later_and_news_at_once() {
+    let (mut slot, now) = (slot(), Instant::now());
+    slot.resolved(Resolution::Idle, true, now);
+    assert!(slot.begin(at(now)).is_some());
+    assert!(slot.begin(at(now)).is_none(), "one at a time");
+    slot.finish(finished(Err("enter".to_owned())), now);
+    assert!(slot.begin(at(now)).is_none());
+    assert!(slot.deadline(now).is_some_and(|later| slot.begin(at(later)).is_some()));
+    slot.finish(finished(Ok(outcome(Known::Nothing, Done::Removed))), now);
+    assert!(slot.is_settled());
+}
+
+#[tokio::test]
+async fn rules_in_the_kernel_outlast_a_view_that_is_not_fresh() {
+    let (mut slot, now) = (slot(), Instant::now());
+    slot.resolved(Resolution::Unmanaged, true, now);
+    assert!(slot.begin(Moment { fresh: false, ..at(now) }).is_some());
+    slot.finish(finished(Ok(outcome(Known::Unread, Done::Left))), now);
+    assert!(slot.begin(Moment { fresh: false, ..at(now) }).is_none());
+    assert!(slot.begin(at(now)).is_some());
+}
+
+#[tokio::test]
+async fn a_pod_that_is_closed_instead_waits_for_its_policy() {
+    let (mut slot, now) = (slot(), Instant::now());
+    let closed = NetnsPolicy::new(Enforcement::Full);
+    let mut whole = closed.clone();
+    whole.own.insert("10.0.0.1".parse().expect("an address"));
+    slot.resolved(Resolution::Enforce(whole.clone()), true, now);
+    assert!(matches!(slot.begin(at(now)), Some(Job::Apply { terms: Terms { may_close: true, .. }, .. })));
+    let problem = Some("load it".to_owned());
+    slot.finish(finished(Ok(Outcome { known: Known::holding(&closed, false), done: Done::Closed, problem })), now);
+    let said = Some("shop/web: failed to load it".to_owned());
+    assert!(slot.has_rules() && !slot.is_settled());
+    assert_eq!(slot.problem(), said);
+
+    assert!(slot.begin(at(now)).is_none(), "it is tried again later");
+    assert!(matches!(slot.begin(at(now + QUIET)), Some(Job::CleanUp(_))), "flows follow meanwhile");
+    slot.finish(finished(Ok(outcome(Known::holding(&closed, true), Done::CleanedUp))), now + QUIET);
+    assert!(!slot.is_settled() && slot.begin(at(now + QUIET)).is_none());
+    assert_eq!(slot.problem(), said, "that is not over");
+
+    let later = slot.deadline(now + QUIET).expect("it is tried again");
+    assert!(matches!(slot.begin(at(later)), Some(Job::Apply { .. })));
+    slot.finish(finished(Ok(outcome(Known::holding(&whole, true), Done::Rules))), later);
+    assert!(slot.is_settled());
+    assert_eq!(slot.problem(), None);
+}
+
+#[tokio::test]
+async fn what_somebody_else_changed_is_reported_until_it_was_read_back() {
+    let (mut slot, now) = (slot(), Instant::now());
+    let policy = NetnsPolicy::new(Enforcement::Full);
+    slot.resolved(Resolution::Enforce(policy.clone()), true, now);
+    assert!(slot.begin(at(now)).is_some());
+    let problem = Some("keep the rules".to_owned());
+    slot.finish(finished(Ok(Outcome { known: Known::holding(&policy, false), done: Done::Rules, problem })), now);
+    assert_eq!(slot.problem().as_deref(), Some("shop/web: failed to keep the rules"));
+    assert!(matches!(slot.begin(at(now + QUIET)), Some(Job::CleanUp(_))), "and it is right already");
+    slot.finish(finished(Ok(outcome(Known::holding(&policy, true), Done::CleanedUp))), now + QUIET);
+    assert_eq!(slot.problem(), None);
+}
+
+#[tokio::test]
+async fn a_namespace_once_known_is_not_forgotten_by_a_failure() {
+    let (mut slot, now) = (slot(), Instant::now());
+    let entered = Finished { cookie: Some(Cookie(7)), ..finished(Ok(outcome(Known::Nothing, Done::Removed))) };
+    slot.finish(entered, now);
+    slot.finish(finished(Err("enter".to_owned())), now);
+    assert_eq!(slot.cookie, Some(Cookie(7)));
+}
