@@ -4,7 +4,7 @@ CLUSTER ?= demo
 TESTBED := tests/cluster/cluster.sh
 BINARIES := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help build generate check-generated cluster-up cluster-down install demo test bench-e2e lint clean
+.PHONY: help build generate check-generated cluster-up cluster-down install demo test sim bench-e2e lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ demo: build ## the whole story on a real cluster: commits in, connections checke
 
 test: ## everything, from unit tests to a real cluster of its own; RUNGS="unit chart" for some
 	@scripts/test.sh $(RUNGS)
+
+sim: ## random policy and clusters, the compiler held against the oracle; SECONDS=600 for longer
+	@cargo run --quiet --locked -p ringfence-sim -- --seconds $(or $(SECONDS),60)
 
 bench-e2e: build ## how long a change takes from the apiserver, or from git, to the kernel
 	@$(BINARIES)/bench-e2e

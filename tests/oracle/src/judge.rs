@@ -1,0 +1,277 @@
+//! Both sides of a connection, and the verdict (policy model, "Policy states").
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ringfence_model::{Action, Decision, PolicyState, Protocol, Verdict};
+
+use crate::holder::Holder;
+use crate::rules::{Known, Wanted};
+use crate::world::{Key, Pod, Rule, RuleSet, Service, ServicePort, TargetPort, World};
+
+/// Who connects.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Party {
+    /// A Pod that is there and has not ended.
+    Pod(Key),
+    /// A node.
+    Node(String),
+    /// Whoever has this address.
+    Address(IpAddr),
+}
+
+/// What it connects to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// A party, on this port (0 for a protocol without ports).
+    Direct(Party, u16),
+    /// A ClusterIP of a Service, on this port of the Service.
+    ClusterIp(Key, IpAddr, u16),
+}
+
+/// A connection.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Connection {
+    /// Who connects.
+    pub from: Party,
+    /// To what.
+    pub to: Target,
+    /// Protocol.
+    pub protocol: Protocol,
+}
+
+/// What one end does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Side {
+    /// Why.
+    pub decision: Decision,
+    /// `ruleset/rule` of every rule that the decision may name.
+    pub rules: BTreeSet<String>,
+}
+
+/// What becomes of a connection; through a Service, one for each back end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The back end, for a connection through a Service.
+    pub back_end: Option<(IpAddr, u16)>,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The end that connects.
+    pub source: Side,
+    /// The end that listens.
+    pub destination: Side,
+}
+
+/// How an end is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    External,
+    Unmanaged,
+    Managed(PolicyState),
+}
+
+/// What an end does with the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Does {
+    Pass,
+    WouldBlock,
+    Block,
+}
+
+/// An end with what rules know of it.
+struct End {
+    state: State,
+    known: Known,
+    pod: Option<Key>,
+    node: Option<String>,
+    /// Whether it is known whose policy it is.
+    certain: bool,
+}
+
+/// Judges a connection. Nothing if the question makes no sense: a Pod that is not there, a port that the Service does
+/// not have, an address and port that a node translates.
+pub fn judge(world: &World, connection: &Connection) -> Option<Vec<Answer>> {
+    let source = end(world, &connection.from)?;
+    let protocol = connection.protocol;
+    match &connection.to {
+        Target::Direct(party, port) => {
+            let destination = end(world, party)?;
+            let wanted = Wanted { known: destination.known.clone(), protocol, port: *port, front: None };
+            Some(vec![both(world, &source, &wanted, &destination, *port)])
+        }
+        Target::ClusterIp(key, address, port) => {
+            let service = world.services.get(key)?;
+            let own = service.ports.iter().find(|own| own.protocol == protocol && own.port == *port)?;
+            source.pod.as_ref().filter(|_| service.cluster_ips.contains(address))?;
+            let front = Some((key.clone(), own.clone()));
+            let wanted = Wanted { known: world.known_at(*address), protocol, port: *port, front };
+            let answers = world.led_to(service, own).into_iter().filter_map(|(address, number)| {
+                let destination = end(world, &Party::Address(address))?;
+                Some(Answer {
+                    back_end: Some((address, number)),
+                    ..both(world, &source, &wanted, &destination, number)
+                })
+            });
+            Some(answers.collect())
+        }
+    }
+}
+
+fn end(world: &World, party: &Party) -> Option<End> {
+    match party {
+        Party::Pod(key) => {
+            let pod = world.pods.get(key).filter(|pod| !pod.ended)?;
+            if pod.host_network {
+                // It is its node.
+                return end(world, &Party::Node(pod.node.clone()));
+            }
+            let state = world.profile(&key.0).state.map_or(State::Unmanaged, State::Managed);
+            let own = Holder::Pod(key.clone());
+            // Peers know it by an address that is its own and nobody else's; one without any will be known by its first.
+            let told = pod.addresses.is_empty() || pod.addresses.iter().any(|address| world.holder(*address) == own);
+            let labels = world.labels_of(&own).filter(|_| told);
+            let known = Known { holder: own, labels, addresses: pod.addresses.clone() };
+            Some(End { state, known, pod: Some(key.clone()), node: None, certain: true })
+        }
+        Party::Node(name) => {
+            world.nodes.get(name)?;
+            let holder = Holder::Node(name.clone());
+            let labels = world.labels_of(&holder);
+            // Nodes have no rules of their own yet: Idle. A provider's master is nobody's.
+            let state = if world.node_is_workload(name) { State::Managed(PolicyState::Idle) } else { State::External };
+            let known = Known { holder, labels, addresses: world.addresses_of_node(name) };
+            Some(End { state, known, pod: None, node: Some(name.clone()), certain: true })
+        }
+        Party::Address(address) => match world.holder(*address) {
+            Holder::Pod(key) => end(world, &Party::Pod(key)),
+            Holder::Node(name) => end(world, &Party::Node(name)),
+            holder => {
+                let state = if matches!(holder, Holder::Machine(_)) { State::Unmanaged } else { State::External };
+                let certain = holder != Holder::Disputed;
+                let known = Known { labels: world.labels_of(&holder), holder, addresses: vec![*address] };
+                Some(End { state, known, pod: None, node: None, certain })
+            }
+        },
+    }
+}
+
+fn both(world: &World, source: &End, wanted: &Wanted, destination: &End, port: u16) -> Answer {
+    let out = side(
+        source.state,
+        || essential_out(world, source, wanted, destination),
+        || rules(world).filter(|(_, set, rule)| world.hits_out(set, rule, &own_view(world, source), wanted)).collect(),
+    );
+    let into = side(
+        destination.state,
+        || essential_in(world, source, destination, wanted.protocol, port),
+        || match &destination.pod {
+            Some(pod) => rules(world)
+                .filter(|(_, set, rule)| world.hits_in(set, rule, &source.known, pod, wanted.protocol, port))
+                .collect(),
+            None => Vec::new(),
+        },
+    );
+    let worst = out.1.max(into.1);
+    let verdict = match worst {
+        Does::Block => Verdict::Blocked,
+        _ if !(source.certain && destination.certain) => Verdict::Unknown,
+        Does::WouldBlock => Verdict::PotentiallyBlocked,
+        Does::Pass => Verdict::Allowed,
+    };
+    Answer { back_end: None, verdict, source: out.0, destination: into.0 }
+}
+
+/// A Pod knows its own labels, whether or not its peers do.
+fn own_view(world: &World, end: &End) -> Known {
+    Known { labels: world.labels_of(&end.known.holder), ..end.known.clone() }
+}
+
+fn rules(world: &World) -> impl Iterator<Item = (&String, &RuleSet, &Rule)> {
+    world.rule_sets.iter().flat_map(|(name, set)| set.rules.iter().map(move |rule| (name, set, rule)))
+}
+
+/// The table of the policy model.
+fn side<'w>(
+    state: State,
+    essential: impl Fn() -> bool,
+    hits: impl Fn() -> Vec<(&'w String, &'w RuleSet, &'w Rule)>,
+) -> (Side, Does) {
+    let plain = |decision| Side { decision, rules: BTreeSet::new() };
+    let state = match state {
+        State::External => return (plain(Decision::External), Does::Pass),
+        State::Unmanaged => return (plain(Decision::Unmanaged), Does::Pass),
+        State::Managed(PolicyState::Idle) => return (plain(Decision::Idle), Does::Pass),
+        State::Managed(state) => state,
+    };
+    if essential() {
+        return (plain(Decision::Essential), Does::Pass);
+    }
+    let blocks = if state == PolicyState::VisibilityOnly { Does::WouldBlock } else { Does::Block };
+    let hits = hits();
+    for (action, decision, does) in [
+        (Action::OverrideDeny, Decision::OverrideDeny, blocks),
+        (Action::Allow, Decision::Allow, Does::Pass),
+        (Action::Deny, Decision::Deny, blocks),
+    ] {
+        let rules: BTreeSet<String> = hits
+            .iter()
+            .filter(|(_, _, rule)| rule.action == action)
+            .map(|(name, _, rule)| format!("{name}/{}", rule.name))
+            .collect();
+        if !rules.is_empty() {
+            return (Side { decision, rules }, does);
+        }
+    }
+    let does = if state == PolicyState::Full { Does::Block } else { Does::WouldBlock };
+    (plain(Decision::Default), does)
+}
+
+/// Itself, also through a Service with nobody else behind it; DNS to its resolvers.
+fn essential_out(world: &World, source: &End, wanted: &Wanted, destination: &End) -> bool {
+    let Some(own) = &source.pod else { return false };
+    let itself = wanted.front.is_none() && destination.pod.as_ref() == Some(own);
+    let alone = wanted.front.as_ref().is_some_and(|(key, _)| {
+        world.services.get(key).is_some_and(|service| world.is_alone_behind(key, service, own))
+    });
+    let resolvers = world.pods.get(own).map(|pod| pod.resolvers.as_slice()).unwrap_or_default();
+    let resolver = |address: &IpAddr| {
+        resolvers.contains(address)
+            || dns_service(world).is_some_and(|(service, _)| service.cluster_ips.contains(address))
+    };
+    let dns = [Protocol::TCP, Protocol::UDP].contains(&wanted.protocol) && wanted.port == 53;
+    itself || alone || (dns && wanted.known.addresses.iter().any(resolver))
+}
+
+/// Itself; its probes, from its own node; DNS at its provider.
+fn essential_in(world: &World, source: &End, destination: &End, protocol: Protocol, port: u16) -> bool {
+    let Some(own) = &destination.pod else { return false };
+    let Some(pod) = world.pods.get(own) else { return false };
+    let itself = source.pod.as_ref() == Some(own);
+    let probed = source.node.as_ref() == Some(&pod.node) && pod.probe_ports.contains(&(protocol, port));
+    let serves_dns = dns_service(world).is_some_and(|(service, ports)| {
+        let selected =
+            !service.selector.is_empty() && service.selector.iter().all(|(k, v)| pod.labels.get(k) == Some(v));
+        own.0 == KUBE_SYSTEM && selected && ports.iter().any(|own_port| target_is(own_port, pod, protocol, port))
+    });
+    itself || probed || serves_dns
+}
+
+const KUBE_SYSTEM: &str = "kube-system";
+
+/// The cluster's DNS Service, and its ports 53.
+fn dns_service(world: &World) -> Option<(&Service, Vec<&ServicePort>)> {
+    let service = world.services.get(&(KUBE_SYSTEM.to_owned(), "kube-dns".to_owned()))?;
+    Some((service, service.ports.iter().filter(|port| port.port == 53).collect()))
+}
+
+fn target_is(own: &ServicePort, pod: &Pod, protocol: Protocol, port: u16) -> bool {
+    let number = match &own.target {
+        TargetPort::Number(number) => Some(*number),
+        // Container ports of one name and protocol: the first one counts, as for kube-proxy.
+        TargetPort::Name(name) => {
+            let mut named = pod.ports.iter().filter(|(other, its, _)| other == name && *its == own.protocol);
+            named.next().map(|(_, _, number)| *number)
+        }
+    };
+    own.protocol == protocol && number == Some(port)
+}

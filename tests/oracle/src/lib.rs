@@ -1,0 +1,18 @@
+//! A second evaluator, written the slow obvious way from `docs/policy-model.md`. It exists to disagree.
+//!
+//! ```text
+//! World ──► holder (who is at an address) ──► rules (does a rule hit?) ──► judge (both sides, the verdict)
+//! ```
+//!
+//! It shares the vocabulary of `ringfence-model` and nothing else with the compiler: no selectors that are merged, no
+//! prefixes that are subtracted, no classes, no indexes. Every question is answered by walking over everything. It
+//! keeps to what the model says of Pods; what a node translates, and rules for a node's own traffic, are not in it yet.
+
+pub mod holder;
+pub mod judge;
+pub mod labels;
+pub mod rules;
+pub mod world;
+
+pub use judge::{Answer, Connection, Party, Side, Target, judge};
+pub use world::World;

@@ -1,0 +1,11 @@
+//! Random policy and clusters: the compiler and its evaluator held against the oracle.
+//!
+//! ```text
+//! random ──► World ──convert──► Policy, ClusterState ──► compiler, evaluator ──┐
+//!              └──────────────► oracle ────────────────────────────────────────┴──► compare
+//! ```
+
+pub mod compare;
+pub mod convert;
+pub mod random;
+pub mod walk;

@@ -1,0 +1,423 @@
+//! Random worlds, one change at a time. The universe is small on purpose: names and addresses meet again and again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use fastrand::Rng;
+use ringfence_model::{Action, Dimension, LabelValue, PolicyState, PortMatch, Protocol};
+use ringfence_oracle::world::{
+    Actor, Group, IpList, Key, LabelRule, Labels, Mapping, Node, Pod, Profile, Range, Rule, RuleServices, RuleSet,
+    Service, ServicePort, ServiceRef, Settings, Slice, TargetPort, Workload, World,
+};
+
+/// Namespaces.
+pub const NAMESPACES: [&str; 4] = ["n0", "n1", "n2", "kube-system"];
+/// Nodes; the first is a master.
+pub const NODES: [&str; 3] = ["cp", "w1", "w2"];
+/// Ports that rules, Services and probes speak of.
+pub const PORTS: [u16; 5] = [53, 80, 443, 8080, 9000];
+/// Protocols.
+pub const PROTOCOLS: [Protocol; 3] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
+
+const DIMENSIONS: [&str; 3] = ["app", "env", "role"];
+const VALUES: [&str; 3] = ["a", "b", "c"];
+
+/// Where Pods, nodes, machines and nobody live. Some are at more than one of them.
+const ADDRESSES: [&str; 18] = [
+    "10.0.0.1",
+    "10.0.0.2",
+    "10.0.0.3",
+    "10.0.0.4",
+    "10.0.0.5",
+    "10.0.0.6",
+    "10.0.1.1",
+    "10.0.1.2",
+    "172.30.0.1",
+    "172.30.0.2",
+    "172.30.0.3",
+    "10.0.0.254",
+    "192.0.2.1",
+    "192.0.2.2",
+    "198.51.100.1",
+    "fd00::1",
+    "fd00::2",
+    "127.0.0.1",
+];
+const CLUSTER_IPS: [&str; 4] = ["10.96.0.1", "10.96.0.2", "10.96.0.3", "fd96::1"];
+
+/// A literal of this file.
+fn parsed<T: std::str::FromStr>(text: &str) -> T
+where
+    T::Err: std::fmt::Debug,
+{
+    // Only the literals above come here.
+    text.parse().unwrap_or_else(|error| panic!("'{text}' is a literal: {error:?}"))
+}
+
+/// Chance and choice.
+pub struct Random(Rng);
+
+impl Random {
+    /// The same seed gives the same choices.
+    pub fn new(seed: u64) -> Self {
+        Self(Rng::with_seed(seed))
+    }
+
+    /// Whether something happens that happens in so many of a hundred cases.
+    pub fn chance(&mut self, percent: u32) -> bool {
+        self.0.u32(..100) < percent
+    }
+
+    /// A number below a bound that is not 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0.usize(..bound)
+    }
+
+    /// One of a list that is not empty.
+    pub fn one<T: Clone>(&mut self, list: &[T]) -> T {
+        list[self.below(list.len())].clone()
+    }
+
+    fn several<T>(&mut self, most: usize, mut make: impl FnMut(&mut Self) -> T) -> Vec<T> {
+        (0..self.below(most + 1)).map(|_| make(self)).collect()
+    }
+
+    /// Any address of the universe.
+    pub fn address(&mut self) -> IpAddr {
+        parsed(self.one(&ADDRESSES))
+    }
+
+    fn dimension(&mut self) -> Dimension {
+        parsed(self.one(&DIMENSIONS))
+    }
+    fn value(&mut self) -> LabelValue {
+        parsed(self.one(&VALUES))
+    }
+    fn labels(&mut self) -> Labels {
+        self.several(3, |r| (r.dimension(), r.value())).into_iter().collect()
+    }
+    fn values(&mut self) -> BTreeSet<LabelValue> {
+        self.several(3, Self::value).into_iter().collect()
+    }
+    /// What a scope or term asks: mostly something that somebody can have.
+    fn asked(&mut self, most: usize) -> BTreeMap<Dimension, BTreeSet<LabelValue>> {
+        let asked = self.several(most, |r| {
+            let mut values = r.values();
+            if !r.chance(5) {
+                values.insert(r.value());
+            }
+            (r.dimension(), values)
+        });
+        asked.into_iter().collect()
+    }
+    /// One dimension, with somebody's value.
+    fn term(&mut self) -> BTreeMap<Dimension, BTreeSet<LabelValue>> {
+        let values = self.values().into_iter().chain([self.value()]).collect();
+        BTreeMap::from([(self.dimension(), values)])
+    }
+    fn range(&mut self) -> Range {
+        let (a, b) = (self.address(), self.address());
+        if a.is_ipv4() == b.is_ipv4() { (a.min(b), a.max(b)) } else { (a, a) }
+    }
+    fn state(&mut self) -> Option<PolicyState> {
+        self.one(&[
+            None,
+            Some(PolicyState::Idle),
+            Some(PolicyState::VisibilityOnly),
+            Some(PolicyState::VisibilityOnly),
+            Some(PolicyState::Selective),
+            Some(PolicyState::Selective),
+            Some(PolicyState::Full),
+            Some(PolicyState::Full),
+            Some(PolicyState::Full),
+        ])
+    }
+    fn pod_key(&mut self) -> Key {
+        (self.one(&NAMESPACES).to_owned(), format!("p{}", self.below(4)))
+    }
+    fn service_key(&mut self) -> Key {
+        match self.below(5) {
+            0 => ("kube-system".to_owned(), "kube-dns".to_owned()),
+            number => (NAMESPACES[number % 3].to_owned(), format!("s{}", number % 2)),
+        }
+    }
+
+    /// Changes one thing of a world.
+    pub fn change(&mut self, world: &mut World) {
+        let gone = self.chance(20);
+        match self.below(100) {
+            0..=1 => world.settings = self.settings(),
+            2..=11 => {
+                let name = self.one(&NAMESPACES).to_owned();
+                set(&mut world.profiles, name, (!gone).then(|| self.profile()));
+            }
+            12..=16 => {
+                let name = self.one(&NODES);
+                let node = Node { control_plane: name == "cp", ..self.node() };
+                set(&mut world.nodes, name.to_owned(), (!gone).then_some(node));
+            }
+            17..=21 => {
+                let name = self.one(&["cp", "w1", "m0", "m1"]).to_owned();
+                set(&mut world.workloads, name, (!gone).then(|| self.workload()));
+            }
+            22..=51 => {
+                let key = self.pod_key();
+                set(&mut world.pods, key, (!gone).then(|| self.pod()));
+            }
+            52..=64 => {
+                let key = self.service_key();
+                let service = self.service(&key);
+                set(&mut world.services, key, (!gone).then_some(service));
+            }
+            65..=67 => {
+                let key = self.service_key();
+                set(&mut world.written, key, (!gone).then(|| self.labels()));
+            }
+            68..=72 => {
+                let name = format!("l{}", self.below(2));
+                set(&mut world.ip_lists, name, (!gone).then(|| self.ip_list()));
+            }
+            73..=77 => {
+                let name = format!("g{}", self.below(3));
+                set(&mut world.groups, name, (!gone).then(|| self.group()));
+            }
+            78..=80 => {
+                let name = format!("d{}", self.below(2));
+                set(&mut world.definitions, name, (!gone).then(|| self.several(2, Self::port)));
+            }
+            _ => {
+                let name = format!("r{}", self.below(4));
+                set(&mut world.rule_sets, name, (!gone).then(|| self.rule_set()));
+            }
+        }
+    }
+
+    fn settings(&mut self) -> Settings {
+        let networks = if self.chance(70) {
+            Vec::new()
+        } else {
+            let first = ("one".to_owned(), vec![(parsed("10.0.0.0"), parsed("10.0.0.255"))]);
+            let second = ("two".to_owned(), vec![(parsed("10.0.1.0"), parsed("10.0.1.255"))]);
+            if self.chance(50) { vec![first] } else { vec![first, second] }
+        };
+        Settings {
+            cloud: self.chance(30),
+            default_profile: if self.chance(50) { Profile::default() } else { self.profile() },
+            prefixes: if self.chance(50) { vec!["x.io/".to_owned()] } else { Vec::new() },
+            pod_label_map: self.several(2, |r| Mapping {
+                from: r.one(&["tier", "app"]).to_owned(),
+                to: r.dimension(),
+                values: if r.chance(50) { BTreeMap::new() } else { BTreeMap::from([("a".to_owned(), r.value())]) },
+            }),
+            networks,
+            external_ranges: self.several(1, Self::range),
+        }
+    }
+
+    fn profile(&mut self) -> Profile {
+        let mut labels = BTreeMap::new();
+        for dimension in DIMENSIONS {
+            let rule = match self.below(10) {
+                0..=3 => LabelRule::Fixed(self.value()),
+                4 => LabelRule::FromLabelMap,
+                5 => continue,
+                _ => LabelRule::Choice(self.values().into_iter().chain([self.value()]).collect()),
+            };
+            labels.insert(parsed(dimension), rule);
+        }
+        Profile { state: self.state(), labels }
+    }
+
+    fn node(&mut self) -> Node {
+        let own = |r: &mut Self| parsed(r.one(&ADDRESSES[8..11]));
+        let mut addresses: BTreeSet<IpAddr> = self.several(1, own).into_iter().collect();
+        addresses.insert(own(self));
+        let reported = self.several(2, |r| if r.chance(60) { parsed(r.one(&ADDRESSES[8..12])) } else { r.address() });
+        Node { addresses, reported: reported.into_iter().collect(), ..Node::default() }
+    }
+
+    fn workload(&mut self) -> Workload {
+        let address = |r: &mut Self| if r.chance(80) { parsed(r.one(&ADDRESSES[12..14])) } else { r.address() };
+        Workload { labels: self.labels(), addresses: self.several(2, address).into_iter().collect() }
+    }
+
+    fn texts(&mut self, keys: &[&str], most: usize) -> BTreeMap<String, String> {
+        self.several(most, |r| (r.one(keys).to_owned(), r.one(&["a", "b", "c", "not valid!"]).to_owned()))
+            .into_iter()
+            .collect()
+    }
+
+    fn pod(&mut self) -> Pod {
+        let address = |r: &mut Self| if r.chance(85) { parsed(r.one(&ADDRESSES[..8])) } else { r.address() };
+        let mut addresses = vec![address(self)];
+        if self.chance(15) {
+            addresses.push(address(self));
+        }
+        if self.chance(8) {
+            addresses.clear();
+        }
+        let host_network = self.chance(10);
+        Pod {
+            node: self.one(&NODES).to_owned(),
+            host_network,
+            mirror: self.chance(8),
+            ended: self.chance(8),
+            addresses: if host_network { vec![parsed(self.one(&ADDRESSES[8..11]))] } else { addresses },
+            labels: self.texts(&["app", "tier"], 2),
+            annotations: self
+                .texts(&["ringfence.dev/app", "ringfence.dev/role", "ringfence.dev/env", "x.io/app", "x.io/role"], 3),
+            ports: self.several(2, |r| (r.one(&["http", "dns"]).to_owned(), r.one(&PROTOCOLS), r.one(&PORTS))),
+            probe_ports: self.several(2, |r| (Protocol::TCP, r.one(&PORTS))).into_iter().collect(),
+            resolvers: self.several(1, Self::address),
+        }
+    }
+
+    fn service(&mut self, key: &Key) -> Service {
+        let mut ports: Vec<ServicePort> = Vec::new();
+        for index in 0..=self.below(2) {
+            let port = ServicePort {
+                name: format!("q{index}"),
+                protocol: self.one(&PROTOCOLS),
+                port: self.one(&PORTS),
+                target: if self.chance(75) {
+                    TargetPort::Number(self.one(&PORTS))
+                } else {
+                    TargetPort::Name(self.one(&["http", "dns"]).to_owned())
+                },
+                node_port: self.chance(20).then(|| 30000 + u16::try_from(self.below(3)).unwrap_or(0)),
+            };
+            // Of one protocol no port twice.
+            if !ports.iter().any(|other| other.port == port.port && other.protocol == port.protocol) {
+                ports.push(port);
+            }
+        }
+        let names: Vec<(String, Protocol)> = ports.iter().map(|port| (port.name.clone(), port.protocol)).collect();
+        let namespace = key.0.clone();
+        let slices = (0..self.below(3)).map(|number| (format!("e{number}"), self.slice(&namespace, &names))).collect();
+        Service {
+            selector: self.texts(&["app", "tier"], 1),
+            cluster_ips: cluster_ip_of(key).map(parsed).into_iter().collect(),
+            external_ips: self.several(1, Self::address).into_iter().filter(|_| self.chance(30)).collect(),
+            ingress_ips: BTreeSet::new(),
+            ports,
+            local: self.chance(30),
+            annotations: self.texts(&["ringfence.dev/app", "ringfence.dev/role"], 2),
+            slices,
+        }
+    }
+
+    fn slice(&mut self, namespace: &str, ports: &[(String, Protocol)]) -> Slice {
+        let endpoints = self.several(3, |r| {
+            let address = if r.chance(80) { parsed(r.one(&ADDRESSES[..8])) } else { r.address() };
+            let target = match r.below(10) {
+                0..=4 => Some((namespace.to_owned(), format!("p{}", r.below(4)))),
+                5 => Some(r.pod_key()),
+                _ => None,
+            };
+            (vec![address], target)
+        });
+        let ports = ports.iter().map(|(name, protocol)| (name.clone(), *protocol, self.one(&PORTS)));
+        Slice { endpoints, ports: ports.collect() }
+    }
+
+    fn ip_list(&mut self) -> IpList {
+        let everything = (parsed("0.0.0.0"), parsed("255.255.255.255"));
+        let mut ranges = self.several(3, Self::range);
+        if self.chance(20) {
+            ranges.push(everything);
+        }
+        IpList { ranges, exclusions: self.several(2, Self::range) }
+    }
+
+    fn group(&mut self) -> Group {
+        Group {
+            dimension: self.dimension(),
+            values: self.values(),
+            groups: self.several(2, |r| format!("g{}", r.below(4))).into_iter().collect(),
+        }
+    }
+
+    fn port(&mut self) -> PortMatch {
+        let protocol = self.one(&PROTOCOLS).to_string();
+        let first = i32::from(self.one(&PORTS));
+        let made = match self.below(10) {
+            0 => PortMatch::parse(&protocol, None, None, None, None),
+            1 => PortMatch::parse(&protocol, Some(first), Some(first + 400), None, None),
+            2 => PortMatch::parse("ICMP", None, None, Some(8), None),
+            3 => PortMatch::parse("ICMP", None, None, None, None),
+            4 => PortMatch::parse("47", None, None, None, None),
+            _ => PortMatch::parse(&protocol, Some(first), None, None, None),
+        };
+        // Every arm is valid by construction.
+        made.unwrap_or_else(|error| panic!("a port of the generator is valid: {error}"))
+    }
+
+    fn rule_set(&mut self) -> RuleSet {
+        let mut scopes = if self.chance(60) { vec![BTreeMap::new()] } else { Vec::new() };
+        scopes.extend(self.several(2, |r| r.asked(1)));
+        let count = 1 + self.below(4);
+        RuleSet {
+            enabled: !self.chance(5),
+            scopes,
+            rules: (0..count).map(|number| self.rule(format!("x{number}"))).collect(),
+        }
+    }
+
+    fn rule(&mut self, name: String) -> Rule {
+        let services = match self.below(10) {
+            0..=3 => RuleServices::All,
+            4 => RuleServices::OwnPorts,
+            _ => RuleServices::Listed(self.several(4, |r| {
+                if r.chance(25) { ServiceRef::Named(format!("d{}", r.below(3))) } else { ServiceRef::Port(r.port()) }
+            })),
+        };
+        Rule {
+            name,
+            enabled: !self.chance(5),
+            action: self.one(&[Action::Allow, Action::Allow, Action::Deny, Action::OverrideDeny]),
+            extra_scope: self.chance(40),
+            consumers: self.actors(),
+            providers: self.actors(),
+            services,
+        }
+    }
+
+    fn actors(&mut self) -> Vec<Actor> {
+        let mut actors = self.several(1, Self::actor);
+        actors.push(self.actor());
+        actors
+    }
+
+    fn actor(&mut self) -> Actor {
+        match self.below(13) {
+            0..=5 => Actor::Labels {
+                is: if self.chance(85) { self.term() } else { self.asked(3) },
+                not: if self.chance(20) { self.asked(1) } else { BTreeMap::new() },
+                groups: if self.chance(15) { BTreeSet::from([format!("g{}", self.below(4))]) } else { BTreeSet::new() },
+            },
+            6 | 11 => Actor::AllWorkloads,
+            7 | 8 => Actor::IpList(format!("l{}", self.below(3))),
+            9 => Actor::VirtualService(self.service_key()),
+            10 => Actor::Workload(self.one(&["cp", "w1", "m0", "m1", "nobody"]).to_owned()),
+            _ => Actor::ContainerHosts,
+        }
+    }
+}
+
+/// Kubernetes gives no ClusterIP twice; some Services have none.
+fn cluster_ip_of(key: &Key) -> Option<&'static str> {
+    match (key.0.as_str(), key.1.as_str()) {
+        ("kube-system", "kube-dns") => Some(CLUSTER_IPS[0]),
+        ("n0", "s0") => Some(CLUSTER_IPS[1]),
+        ("n0", "s1") => Some(CLUSTER_IPS[2]),
+        ("n1", "s0") => Some(CLUSTER_IPS[3]),
+        _ => None,
+    }
+}
+
+fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    };
+}

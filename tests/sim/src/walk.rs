@@ -1,0 +1,76 @@
+//! Walks of random changes, each step of which is compared.
+
+use std::collections::BTreeMap;
+
+use ringfence_compile::evaluate::Evaluator;
+use ringfence_oracle::{Answer, World};
+
+use crate::compare;
+use crate::convert;
+use crate::random::Random;
+
+/// Connections looked at after each step.
+const SAMPLES: usize = 4;
+/// Changes before the first look, so that there is something to see.
+const WARM_UP: usize = 40;
+
+/// What was done.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    /// Changes made.
+    pub steps: usize,
+    /// Ends of connections that were judged twice, by what was decided there.
+    pub decisions: BTreeMap<String, usize>,
+}
+
+impl Tally {
+    /// Adds another walk's.
+    pub fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        for (decision, count) in &other.decisions {
+            *self.decisions.entry(decision.clone()).or_default() += count;
+        }
+    }
+
+    /// In one line, what was met how often.
+    pub fn text(&self) -> String {
+        let met = self.decisions.iter().map(|(decision, count)| format!("{decision} {count}"));
+        format!("{} transitions; decisions: {}", self.steps, met.collect::<Vec<_>>().join(", "))
+    }
+
+    fn note(&mut self, answer: &Answer) {
+        for (end, side) in [("out", &answer.source), ("in", &answer.destination)] {
+            *self.decisions.entry(format!("{end}:{:?}", side.decision)).or_default() += 1;
+        }
+    }
+}
+
+/// Walks `steps` changes from an empty world.
+///
+/// # Errors
+/// The seed, the step, and what differs after it.
+pub fn walk(seed: u64, steps: usize) -> Result<Tally, String> {
+    let mut random = Random::new(seed);
+    let mut world = World::default();
+    for _ in 0..WARM_UP {
+        random.change(&mut world);
+    }
+    let mut tally = Tally::default();
+    for step in 0..steps {
+        random.change(&mut world);
+        tally.steps += 1;
+        look(&world, &mut random, &mut tally)
+            .map_err(|text| format!("seed {seed}, step {step}: {text}\nin the world\n{world:#?}"))?;
+    }
+    Ok(tally)
+}
+
+fn look(world: &World, random: &mut Random, tally: &mut Tally) -> Result<(), String> {
+    let (policy, cluster) = convert::inputs(world);
+    let evaluator = Evaluator::new(&policy, &cluster);
+    for _ in 0..SAMPLES {
+        let connection = compare::sample(world, random);
+        compare::compare(world, &evaluator, &connection)?.iter().for_each(|answer| tally.note(answer));
+    }
+    Ok(())
+}

@@ -1,0 +1,24 @@
+//! CI's share of random walks.
+#![allow(missing_docs)]
+
+use ringfence_sim::walk::{Tally, walk};
+
+/// Walks and changes in each: 100,000 together.
+const WALKS: u64 = 100;
+const STEPS: usize = 1000;
+
+#[test]
+fn the_compiler_agrees_with_the_oracle() {
+    let mut sum = Tally::default();
+    for seed in 0..WALKS {
+        sum.add(&walk(seed, STEPS).unwrap_or_else(|text| panic!("{text}")));
+    }
+    println!("seeds 0 to {}: {}", WALKS - 1, sum.text());
+    // A walk that meets nothing proves nothing.
+    for end in ["in", "out"] {
+        for decision in ["Allow", "Deny", "OverrideDeny", "Default", "Essential", "Idle", "Unmanaged", "External"] {
+            let met = sum.decisions.get(&format!("{end}:{decision}")).copied().unwrap_or_default();
+            assert!(met >= 500, "{end}:{decision} was met {met} times only");
+        }
+    }
+}
