@@ -157,7 +157,7 @@ mod tests {
         derived.sources.insert(dimension("app"), LabelSource::Profile);
         derived.sources.insert(dimension("role"), LabelSource::Annotation("ringfence.dev/role".to_owned()));
         ComputedPod {
-            labels: derived,
+            labels: derived.into(),
             state: Some(PolicyState::Full),
             node: Some("n1".to_owned()),
             ..ComputedPod::default()

@@ -1,30 +1,38 @@
 //! Policy and cluster in, computed objects out.
 //!
 //! ```text
-//! Policy ──┐                      ┌─► emit      NodePolicy, WorkloadPolicy, PeerGroup, AddressGroup
-//!          ├─► world ─► resolve ──┤
-//! Cluster ─┘                      └─► evaluate  verdicts (crate::evaluate)
+//! Policy ──┐                   ┌─► emit, peers, classes   NodePolicy, WorkloadPolicy, PeerGroup, AddressGroup
+//!          ├─► facts ─► rules ─┤
+//! Cluster ─┘                   └─► evaluate               verdicts (crate::evaluate)
 //! ```
 //!
-//! [`world`] says who is a workload with which labels and addresses, and what is behind each Service. [`resolve`]
-//! turns every rule into the one form that both emission and the evaluator read, so that they cannot differ.
+//! Facts say who is a workload with which labels and addresses, and what is behind each Service. [`resolve`] turns every
+//! rule into the one form that both emission and the evaluator read, so that they cannot differ. [`Compiler`] keeps all
+//! of it and looks again only at what changed.
 
 mod actors;
-mod addresses;
+pub(crate) mod addresses;
 mod backends;
+pub(crate) mod classes;
+mod compiler;
+mod dirty;
 mod emit;
 pub(crate) mod essentials;
-mod groups;
 pub(crate) mod labels;
+pub(crate) mod machines;
 mod names;
 mod networks;
+mod peers;
+mod pods;
 pub(crate) mod resolve;
 pub(crate) mod services;
-pub(crate) mod workloads;
+mod settings;
+mod slices;
 pub(crate) mod world;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ringfence_crds::common::NamespacedName;
 use ringfence_crds::{AddressGroupSpec, NodePolicySpec, PeerGroupSpec, VirtualServiceStatus, WorkloadPolicySpec};
@@ -32,8 +40,8 @@ use ringfence_model::{DerivedLabels, PolicyState};
 
 use crate::cluster::ClusterState;
 use crate::policy::Policy;
-use essentials::Essentials;
-use world::World;
+pub use compiler::{Changes, Compiler};
+pub use dirty::{Dirty, Input};
 
 /// Everything that follows from policy and cluster. It is a function of both and of nothing else: no history.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -59,7 +67,7 @@ pub struct Computed {
     /// Nodes and unmanaged machines, by name.
     pub workloads: BTreeMap<String, ComputedWorkload>,
     /// Every Pod that has not ended.
-    pub container_workloads: BTreeMap<NamespacedName, ComputedPod>,
+    pub container_workloads: BTreeMap<Arc<NamespacedName>, ComputedPod>,
 }
 
 /// A node or an unmanaged machine.
@@ -81,7 +89,7 @@ pub struct ComputedWorkload {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ComputedPod {
     /// Labels, where each came from, and what was refused; none in an unmanaged namespace.
-    pub labels: DerivedLabels,
+    pub labels: Arc<DerivedLabels>,
     /// The state that its profile asks for; none in an unmanaged namespace and for a host-network Pod.
     pub state: Option<PolicyState>,
     /// The node it runs on.
@@ -98,25 +106,10 @@ pub struct ComputedPod {
 
 /// Computes everything from policy and cluster.
 pub fn compile(policy: &Policy, cluster: &ClusterState) -> Computed {
-    let world = World::new(policy, cluster);
-    let resolved = resolve::resolve(&world);
-    let emitted = emit::emit(&world, &resolved);
-    let machines = world.workloads.nodes.iter().chain(&world.workloads.unmanaged);
-    let hidden = |(key, service): (&NamespacedName, &services::ServiceFacts)| {
-        service.hidden_source.clone().map(|text| (key.clone(), text))
-    };
-    let warned = world.virtual_services().filter(|(_, service)| !service.warnings.is_empty());
-    Computed {
-        node_policies: essentials::node_policies(&world, &Essentials::find(&world)),
-        workload_policies: emitted.workload_policies,
-        peer_groups: emitted.peer_groups,
-        address_groups: groups::address_groups(&world),
-        service_warnings: warned.map(|(key, service)| (key.clone(), service.warnings.clone())).collect(),
-        hidden_sources: world.virtual_services().filter_map(hidden).collect(),
-        cluster_warnings: world.warnings.clone(),
-        virtual_services: world.virtual_services().map(|(key, facts)| (key.clone(), facts.shown.clone())).collect(),
-        workloads: machines.map(|(name, facts)| (name.clone(), facts.shown.clone())).collect(),
-        container_workloads: world.workloads.pods.iter().map(|(key, pod)| (key.clone(), pod.shown.clone())).collect(),
-        warnings: resolved.warnings,
-    }
+    Compiler::new(policy, cluster).into_computed()
+}
+
+/// Whether a Kubernetes selector matches. One without terms selects nothing.
+pub(crate) fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }

@@ -14,8 +14,8 @@ mod translated;
 use ringfence_model::{Protocol, Verdict};
 
 use crate::cluster::ClusterState;
+use crate::compile::Compiler;
 use crate::compile::essentials::Essentials;
-use crate::compile::resolve::{self, ResolvedRule};
 use crate::compile::world::World;
 use crate::policy::Policy;
 
@@ -28,7 +28,6 @@ use side::Judged;
 /// Answers questions about one policy and cluster; made once for many of them.
 pub struct Evaluator<'a> {
     world: World<'a>,
-    rules: Vec<ResolvedRule>,
     essentials: Essentials,
 }
 
@@ -40,12 +39,10 @@ struct Port {
 }
 
 impl<'a> Evaluator<'a> {
-    /// Resolves the policy in the cluster.
-    pub fn new(policy: &'a Policy, cluster: &'a ClusterState) -> Self {
-        let world = World::new(policy, cluster);
-        let rules = resolve::resolve(&world).rules;
-        let essentials = Essentials::find(&world);
-        Self { world, rules, essentials }
+    /// An evaluator of what was compiled from this policy and cluster.
+    pub fn new(compiler: &'a Compiler, policy: &'a Policy, cluster: &'a ClusterState) -> Self {
+        let world = compiler.world(policy, cluster);
+        Self { world, essentials: Essentials::find(world.cluster, world.facts) }
     }
 
     /// Says what becomes of a connection from `from` to `port` of `to`, and why.
@@ -121,5 +118,6 @@ pub fn explain(
     protocol: Protocol,
     port: u16,
 ) -> Result<Explanation, ExplainError> {
-    Evaluator::new(policy, cluster).explain(from, to, protocol, port)
+    let compiler = Compiler::new(policy, cluster);
+    Evaluator::new(&compiler, policy, cluster).explain(from, to, protocol, port)
 }

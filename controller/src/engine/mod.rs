@@ -19,7 +19,9 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
-use ringfence_compile::compile::{Computed, compile};
+use ringfence_compile::cluster::ClusterState;
+use ringfence_compile::compile::{Compiler, Dirty};
+use ringfence_compile::policy::Policy;
 use ringfence_crds::Revision;
 use ringfence_crds::container_cluster::Management;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -43,6 +45,8 @@ const CHORES_PAUSE: Duration = Duration::from_millis(100);
 const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(10));
 /// How often chores are planned though nothing has happened, for what depends on the time.
 const TICK: Duration = Duration::from_secs(60);
+/// After how many ticks everything is compiled anew, to be sure.
+const TICKS_TO_BE_SURE: u32 = 10;
 
 /// When something may be done (again).
 struct Pace {
@@ -71,7 +75,11 @@ pub struct Engine {
     instance: String,
     inputs: UnboundedReceiver<Input>,
     world: World,
-    computed: Computed,
+    /// Policy as it was compiled last.
+    policy: Policy,
+    compiler: Compiler,
+    /// Ticks since everything was compiled anew to be sure.
+    ticks: u32,
     /// Known once the world is complete.
     memory: Option<Memory>,
     last: Revision,
@@ -96,7 +104,9 @@ pub async fn run(client: Client, instance: String, management: Management, commi
         instance,
         inputs,
         world: World::new(management, commits),
-        computed: Computed::default(),
+        policy: Policy::default(),
+        compiler: Compiler::new(&Policy::default(), &ClusterState::default()),
+        ticks: 0,
         memory: None,
         last: Revision::default(),
         pending: Effect::Compile,
@@ -134,7 +144,7 @@ impl Engine {
                 },
                 () = sleep_until(self.publishing.due), if publish_due => self.publish().await,
                 () = sleep_until(self.chores_pace.due), if chores_due => self.start_chores(),
-                _ = tick.tick() => self.chores_due = true,
+                _ = tick.tick() => self.tick(),
             }
         }
     }
@@ -164,17 +174,44 @@ impl Engine {
         self.chores_due |= effect >= Effect::Chores;
     }
 
-    async fn publish(&mut self) {
-        let Some(memory) = &mut self.memory else { return };
-        let began = Instant::now();
-        if self.pending == Effect::Compile {
-            self.computed = compile(&self.world.policy(), &self.world.cluster);
+    fn tick(&mut self) {
+        self.chores_due = true;
+        self.ticks += 1;
+        if self.ticks < TICKS_TO_BE_SURE || self.memory.is_none() || self.pending == Effect::Compile {
+            return;
         }
+        self.ticks = 0;
+        // What is not marked is not seen: should a mark ever be missing, policy is not stale for long, and somebody hears
+        // of it.
+        let changes = self.compiler.update(&self.policy, &self.world.cluster, Dirty::everything());
+        if !changes.is_empty() {
+            tracing::error!(?changes, "found changes that nothing had told of; please report this");
+            self.note(Effect::Publish);
+        }
+    }
+
+    /// Looks at what has changed.
+    fn compile(&mut self) {
+        let mut dirty = std::mem::take(&mut self.world.dirty);
+        if std::mem::take(&mut self.world.policy_changed) {
+            let policy = self.world.policy();
+            dirty.merge(Dirty::of_policy(&self.policy, &policy));
+            self.policy = policy;
+        }
+        self.compiler.update(&self.policy, &self.world.cluster, dirty);
+    }
+
+    async fn publish(&mut self) {
+        let began = Instant::now();
+        if self.memory.is_some() && self.pending == Effect::Compile {
+            self.compile();
+        }
+        let Some(memory) = &mut self.memory else { return };
         let compiled = began.elapsed();
         self.pending = Effect::Nothing;
         self.chores_due = true;
         let revision = publish::plan::next_revision(&self.world, self.last);
-        let plan = publish::plan(&self.world, &self.computed, memory, revision, &now());
+        let plan = publish::plan(&self.world, self.compiler.computed(), memory, revision, &now());
         if plan.is_empty() {
             self.world.commit = None;
             self.publishing.succeeded(Duration::ZERO);
@@ -225,7 +262,7 @@ impl Engine {
         let Some(memory) = &self.memory else { return };
         self.chores_due = false;
         let published = self.pending < Effect::Publish;
-        let chores = Chores::plan(&self.world, &self.computed, memory, published, &self.settled, &now());
+        let chores = Chores::plan(&self.world, self.compiler.computed(), memory, published, &self.settled, &now());
         if chores.is_empty() {
             return;
         }
@@ -246,7 +283,7 @@ impl Engine {
                 self.note(effect);
             }
         }
-        self.settled.note(done.notices, done.kubernetes_version, &self.computed);
+        self.settled.note(done.notices, done.kubernetes_version, self.compiler.computed());
         self.chores_due |= !done.complete;
         if done.complete && !self.repeated {
             self.chores_pace.succeeded(CHORES_PAUSE);

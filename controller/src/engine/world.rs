@@ -1,5 +1,6 @@
 //! Everything that the watches have told, in indexes by name.
 
+mod marks;
 mod reported;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use ringfence_compile::cluster::{ClusterState, KUBE_SYSTEM, OwnerKey, ServicePorts};
+use ringfence_compile::compile::Dirty;
 use ringfence_compile::policy::{Kind, ObjectKey, Origin, Policy};
 use ringfence_crds as crds;
 use ringfence_crds::common::NamespacedName;
@@ -16,6 +18,7 @@ use ringfence_crds::names;
 use super::commits::Commits;
 use super::input::{Caller, Input, version};
 use crate::kubelink::watch::Change;
+use marks::Place;
 
 /// Objects of one kind by namespace (empty for a cluster-wide kind) and name.
 pub type Index<T> = BTreeMap<NamespacedName, T>;
@@ -63,6 +66,10 @@ pub struct World {
     pub workload_policies: Index<crds::WorkloadPolicy>,
     pub peer_groups: Index<crds::PeerGroup>,
     pub address_groups: Index<crds::AddressGroup>,
+    /// What of the cluster may have changed since it was last compiled.
+    pub dirty: Dirty,
+    /// Whether policy may have.
+    pub policy_changed: bool,
     /// The commit of the newest change of policy that is not published yet.
     pub commit: Option<String>,
     commits: Commits,
@@ -84,6 +91,19 @@ impl World {
 
     /// Takes in a change and says what it makes necessary.
     pub fn take(&mut self, input: Input) -> Effect {
+        let place = Place::of(&input);
+        let uid = self.cluster.uid.clone();
+        let effect = self.take_in(input);
+        if effect == Effect::Compile {
+            self.mark(place);
+        }
+        if uid != self.cluster.uid {
+            self.dirty.mark_everything();
+        }
+        effect
+    }
+
+    fn take_in(&mut self, input: Input) -> Effect {
         match input {
             Input::Namespace(change) => self.take_namespaces(change),
             Input::Node(change) => {
@@ -102,7 +122,9 @@ impl World {
             Input::EndpointSlice(change) => {
                 self.note("EndpointSlice", &change);
                 let effect = take_plain(&mut self.cluster.endpoint_slices, change);
-                self.cluster.apiserver_addresses = self.cluster.find_apiserver_addresses();
+                if effect == Effect::Compile {
+                    self.find_apiserver();
+                }
                 effect
             }
             Input::Owner(kind, change) => self.take_owner(kind, change),
@@ -220,6 +242,14 @@ impl World {
         let changed = services != self.cluster.webhook_services;
         self.cluster.webhook_services = services;
         compile_if(changed)
+    }
+
+    fn find_apiserver(&mut self) {
+        let found = self.cluster.find_apiserver_addresses();
+        if found != self.cluster.apiserver_addresses {
+            self.cluster.apiserver_addresses = found;
+            self.dirty.mark(ringfence_compile::compile::Input::Apiserver);
+        }
     }
 
     /// The ContainerCluster that counts: the oldest one.

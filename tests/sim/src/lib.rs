@@ -8,4 +8,5 @@
 pub mod compare;
 pub mod convert;
 pub mod random;
+pub mod shapes;
 pub mod walk;

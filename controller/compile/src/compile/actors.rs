@@ -7,13 +7,17 @@ use ringfence_crds::common::NamespacedName;
 use ringfence_crds::rule_set::Actor;
 use ringfence_model::{AddressSet, Constraint, Dimension, LabelValue, Labels, Selector};
 
-use super::resolve::{ResolvedActor, WorkloadKind, WorkloadSelector};
-use super::world::World;
+use super::resolve::{Ref, ResolvedActor, WorkloadKind, WorkloadSelector};
+use super::world::Facts;
+use crate::policy::Policy;
 
 /// Reads the actors of one RuleSet and collects what they refer to in vain.
 pub struct ActorReader<'a> {
-    /// What they refer to.
-    pub world: &'a World<'a>,
+    /// Policy that they refer to.
+    pub policy: &'a Policy,
+    facts: &'a Facts,
+    /// What they refer to, found or not: when one of these changes, the RuleSet is read again.
+    pub refs: BTreeSet<Ref>,
     /// What selects nothing and why.
     pub warnings: Vec<String>,
     rule: Option<String>,
@@ -45,8 +49,16 @@ fn constrain(
 
 impl<'a> ActorReader<'a> {
     /// A reader for one RuleSet.
-    pub fn new(world: &'a World<'a>) -> Self {
-        Self { world, warnings: Vec::new(), rule: None, inside: BTreeSet::new(), outside: BTreeSet::new() }
+    pub fn new(policy: &'a Policy, facts: &'a Facts) -> Self {
+        Self {
+            policy,
+            facts,
+            refs: BTreeSet::new(),
+            warnings: Vec::new(),
+            rule: None,
+            inside: BTreeSet::new(),
+            outside: BTreeSet::new(),
+        }
     }
 
     /// Begins a rule.
@@ -106,6 +118,7 @@ impl<'a> ActorReader<'a> {
             self.named(name, limit)?;
             (WorkloadKind::Named(name.clone()), limit.clone())
         } else if actor.container_hosts {
+            self.refs.insert(Ref::Nodes);
             (WorkloadKind::ContainerHosts, limit.clone())
         } else if actor.all_workloads {
             // As extra-scope consumers: everyone who is managed, and never a machine outside.
@@ -146,7 +159,8 @@ impl<'a> ActorReader<'a> {
 
     /// Dimension and values of a group, those of the groups in it included.
     fn group(&mut self, name: &str) -> Option<(Dimension, BTreeSet<LabelValue>)> {
-        let Some(root) = self.world.policy.label_groups.get(name) else {
+        self.refs.insert(Ref::LabelGroup(name.to_owned()));
+        let Some(root) = self.policy.label_groups.get(name) else {
             self.warn(&format!("there is no LabelGroup {name}: the term selects nothing"));
             return None;
         };
@@ -159,7 +173,8 @@ impl<'a> ActorReader<'a> {
             if !seen.insert(current.clone()) {
                 continue;
             }
-            match self.world.policy.label_groups.get(&current) {
+            self.refs.insert(Ref::LabelGroup(current.clone()));
+            match self.policy.label_groups.get(&current) {
                 None => self.warn(&format!("there is no LabelGroup {current}: it adds nothing to {name}")),
                 Some(group) if group.dimension != root.dimension => {
                     self.warn(&format!("LabelGroup {current} is of another dimension: it adds nothing to {name}"));
@@ -178,7 +193,8 @@ impl<'a> ActorReader<'a> {
     }
 
     fn ip_list(&mut self, name: &str) -> Option<AddressSet> {
-        let Some(list) = self.world.policy.ip_lists.get(name) else {
+        self.refs.insert(Ref::IpList(name.to_owned()));
+        let Some(list) = self.policy.ip_lists.get(name) else {
             self.warn(&format!("there is no IPList {name}: it selects nothing"));
             return None;
         };
@@ -208,8 +224,9 @@ impl<'a> ActorReader<'a> {
         let key = text
             .split_once('/')
             .map(|(namespace, name)| NamespacedName { namespace: namespace.to_owned(), name: name.to_owned() })?;
-        let world = self.world;
-        let Some(service) = world.virtual_service(&key) else {
+        self.refs.insert(Ref::VirtualService(key.clone()));
+        let facts = self.facts;
+        let Some(service) = facts.services.get(&key).filter(|service| service.managed) else {
             self.warn(&format!("there is no VirtualService {text}: it selects nothing"));
             return None;
         };
@@ -218,9 +235,10 @@ impl<'a> ActorReader<'a> {
 
     /// Checks a Workload that is named.
     fn named(&mut self, name: &str, scope: &Selector) -> Option<()> {
-        let world = self.world;
-        let workloads = &world.workloads;
-        let Some(machine) = workloads.nodes.get(name).or_else(|| workloads.unmanaged.get(name)) else {
+        self.refs.insert(Ref::Workload(name.to_owned()));
+        let facts = self.facts;
+        let node = facts.nodes.get(name).and_then(|node| node.workload.as_ref());
+        let Some(machine) = node.or_else(|| facts.machines.get(name).map(|machine| &machine.facts)) else {
             self.warn(&format!("there is no Workload {name}: it selects nothing"));
             return None;
         };

@@ -3,32 +3,16 @@
 //! Whoever may write EndpointSlices in one namespace must not thereby reach into another (CVE-2021-25740): an address
 //! counts only if it is that of a Pod of the Service's own namespace or of a declared unmanaged Workload.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ringfence_crds::common::NamespacedName;
 use ringfence_model::Protocol;
 
-use super::services::selects;
-use super::workloads::{Owner, Workloads};
+use super::addresses::Owner;
+use super::selects;
+use super::world::Facts;
 use crate::cluster::{ClusterState, EndpointInfo, EndpointSliceInfo, ServiceInfo, ServicePortInfo};
-
-/// The EndpointSlices, by the Service they belong to.
-pub struct Slices<'a>(BTreeMap<NamespacedName, Vec<&'a EndpointSliceInfo>>);
-
-impl<'a> Slices<'a> {
-    /// Indexes the slices of a cluster.
-    pub fn of(cluster: &'a ClusterState) -> Self {
-        let mut index: BTreeMap<NamespacedName, Vec<&EndpointSliceInfo>> = BTreeMap::new();
-        for (key, slice) in &cluster.endpoint_slices {
-            if let Some(name) = &slice.service {
-                let service = NamespacedName { namespace: key.namespace.clone(), name: name.clone() };
-                index.entry(service).or_default().push(slice);
-            }
-        }
-        Self(index)
-    }
-}
 
 /// One address and port behind a Service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,7 +45,7 @@ pub struct Refused {
 }
 
 /// What is behind a Service.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct BackEnds {
     /// Believed, sorted.
     pub accepted: Vec<BackEnd>,
@@ -77,14 +61,14 @@ impl BackEnds {
         key: &NamespacedName,
         service: &ServiceInfo,
         cluster: &ClusterState,
-        workloads: &Workloads,
-        slices: &Slices<'_>,
+        facts: &Facts,
+        slices: &[&EndpointSliceInfo],
     ) -> Self {
         let mut found = Self::default();
-        for slice in slices.0.get(key).into_iter().flatten() {
+        for slice in slices {
             for endpoint in &slice.endpoints {
                 for address in &endpoint.addresses {
-                    let judged = judge(*address, endpoint, key, cluster, workloads);
+                    let judged = judge(*address, endpoint, key, cluster, facts);
                     found.add(*address, judged, slice, service, cluster);
                 }
             }
@@ -139,24 +123,24 @@ fn judge(
     endpoint: &EndpointInfo,
     service: &NamespacedName,
     cluster: &ClusterState,
-    workloads: &Workloads,
+    facts: &Facts,
 ) -> Result<(Owner, Option<NamespacedName>), (String, bool)> {
-    let owner = workloads.owners.get(&address);
+    let owner = facts.book.owner(address);
     let target = endpoint.target_pod.as_ref().filter(|target| target.namespace == service.namespace);
     // A host-network Pod has the address of its node.
     let on_node = target.filter(|target| {
         cluster.pods.get(target).is_some_and(|pod| pod.host_network && !pod.ended && pod.ips.contains(&address))
     });
     match owner {
-        Some(Owner::Unmanaged(_)) => Ok((owner.cloned().unwrap_or(Owner::Disputed), None)),
+        Some(Owner::Unmanaged(name)) => Ok((Owner::Unmanaged(name.clone()), None)),
         Some(Owner::Pod(key)) if key.namespace == service.namespace => {
-            if target.is_none_or(|target| target == key) {
-                Ok((Owner::Pod(key.clone()), Some(key.clone())))
+            if target.is_none_or(|target| *target == **key) {
+                Ok((Owner::Pod(key.clone()), Some((**key).clone())))
             } else {
                 Err((format!("it is that of pod/{key}, not of the Pod that the EndpointSlice names"), false))
             }
         }
-        Some(Owner::Node(name)) if on_node.is_some() && workloads.nodes.contains_key(name) => {
+        Some(Owner::Node(name)) if on_node.is_some() && is_workload(facts, name) => {
             Ok((Owner::Node(name.clone()), on_node.cloned()))
         }
         Some(Owner::Disputed) if target.is_some() => Err(("two Pods have the address".to_owned(), false)),
@@ -172,4 +156,8 @@ fn judge(
             true,
         )),
     }
+}
+
+fn is_workload(facts: &Facts, node: &str) -> bool {
+    facts.nodes.get(node).is_some_and(|node| node.workload.is_some())
 }

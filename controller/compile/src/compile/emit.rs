@@ -2,55 +2,46 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ringfence_crds::common::NamespacedName;
 use ringfence_crds::workload_policy::{CompiledRule, LabelSelector, Peer, Subject};
-use ringfence_crds::{PeerGroupSpec, PortSpec, WorkloadPolicySpec};
+use ringfence_crds::{PortSpec, WorkloadPolicySpec};
 use ringfence_model::{AddressSet, Direction, Selector, Services};
 
 use super::names;
-use super::resolve::{Resolved, ResolvedActor, ResolvedRule, RuleServices, WorkloadKind, WorkloadSelector};
-use super::world::World;
-use crate::policy::{Kind, ObjectKey};
+use super::resolve::{ResolvedActor, ResolvedRule, RuleServices, WorkloadKind, WorkloadSelector};
+use super::world::Facts;
 
-/// WorkloadPolicies, and the PeerGroups that they refer to.
+/// What one RuleSet becomes.
 #[derive(Debug, Default)]
-pub struct Emitted {
-    /// By name.
+pub struct Emitted<'r> {
+    /// WorkloadPolicies, by name.
     pub workload_policies: BTreeMap<String, WorkloadPolicySpec>,
-    /// By name.
-    pub peer_groups: BTreeMap<String, PeerGroupSpec>,
+    /// The peer selectors that they refer to.
+    pub selectors: BTreeSet<&'r WorkloadSelector>,
 }
 
-/// Writes all rules.
-pub fn emit(world: &World<'_>, resolved: &Resolved) -> Emitted {
-    let mut selectors: BTreeSet<&WorkloadSelector> = BTreeSet::new();
+/// Writes the rules of a RuleSet. `commit`: that the RuleSet came from.
+pub fn emit<'r>(rule_set: &str, rules: &'r [ResolvedRule], facts: &Facts, commit: Option<&String>) -> Emitted<'r> {
     let mut emitted = Emitted::default();
-    for rule in &resolved.rules {
-        let compiled = compile_rule(world, rule, &mut selectors);
-        if compiled.is_empty() {
-            continue;
-        }
-        let name = names::workload_policy(&rule.rule_set, &rule.scope);
-        let policy = emitted.workload_policies.entry(name).or_insert_with(|| WorkloadPolicySpec {
-            commit: commit(world, &rule.rule_set),
-            rule_set: rule.rule_set.clone(),
-            scope: rule.scope.clone(),
+    // Rules are sorted by scope.
+    for of_scope in rules.chunk_by(|a, b| a.scope == b.scope) {
+        let compiled: Vec<CompiledRule> =
+            of_scope.iter().flat_map(|rule| compile_rule(facts, rule, &mut emitted.selectors)).collect();
+        let (false, Some(first)) = (compiled.is_empty(), of_scope.first()) else { continue };
+        let spec = WorkloadPolicySpec {
+            commit: commit.cloned(),
+            rule_set: rule_set.to_owned(),
+            scope: first.scope.clone(),
+            rules: compiled,
             ..WorkloadPolicySpec::default()
-        });
-        policy.rules.extend(compiled);
+        };
+        emitted.workload_policies.insert(names::workload_policy(rule_set, &first.scope), spec);
     }
-    emitted.peer_groups = selectors.into_iter().map(|selector| peer_group(world, selector)).collect();
     emitted
-}
-
-fn commit(world: &World<'_>, rule_set: &str) -> Option<String> {
-    let key = ObjectKey::cluster_wide(Kind::RuleSet, rule_set);
-    world.policy.origins.get(&key)?.commit.clone()
 }
 
 /// A rule at its providers and at its consumers; neither where nobody is, or where nobody is on the other side.
 fn compile_rule<'r>(
-    world: &World<'_>,
+    facts: &Facts,
     rule: &'r ResolvedRule,
     selectors: &mut BTreeSet<&'r WorkloadSelector>,
 ) -> Vec<CompiledRule> {
@@ -62,7 +53,7 @@ fn compile_rule<'r>(
     let sides = [(Direction::Inbound, &providers, &consumers), (Direction::Outbound, &consumers, &providers)];
     let mut compiled = Vec::new();
     for (direction, here, there) in sides {
-        let subjects = subjects(world, here);
+        let subjects = subjects(facts, here);
         if subjects.is_empty() || there.is_empty() {
             continue;
         }
@@ -94,11 +85,11 @@ fn written(rule: &ResolvedRule, direction: Direction, subjects: Vec<Subject>, pe
 }
 
 /// The workloads of a side that rules can be programmed at, in a fixed order.
-fn subjects(world: &World<'_>, actors: &[&ResolvedActor]) -> Vec<Subject> {
+fn subjects(facts: &Facts, actors: &[&ResolvedActor]) -> Vec<Subject> {
     let mut subjects: Vec<Subject> = Vec::new();
     for actor in actors {
         match actor {
-            ResolvedActor::Workloads(selector) => subjects.extend(workload_subjects(world, selector)),
+            ResolvedActor::Workloads(selector) => subjects.extend(workload_subjects(facts, selector)),
             ResolvedActor::VirtualService(key) => {
                 subjects.push(Subject { virtual_service: Some(key.to_string()), ..Subject::default() });
             }
@@ -114,7 +105,7 @@ fn subjects(world: &World<'_>, actors: &[&ResolvedActor]) -> Vec<Subject> {
     subjects
 }
 
-fn workload_subjects(world: &World<'_>, selector: &WorkloadSelector) -> Vec<Subject> {
+fn workload_subjects(facts: &Facts, selector: &WorkloadSelector) -> Vec<Subject> {
     let node = |name: &String| Subject { workload: Some(name.clone()), ..Subject::default() };
     match &selector.kind {
         WorkloadKind::Any | WorkloadKind::Managed => {
@@ -125,9 +116,9 @@ fn workload_subjects(world: &World<'_>, selector: &WorkloadSelector) -> Vec<Subj
         }
         // A subject has no labels beside: the nodes that a scope leaves are named.
         WorkloadKind::ContainerHosts | WorkloadKind::Named(_) => {
-            let nodes = world.workloads.nodes.iter();
+            let nodes = facts.nodes.iter();
             nodes
-                .filter(|(_, facts)| facts.class.as_ref().is_some_and(|class| selector.matches(class)))
+                .filter(|(_, node)| node.workload.as_ref().is_some_and(|workload| selector.matches(&workload.class)))
                 .map(|(name, _)| node(name))
                 .collect()
         }
@@ -154,16 +145,4 @@ fn peer(actor: &ResolvedActor) -> Peer {
 
 fn prefixes(set: &AddressSet) -> Vec<String> {
     set.nets().iter().map(ToString::to_string).collect()
-}
-
-fn peer_group(world: &World<'_>, selector: &WorkloadSelector) -> (String, PeerGroupSpec) {
-    let text = selector.to_string();
-    let classes = world.workloads.classes.keys().filter(|class| selector.matches(class));
-    let mut classes: Vec<String> = classes.map(|class| class.id()).collect();
-    classes.sort();
-    let touched = world.virtual_services().filter(|(_, service)| selector.touches(service));
-    let mut services: Vec<String> = touched.map(|(key, _): (&NamespacedName, _)| names::service_id(key)).collect();
-    services.sort();
-    let spec = PeerGroupSpec { selector: text.clone(), classes, services, ..PeerGroupSpec::default() };
-    (names::peer_group(&text), spec)
 }

@@ -9,10 +9,9 @@ use ringfence_crds::node_policy::InboundEssential;
 use ringfence_crds::{NodePolicySpec, PortSpec};
 use ringfence_model::Protocol;
 
-use super::services::selects;
-use super::workloads::is_workload;
-use super::world::World;
-use crate::cluster::{KUBE_SYSTEM, PodInfo, ServiceInfo, TargetPortInfo};
+use super::selects;
+use super::world::Facts;
+use crate::cluster::{ClusterState, KUBE_SYSTEM, PodInfo, ServiceInfo, TargetPortInfo};
 
 /// The port of DNS.
 pub const DNS_PORT: u16 = 53;
@@ -65,10 +64,8 @@ impl Inbound {
 
 impl Essentials {
     /// Finds the cluster's DNS Service and the Services that the apiserver calls.
-    pub fn find(world: &World<'_>) -> Self {
-        let cluster = world.cluster;
-        // Pods on the apiserver's own node see it at addresses that only its agent knows.
-        let apiserver = world.workloads.node_addresses.with_reported(&cluster.apiserver_addresses, cluster);
+    pub fn find(cluster: &ClusterState, facts: &Facts) -> Self {
+        let apiserver = apiserver(cluster, facts);
         let mut found = Self::default();
         for (key, service) in cluster.services.iter().filter(|(key, service)| is_dns(key, service)) {
             found.dns_servers.extend(&service.cluster_ips);
@@ -106,6 +103,20 @@ impl Essentials {
     }
 }
 
+/// Where the apiserver connects from. Pods on its own node see it at addresses that only that node's agent knows. Whose an
+/// address is, Kubernetes decides: no node reports itself into this.
+fn apiserver(cluster: &ClusterState, facts: &Facts) -> BTreeSet<IpAddr> {
+    let own = &cluster.apiserver_addresses;
+    let hosts = cluster.nodes.iter().filter(|(_, node)| !node.addresses.is_disjoint(own));
+    let hosts = hosts.filter_map(|(name, _)| facts.nodes.get(name));
+    hosts.flat_map(|node| node.believed(&facts.book)).chain(own.iter().copied()).collect()
+}
+
+/// Whether what is essential depends on a Service.
+pub fn depends_on(cluster: &ClusterState, key: &NamespacedName) -> bool {
+    key.namespace == KUBE_SYSTEM || cluster.webhook_services.contains_key(key)
+}
+
 /// Cluster DNS goes by the name kube-dns or carries it as a label, whatever serves it.
 fn is_dns(key: &NamespacedName, service: &ServiceInfo) -> bool {
     key.namespace == KUBE_SYSTEM
@@ -117,21 +128,25 @@ fn targets(service: &ServiceInfo, wanted: impl Fn(u16) -> bool) -> BTreeSet<(Pro
     ports.map(|port| (port.protocol, port.target_port.clone())).collect()
 }
 
-/// One NodePolicy for each node that an agent runs on.
-pub fn node_policies(world: &World<'_>, essentials: &Essentials) -> BTreeMap<String, NodePolicySpec> {
-    let inbound: Vec<InboundEssential> = essentials.inbound.iter().map(written).collect();
-    let dns_servers: Vec<String> = essentials.dns_servers.iter().map(ToString::to_string).collect();
-    let nodes = world.cluster.nodes.iter().filter(|(_, node)| is_workload(world.policy, node));
-    nodes
+/// One NodePolicy for each node that an agent runs on. `networks`: by node, the id of the Pod network that its Pods are
+/// on.
+pub fn node_policies(
+    cluster: &ClusterState,
+    facts: &Facts,
+    networks: &BTreeMap<String, String>,
+) -> BTreeMap<String, NodePolicySpec> {
+    let essentials = Essentials::find(cluster, facts);
+    let common = NodePolicySpec {
+        cluster_uid: cluster.uid.clone(),
+        inbound_essentials: essentials.inbound.iter().map(written).collect(),
+        dns_servers: essentials.dns_servers.iter().map(ToString::to_string).collect(),
+        ..NodePolicySpec::default()
+    };
+    let workloads = facts.nodes.iter().filter(|(_, node)| node.workload.is_some());
+    workloads
         .map(|(name, _)| {
-            let spec = NodePolicySpec {
-                cluster_uid: world.cluster.uid.clone(),
-                pod_network: world.node_networks.get(name).cloned().unwrap_or_default(),
-                inbound_essentials: inbound.clone(),
-                dns_servers: dns_servers.clone(),
-                ..NodePolicySpec::default()
-            };
-            (name.clone(), spec)
+            let pod_network = networks.get(name).cloned().unwrap_or_default();
+            (name.clone(), NodePolicySpec { pod_network, ..common.clone() })
         })
         .collect()
 }

@@ -39,7 +39,7 @@ impl NamespaceProfile {
 }
 
 /// The rules by which labels are read from Kubernetes objects.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LabelReader {
     prefixes: Vec<String>,
     pods: Vec<LabelMapping>,
@@ -79,6 +79,34 @@ impl LabelReader {
             return derive_labels(&profile.labels, &BTreeMap::new(), &BTreeMap::new(), &[], &[]);
         }
         derive_labels(&profile.labels, &pod.annotations, &pod.labels, &self.prefixes, &self.pods)
+    }
+
+    /// What of a Pod its labels depend on beside the profile, as one text: Pods of one namespace with equal texts have
+    /// equal labels.
+    pub fn what_counts(&self, pod: &PodInfo, text: &mut String) {
+        text.clear();
+        if pod.mirror {
+            text.push('m');
+            return;
+        }
+        let mut note = |kind: char, key: &str, value: &str| {
+            // Neither keys nor values hold a NUL.
+            text.push(kind);
+            text.push_str(key);
+            text.push('\0');
+            text.push_str(value);
+            text.push('\0');
+        };
+        for (key, value) in &pod.annotations {
+            if self.prefixes.iter().any(|prefix| key.starts_with(prefix.as_str())) {
+                note('a', key, value);
+            }
+        }
+        for mapping in &self.pods {
+            if let Some(value) = pod.labels.get(&mapping.from) {
+                note('l', &mapping.from, value);
+            }
+        }
     }
 
     /// The labels of a Service: profile and annotations, then what the user wrote in the VirtualService, within what

@@ -5,10 +5,10 @@ use sha2::{Digest, Sha256};
 
 /// The first `digits` hexadecimal digits of the hash of a text.
 fn hash(text: &str, digits: usize) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digest = Sha256::digest(text.as_bytes());
-    let mut hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    hex.truncate(digits);
-    hex
+    let nibbles = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    nibbles.take(digits).map(|nibble| char::from(DIGITS[usize::from(nibble)])).collect()
 }
 
 /// Id of a label class, from its text (`app=shop,role=web|pods`).

@@ -7,96 +7,72 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use ringfence_crds::ContainerClusterSpec;
 
-use super::workloads::{Owner, Workloads};
-use crate::cluster::{ClusterState, NodeInfo};
+use crate::cluster::NodeInfo;
 
 /// Name of the Pod network when none is given by hand.
 const DISCOVERED: &str = "default";
 
-/// The Pod networks of a cluster.
-#[derive(Debug)]
+/// The Pod networks of a cluster, known by their numbers.
+#[derive(Debug, Clone)]
 pub struct Networks {
-    cluster_uid: String,
-    /// Those of the ContainerCluster. Empty: there is one, and any address may be on it, because nothing says that a
-    /// Pod's address lies in its node's podCIDR.
-    given: Vec<(String, Vec<IpNet>)>,
+    ids: Vec<String>,
+    /// Prefixes of the networks that the ContainerCluster gives. Empty: there is one network, and any address may be on
+    /// it, because nothing says that a Pod's address lies in its node's podCIDR.
+    given: Vec<Vec<IpNet>>,
 }
 
 impl Networks {
     /// The networks that the ContainerCluster gives, or the one discovered.
     pub fn new(spec: &ContainerClusterSpec, cluster_uid: &str) -> Self {
-        let given = spec.pod_networks.iter().map(|network| {
-            // A prefix that cannot be read covers nothing.
-            (network.name.clone(), network.cidrs.iter().filter_map(|text| text.parse().ok()).collect())
-        });
-        Self { cluster_uid: cluster_uid.to_owned(), given: given.collect() }
+        let names = spec.pod_networks.iter().map(|network| network.name.as_str());
+        let names: Vec<&str> = if spec.pod_networks.is_empty() { vec![DISCOVERED] } else { names.collect() };
+        // A prefix that cannot be read covers nothing.
+        let prefixes = |texts: &[String]| texts.iter().filter_map(|text| text.parse().ok()).collect();
+        Self {
+            ids: names.into_iter().map(|name| format!("{cluster_uid}/{name}")).collect(),
+            given: spec.pod_networks.iter().map(|network| prefixes(&network.cidrs)).collect(),
+        }
     }
 
-    fn id(&self, name: &str) -> String {
-        format!("{}/{name}", self.cluster_uid)
+    /// The id of a network: `<cluster uid>/<name>`.
+    pub fn id(&self, number: u16) -> &str {
+        self.ids.get(usize::from(number)).map_or("", String::as_str)
     }
 
-    /// The id of the network that a Pod's address is on; `None` if networks are given and none covers it.
-    pub fn of_pod(&self, address: IpAddr) -> Option<String> {
+    /// The network that a Pod's address is on; `None` if networks are given and none covers it.
+    pub fn of_pod(&self, address: IpAddr) -> Option<u16> {
         if self.given.is_empty() {
-            return Some(self.id(DISCOVERED));
+            return Some(0);
         }
-        self.covering(address).map(|index| self.id(&self.given[index].0))
+        let position = self.given.iter().position(|nets| nets.iter().any(|net| net.contains(&address)))?;
+        u16::try_from(position).ok()
     }
 
-    /// The given network that covers an address.
-    fn covering(&self, address: IpAddr) -> Option<usize> {
-        self.given.iter().position(|(_, nets)| nets.iter().any(|net| net.contains(&address)))
+    /// Whether it takes the addresses of a node's Pods to tell which network the node is on.
+    pub fn are_several(&self) -> bool {
+        self.given.len() > 1
     }
 
-    /// For every node, the id of the network that its Pods are on; empty if that cannot be said. And what is odd.
-    pub fn of_nodes(&self, cluster: &ClusterState, workloads: &Workloads) -> (BTreeMap<String, String>, Vec<String>) {
-        let mut warnings = Vec::new();
-        let mut seen = self.seen(cluster, workloads);
-        let found = cluster.nodes.iter().map(|(name, node)| {
-            let networks = seen.remove(name.as_str()).unwrap_or_default();
-            if networks.len() > 1 {
-                let names = networks.iter().map(|(index, _)| self.given[*index].0.as_str()).collect::<Vec<_>>();
-                warnings.push(format!(
-                    "node {name} has Pods on the Pod networks {}: its policy knows the peers of {} only",
-                    names.join(", "),
-                    names[0]
-                ));
-            }
-            (name.clone(), self.of_node(node, networks.first().map(|(index, _)| *index)))
+    /// The id of the network that a node's Pods are on, and what is odd about it. `seen`: how many addresses of its Pods
+    /// lie in which network. Before it has a Pod, its own prefix is all there is to go by.
+    pub fn of_node(&self, name: &str, node: &NodeInfo, seen: &BTreeMap<u16, usize>) -> (String, Option<String>) {
+        if !self.are_several() {
+            return (self.id(0).to_owned(), None);
+        }
+        let mut networks: Vec<(u16, usize)> = seen.iter().map(|(number, count)| (*number, *count)).collect();
+        networks.sort_by_key(|(number, count)| (Reverse(*count), *number));
+        let allotted = |nets: &Vec<IpNet>| nets.iter().any(|net| node.pod_cidrs.iter().any(|cidr| net.contains(cidr)));
+        let by_prefix = || u16::try_from(self.given.iter().position(allotted)?).ok();
+        let number = networks.first().map(|(number, _)| *number).or_else(by_prefix);
+        let name_of = |number: &u16| self.id(*number).rsplit('/').next().unwrap_or_default();
+        let odd = (networks.len() > 1).then(|| {
+            let names = networks.iter().map(|(number, _)| name_of(number)).collect::<Vec<_>>();
+            format!(
+                "node {name} has Pods on the Pod networks {}: its policy knows the peers of {} only",
+                names.join(", "),
+                names[0]
+            )
         });
-        (found.collect(), warnings)
-    }
-
-    /// For every node, the given networks that addresses of its Pods lie in, the one with the most of them first.
-    fn seen<'c>(&self, cluster: &'c ClusterState, workloads: &Workloads) -> BTreeMap<&'c str, Vec<(usize, usize)>> {
-        let mut counts: BTreeMap<&str, BTreeMap<usize, usize>> = BTreeMap::new();
-        for (address, owner) in &workloads.owners {
-            let Owner::Pod(key) = owner else { continue };
-            let node = cluster.pods.get(key).and_then(|pod| pod.node.as_deref());
-            if let (Some(node), Some(index)) = (node, self.covering(*address)) {
-                *counts.entry(node).or_default().entry(index).or_default() += 1;
-            }
-        }
-        let sorted = counts.into_iter().map(|(node, counts)| {
-            let mut networks: Vec<(usize, usize)> = counts.into_iter().collect();
-            networks.sort_by_key(|(index, count)| (Reverse(*count), *index));
-            (node, networks)
-        });
-        sorted.collect()
-    }
-
-    /// `seen`: the network that its Pods' addresses lie in. Before it has a Pod, its own prefix is all there is to go by.
-    fn of_node(&self, node: &NodeInfo, seen: Option<usize>) -> String {
-        match self.given.as_slice() {
-            [] => self.id(DISCOVERED),
-            [(name, _)] => self.id(name),
-            many => {
-                let allotted =
-                    |nets: &[IpNet]| nets.iter().any(|net| node.pod_cidrs.iter().any(|cidr| net.contains(cidr)));
-                let index = seen.or_else(|| many.iter().position(|(_, nets)| allotted(nets)));
-                index.map(|index| self.id(&many[index].0)).unwrap_or_default()
-            }
-        }
+        (number.map(|number| self.id(number).to_owned()).unwrap_or_default(), odd)
     }
 }

@@ -8,13 +8,14 @@ use std::fmt;
 
 use ringfence_crds::common::NamespacedName;
 use ringfence_crds::rule_set::{PolicyRule, Scope, ServiceRef};
-use ringfence_crds::{PortSpec, RuleSetSpec};
+use ringfence_crds::{PortSpec, RuleSetSpec, ServiceDefinitionSpec};
 use ringfence_model::{Action, AddressSet, PortMatch, Selector, Services};
 
 use super::actors::{ActorReader, scope_selector};
+use super::classes::{Class, ClassOrigin};
 use super::services::ServiceFacts;
-use super::workloads::{Class, ClassOrigin};
-use super::world::World;
+use super::world::Facts;
+use crate::policy::Policy;
 
 /// A rule of one RuleSet in one scope.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,7 +69,7 @@ pub enum ResolvedActor {
 }
 
 /// Selects label classes. Its text names the PeerGroup.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkloadSelector {
     /// Which kinds of workload.
     pub kind: WorkloadKind,
@@ -77,7 +78,7 @@ pub struct WorkloadSelector {
 }
 
 /// Which kinds of workload a selector is about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WorkloadKind {
     /// Pods, nodes and unmanaged machines.
     Any,
@@ -129,32 +130,47 @@ impl fmt::Display for WorkloadSelector {
     }
 }
 
-/// All rules that are switched on, with what they refer to and do not find.
-#[derive(Debug, Default)]
+/// What the rules of a RuleSet refer to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ref {
+    /// An IPList.
+    IpList(String),
+    /// A LabelGroup.
+    LabelGroup(String),
+    /// A ServiceDefinition.
+    ServiceDefinition(String),
+    /// A VirtualService: whether it is there, and its labels.
+    VirtualService(NamespacedName),
+    /// A Workload: whether it is there, and its labels.
+    Workload(String),
+    /// Which nodes there are, and their labels.
+    Nodes,
+}
+
+/// The rules of a RuleSet that are switched on.
+#[derive(Debug, Clone, Default)]
 pub struct Resolved {
-    /// The rules, by RuleSet, scope and name.
+    /// The rules, by scope and name.
     pub rules: Vec<ResolvedRule>,
-    /// By RuleSet.
-    pub warnings: BTreeMap<String, Vec<String>>,
+    /// What selects nothing and why.
+    pub warnings: Vec<String>,
+    /// What they refer to, found or not.
+    pub refs: BTreeSet<Ref>,
 }
 
-/// Resolves every rule that is switched on.
-pub fn resolve(world: &World<'_>) -> Resolved {
-    let mut resolved = Resolved::default();
-    for (name, rule_set) in world.policy.rule_sets.iter().filter(|(_, rule_set)| rule_set.enabled) {
-        let mut reader = ActorReader::new(world);
-        let rules = resolve_rule_set(name, rule_set, &mut reader);
-        resolved.rules.extend(rules);
-        let warnings: BTreeSet<String> = reader.warnings.into_iter().collect();
-        if !warnings.is_empty() {
-            resolved.warnings.insert(name.clone(), warnings.into_iter().collect());
-        }
+/// Resolves the rules of a RuleSet.
+pub fn resolve(name: &str, spec: &RuleSetSpec, policy: &Policy, facts: &Facts) -> Resolved {
+    if !spec.enabled {
+        return Resolved::default();
     }
-    resolved.rules.sort_by(|a, b| (&a.rule_set, &a.scope, &a.name).cmp(&(&b.rule_set, &b.scope, &b.name)));
-    resolved
+    let mut reader = ActorReader::new(policy, facts);
+    let mut rules = resolve_rules(name, spec, &mut reader);
+    rules.sort_by(|a, b| (&a.scope, &a.name).cmp(&(&b.scope, &b.name)));
+    let warnings: BTreeSet<String> = reader.warnings.into_iter().collect();
+    Resolved { rules, warnings: warnings.into_iter().collect(), refs: reader.refs }
 }
 
-fn resolve_rule_set(name: &str, spec: &RuleSetSpec, reader: &mut ActorReader<'_>) -> Vec<ResolvedRule> {
+fn resolve_rules(name: &str, spec: &RuleSetSpec, reader: &mut ActorReader<'_>) -> Vec<ResolvedRule> {
     if spec.scopes.is_empty() {
         reader.warn("scopes is empty: the RuleSet selects nothing");
     }
@@ -214,9 +230,14 @@ fn read_services(rule: &PolicyRule, reader: &mut ActorReader<'_>) -> Option<Rule
     Some(RuleServices::Stated(Services::Only(ports)))
 }
 
+fn definition<'a>(name: &str, reader: &mut ActorReader<'a>) -> Option<&'a ServiceDefinitionSpec> {
+    reader.refs.insert(Ref::ServiceDefinition(name.to_owned()));
+    reader.policy.service_definitions.get(name)
+}
+
 fn read_service(service: &ServiceRef, reader: &mut ActorReader<'_>) -> Vec<PortMatch> {
     let ports = match (&service.name, &service.protocol) {
-        (Some(name), _) => match reader.world.policy.service_definitions.get(name) {
+        (Some(name), _) => match definition(name, reader) {
             Some(definition) if definition.ports.is_empty() => {
                 reader.warn(&format!("ServiceDefinition {name} is empty and selects nothing"));
                 return Vec::new();

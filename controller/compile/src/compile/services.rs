@@ -4,20 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-use ringfence_crds::VirtualServiceStatus;
+use ringfence_crds::address_group::{BackEnd, FrontEnd, ServiceEnds, TargetPort};
 use ringfence_crds::common::NamespacedName;
 use ringfence_crds::virtual_service::{BackendController, ServicePortStatus};
-use ringfence_model::{AddressSet, DerivedLabels, PolicyState, Protocol};
+use ringfence_crds::{AddressGroupSpec, VirtualServiceStatus};
+use ringfence_model::{DerivedLabels, PolicyState, Protocol};
 
-use super::backends::{BackEnds, Slices};
-use super::labels::{LabelReader, NamespaceProfile};
-use super::workloads::{Class, Owner, Workloads};
-use crate::cluster::{ClusterState, OwnerKey, ServiceInfo, ServicePortInfo, TargetPortInfo};
+use super::addresses::{Claim, Owner};
+use super::backends::BackEnds;
+use super::classes::Class;
+use super::labels::NamespaceProfile;
+use super::networks::Networks;
+use super::world::Facts;
+use super::{names, selects};
+use crate::cluster::{ClusterState, EndpointSliceInfo, OwnerKey, ServiceInfo, ServicePortInfo, TargetPortInfo};
 use crate::policy::Policy;
 
 /// A Service.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ServiceFacts {
     /// Whether its namespace is managed, so that it is a virtual service.
     pub managed: bool,
@@ -65,50 +69,32 @@ impl ServiceFacts {
     }
 }
 
-/// Whether a Kubernetes selector matches. One without terms selects nothing.
-pub fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
-    !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+/// The addresses that a Service has, whoever may claim them.
+pub fn claims(service: &ServiceInfo) -> Vec<(IpAddr, Claim)> {
+    let cluster_ips = service.cluster_ips.iter().map(|address| (*address, Claim::ClusterIp));
+    let others = service.external_ips.iter().chain(&service.ingress_ips);
+    cluster_ips.chain(others.map(|address| (*address, Claim::ServiceAddress))).collect()
 }
 
-/// All that is needed to read Services.
-struct Reader<'a> {
-    policy: &'a Policy,
-    cluster: &'a ClusterState,
-    labels: &'a LabelReader,
-    workloads: &'a Workloads,
-    slices: Slices<'a>,
-    external_ranges: Vec<IpNet>,
-    node_addresses: BTreeSet<IpAddr>,
-}
-
-/// Reads every Service of the cluster.
-pub fn find(
-    policy: &Policy,
-    cluster: &ClusterState,
-    labels: &LabelReader,
-    workloads: &Workloads,
-) -> BTreeMap<NamespacedName, ServiceFacts> {
-    // What cannot be read covers nothing.
-    let external_ranges = policy.cluster.external_ip_ranges.iter().map(|text| AddressSet::parse(text).ok());
-    let reader = Reader {
-        policy,
-        cluster,
-        labels,
-        workloads,
-        slices: Slices::of(cluster),
-        external_ranges: external_ranges.flatten().flatten().collect(),
-        node_addresses: workloads.node_addresses.everywhere().collect(),
-    };
-    let mut profiles: BTreeMap<&str, NamespaceProfile> = BTreeMap::new();
-    let facts = cluster.services.iter().map(|(key, service)| {
-        let profile = profiles.entry(&key.namespace).or_insert_with(|| NamespaceProfile::of(policy, &key.namespace));
-        (key.clone(), reader.read(key, service, profile))
-    });
-    facts.collect()
+/// All that is needed to read a Service.
+pub struct Reader<'a> {
+    /// The policy.
+    pub policy: &'a Policy,
+    /// The cluster.
+    pub cluster: &'a ClusterState,
+    /// What follows from them so far.
+    pub facts: &'a Facts,
 }
 
 impl Reader<'_> {
-    fn read(&self, key: &NamespacedName, service: &ServiceInfo, profile: &NamespaceProfile) -> ServiceFacts {
+    /// Reads a Service with its slices.
+    pub fn read(
+        &self,
+        key: &NamespacedName,
+        service: &ServiceInfo,
+        slices: &[&EndpointSliceInfo],
+        profile: &NamespaceProfile,
+    ) -> ServiceFacts {
         let mut facts = ServiceFacts {
             managed: profile.state.is_some(),
             selector: service.selector.clone(),
@@ -117,22 +103,22 @@ impl Reader<'_> {
         if service.external_name {
             facts.warnings.push("an ExternalName leads out of the cluster: nothing is opened for it".to_owned());
         } else {
-            facts.behind = BackEnds::find(key, service, self.cluster, self.workloads, &self.slices);
+            facts.behind = BackEnds::find(key, service, self.cluster, self.facts, slices);
             facts.warnings.extend(facts.behind.refused.iter().map(|refused| refused.reason.clone()));
         }
         if facts.managed {
             let written = self.policy.virtual_services.get(key).map(|spec| &spec.labels);
-            facts.labels = self.labels.of_service(profile, service, written);
+            facts.labels = self.facts.settings.labels.of_service(profile, service, written);
             let refused = facts.labels.refused.iter();
             let refused =
                 refused.map(|entry| format!("label {}={} is refused: {}", entry.dimension, entry.value, entry.reason));
             facts.warnings.extend(refused);
         }
         let ends = facts.behind.accepted.iter();
-        facts.classes = ends.filter_map(|end| self.workloads.class_at(end.address).cloned()).collect();
+        facts.classes = ends.filter_map(|end| self.facts.class_at(end.address).cloned()).collect();
         facts.target_ports = target_ports(service, &facts.behind);
         facts.fronts = self.fronts(service, &mut facts);
-        facts.hidden_source = self.hidden_source(service, &facts);
+        facts.hidden_source = hidden_source(service, &facts, profile);
         facts.shown = self.shown(service, &facts);
         facts
     }
@@ -140,7 +126,7 @@ impl Reader<'_> {
     fn fronts(&self, service: &ServiceInfo, facts: &mut ServiceFacts) -> Vec<Front> {
         let mut addresses: BTreeSet<IpAddr> = service.cluster_ips.iter().chain(&service.ingress_ips).copied().collect();
         for address in &service.external_ips {
-            if self.external_ranges.iter().any(|range| range.contains(address)) {
+            if self.facts.settings.external_ranges.iter().any(|range| range.contains(address)) {
                 addresses.insert(*address);
             } else {
                 facts.warnings.push(format!(
@@ -160,27 +146,11 @@ impl Reader<'_> {
             };
             fronts.extend(addresses.iter().map(|address| front(*address, port.port)));
             if let Some(node_port) = port.node_port {
-                fronts.extend(self.node_addresses.iter().map(|address| front(*address, node_port)));
+                let nodes = self.facts.nodes.values().flat_map(|node| node.addresses(&self.facts.book));
+                fronts.extend(nodes.map(|address| front(address, node_port)));
             }
         }
         fronts.into_iter().collect()
-    }
-
-    /// Where the node puts its own address in place of the client's, a Pod in Full cannot know whom it would let in.
-    fn hidden_source(&self, service: &ServiceInfo, facts: &ServiceFacts) -> Option<String> {
-        let state = |owner: &Owner| match owner {
-            Owner::Pod(key) => self.workloads.pods.get(key)?.shown.state,
-            _ => None,
-        };
-        let ways = translated_ways_in(service);
-        let full = facts.behind.accepted.iter().any(|end| state(&end.owner) == Some(PolicyState::Full));
-        (facts.managed && full && !ways.is_empty()).then(|| {
-            format!(
-                "connections from outside ({}) are not opened towards Pods in Full, because the node hides their \
-                 source: set externalTrafficPolicy: Local",
-                ways.join(", ")
-            )
-        })
     }
 
     fn shown(&self, service: &ServiceInfo, facts: &ServiceFacts) -> VirtualServiceStatus {
@@ -230,6 +200,21 @@ impl Reader<'_> {
     }
 }
 
+/// Where the node puts its own address in place of the client's, a Pod in Full cannot know whom it would let in.
+fn hidden_source(service: &ServiceInfo, facts: &ServiceFacts, profile: &NamespaceProfile) -> Option<String> {
+    let ways = translated_ways_in(service);
+    // The Pods behind a Service are of its own namespace.
+    let full = profile.state == Some(PolicyState::Full)
+        && facts.behind.accepted.iter().any(|end| matches!(end.owner, Owner::Pod(_)));
+    (full && !ways.is_empty()).then(|| {
+        format!(
+            "connections from outside ({}) are not opened towards Pods in Full, because the node hides their source: \
+             set externalTrafficPolicy: Local",
+            ways.join(", ")
+        )
+    })
+}
+
 /// The ways into a Service on which the node translates the source.
 fn translated_ways_in(service: &ServiceInfo) -> Vec<String> {
     if service.external_policy_local {
@@ -275,4 +260,62 @@ fn targets(service: &ServiceInfo, port: &ServicePortInfo, behind: &BackEnds) -> 
         targets.insert(*number);
     }
     targets
+}
+
+impl ServiceFacts {
+    /// The ends of the Service as an object has them.
+    pub fn ends(&self, key: &NamespacedName, networks: &Networks) -> ServiceEnds {
+        let fronts = self.fronts.iter().filter(|front| front.open).map(|front| FrontEnd {
+            address: front.address.to_string(),
+            protocol: front.protocol.to_string(),
+            port: front.port.into(),
+            target_ports: front.targets.iter().map(|port| i32::from(*port)).collect(),
+        });
+        let network = |end: &super::backends::BackEnd| match end.owner {
+            Owner::Pod(_) => networks.of_pod(end.address).map(|number| networks.id(number).to_owned()),
+            _ => None,
+        };
+        let backs = self.behind.accepted.iter().map(|end| BackEnd {
+            network: network(end).unwrap_or_default(),
+            address: end.address.to_string(),
+            protocol: end.protocol.to_string(),
+            port: end.port.into(),
+        });
+        let mut ends = ServiceEnds {
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            selector: self.selector.clone(),
+            target_pods: self.behind.target_pods.iter().cloned().collect(),
+            target_ports: self.target_ports.iter().map(|(protocol, port)| target_port(*protocol, port)).collect(),
+            front_ends: fronts.collect(),
+            back_ends: backs.collect(),
+            back_end_classes: self.classes.iter().map(|class| names::class_id(&class.to_string())).collect(),
+        };
+        ends.back_ends.sort();
+        ends.back_ends.dedup();
+        ends.back_end_classes.sort();
+        ends
+    }
+
+    /// The AddressGroup of a virtual service, with its name.
+    pub fn address_group(&self, key: &NamespacedName, networks: &Networks) -> (String, AddressGroupSpec) {
+        let id = names::service_id(key);
+        let name = names::address_group(&id, 0);
+        let spec = AddressGroupSpec {
+            class: id,
+            class_text: format!("service {key}"),
+            slices: Some(1),
+            service: Some(self.ends(key, networks)),
+            ..AddressGroupSpec::default()
+        };
+        (name, spec)
+    }
+}
+
+fn target_port(protocol: Protocol, port: &TargetPortInfo) -> TargetPort {
+    let (number, name) = match port {
+        TargetPortInfo::Number(number) => (Some(i32::from(*number)), None),
+        TargetPortInfo::Name(name) => (None, Some(name.clone())),
+    };
+    TargetPort { protocol: protocol.to_string(), port: number, name }
 }

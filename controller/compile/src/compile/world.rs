@@ -1,53 +1,86 @@
-//! What policy is resolved against: workloads, their classes, Services.
+//! What rules are resolved against, and what the evaluator looks at: inputs, and the facts that follow from them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use ringfence_crds::common::NamespacedName;
 
-use super::labels::LabelReader;
-use super::networks::Networks;
-use super::services::{self, ServiceFacts};
-use super::workloads::Workloads;
+use super::Computed;
+use super::addresses::{AddressBook, Owner};
+use super::classes::{Class, Classes};
+use super::machines::{Machine, NodeFacts};
+use super::pods::PodFacts;
+use super::resolve::ResolvedRule;
+use super::services::ServiceFacts;
+use super::settings::Settings;
 use crate::cluster::ClusterState;
 use crate::policy::Policy;
 
-/// Policy and cluster, with what follows from them before any rule is read.
+/// What follows from policy and cluster, as far as others look at it.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Settings of the cluster.
+    pub settings: Settings,
+    /// Who has which address.
+    pub book: AddressBook,
+    /// Classes.
+    pub classes: Classes,
+    /// Pods that have not ended.
+    pub pods: BTreeMap<Arc<NamespacedName>, PodFacts>,
+    /// Nodes.
+    pub nodes: BTreeMap<String, NodeFacts>,
+    /// Unmanaged machines.
+    pub machines: BTreeMap<String, Machine>,
+    /// Services.
+    pub services: BTreeMap<NamespacedName, ServiceFacts>,
+    /// Rules, by RuleSet; each RuleSet's by scope and name.
+    pub rules: BTreeMap<String, Vec<ResolvedRule>>,
+}
+
+/// Inputs and facts together.
+#[derive(Debug, Clone, Copy)]
 pub struct World<'a> {
     /// The policy.
     pub policy: &'a Policy,
     /// The cluster.
     pub cluster: &'a ClusterState,
-    /// Its Pod networks.
-    pub networks: Networks,
-    /// By node, the id of the Pod network that its Pods are on.
-    pub node_networks: BTreeMap<String, String>,
-    /// Its workloads.
-    pub workloads: Workloads,
-    /// Its Services.
-    pub services: BTreeMap<NamespacedName, ServiceFacts>,
-    /// What has no effect and why.
-    pub warnings: Vec<String>,
+    /// What follows from them.
+    pub facts: &'a Facts,
+    /// What is written and shown.
+    pub computed: &'a Computed,
 }
 
 impl<'a> World<'a> {
-    /// Finds workloads and Services.
-    pub fn new(policy: &'a Policy, cluster: &'a ClusterState) -> Self {
-        let networks = Networks::new(&policy.cluster, &cluster.uid);
-        let reader = LabelReader::new(&policy.cluster);
-        let workloads = Workloads::find(policy, cluster, &reader, &networks);
-        let services = services::find(policy, cluster, &reader, &workloads);
-        let (node_networks, odd) = networks.of_nodes(cluster, &workloads);
-        let warnings = reader.warnings.iter().chain(&workloads.warnings).chain(&odd).cloned().collect();
-        Self { policy, cluster, networks, node_networks, workloads, services, warnings }
-    }
-
     /// A Service of a managed namespace.
-    pub fn virtual_service(&self, key: &NamespacedName) -> Option<&ServiceFacts> {
-        self.services.get(key).filter(|service| service.managed)
+    pub fn virtual_service(self, key: &NamespacedName) -> Option<&'a ServiceFacts> {
+        self.facts.services.get(key).filter(|service| service.managed)
     }
 
-    /// The Services of managed namespaces.
-    pub fn virtual_services(&self) -> impl Iterator<Item = (&NamespacedName, &ServiceFacts)> {
-        self.services.iter().filter(|(_, service)| service.managed)
+    /// Who has an address.
+    pub fn owner(self, address: IpAddr) -> Option<&'a Owner> {
+        self.facts.book.owner(address)
+    }
+
+    /// All addresses of a node.
+    pub fn addresses_of_node(self, name: &str) -> BTreeSet<IpAddr> {
+        self.facts.nodes.get(name).map(|node| node.addresses(&self.facts.book)).unwrap_or_default()
+    }
+
+    /// All rules that are switched on, by RuleSet, scope and name.
+    pub fn rules(self) -> impl Iterator<Item = &'a ResolvedRule> {
+        self.facts.rules.values().flatten()
+    }
+}
+
+impl Facts {
+    /// The class of whoever has an address.
+    pub fn class_at(&self, address: IpAddr) -> Option<&Arc<Class>> {
+        match self.book.owner(address)? {
+            Owner::Pod(key) => self.pods.get(key)?.class.as_ref().map(|(_, class)| class),
+            Owner::Node(name) => self.nodes.get(&**name)?.workload.as_ref().map(|workload| &workload.class),
+            Owner::Unmanaged(name) => self.machines.get(&**name).map(|machine| &machine.facts.class),
+            Owner::Disputed => None,
+        }
     }
 }

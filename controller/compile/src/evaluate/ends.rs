@@ -9,8 +9,10 @@ use ringfence_model::{EndState, Labels};
 
 use super::{Endpoint, Evaluator, ExplainError, Port};
 use crate::cluster::PodInfo;
+use crate::compile::addresses::Owner;
+use crate::compile::classes::Class;
+use crate::compile::machines::MachineFacts;
 use crate::compile::services::{Front, ServiceFacts};
-use crate::compile::workloads::{Class, MachineFacts, Owner};
 
 /// One end of a connection.
 #[derive(Debug, Clone)]
@@ -109,17 +111,16 @@ impl<'a> Evaluator<'a> {
 
     /// Whoever has an address.
     pub(super) fn end_at(&self, address: IpAddr) -> End<'_> {
-        let workloads = &self.world.workloads;
         let external = End::external(address);
-        match workloads.owners.get(&address) {
+        match self.world.owner(address) {
             None => external,
             // Which of the Pods answers is not known, and so neither is its policy.
             Some(Owner::Disputed) => End { known: false, ..external },
             Some(Owner::Pod(key)) => self.pod_end(key).unwrap_or(external),
             Some(Owner::Node(name)) => self.node_end(name).unwrap_or(external),
-            Some(Owner::Unmanaged(name)) => match workloads.unmanaged.get(name) {
+            Some(Owner::Unmanaged(name)) => match self.world.facts.machines.get(&**name) {
                 Some(machine) => {
-                    let end = machine_end(machine, EndState::Unmanaged);
+                    let end = machine_end(Some(&machine.facts), EndState::Unmanaged);
                     End { name: address.to_string(), addresses: BTreeSet::from([address]), ..end }
                 }
                 None => external,
@@ -129,14 +130,15 @@ impl<'a> Evaluator<'a> {
 
     fn pod_end(&self, key: &NamespacedName) -> Option<End<'_>> {
         let (key, pod) = self.world.cluster.pods.get_key_value(key)?;
-        let facts = self.world.workloads.pods.get(key)?;
-        let own = Owner::Pod(key.clone());
-        let told = pod.ips.iter().any(|address| self.world.workloads.owners.get(address) == Some(&own));
+        let facts = self.world.facts.pods.get(key)?;
+        let shown = self.world.computed.container_workloads.get(key)?;
+        let own = Owner::Pod(Arc::clone(&facts.key));
+        let told = pod.ips.iter().any(|address| self.world.owner(*address) == Some(&own));
         Some(End {
             name: format!("pod/{key}"),
-            state: facts.shown.state.map_or(EndState::Unmanaged, EndState::from),
-            labels: facts.shown.labels.labels.clone(),
-            class: facts.class.clone(),
+            state: shown.state.map_or(EndState::Unmanaged, EndState::from),
+            labels: shown.labels.labels.clone(),
+            class: facts.class.as_ref().map(|(_, class)| Arc::clone(class)),
             // A Pod that waits for its address will be a peer once it has it.
             peer: told || pod.ips.is_empty(),
             addresses: pod.ips.iter().copied().collect(),
@@ -149,22 +151,22 @@ impl<'a> Evaluator<'a> {
 
     pub(super) fn node_end(&self, name: &str) -> Option<End<'_>> {
         let (name, _) = self.world.cluster.nodes.get_key_value(name)?;
-        let addresses = self.world.workloads.node_addresses.of(name);
+        let addresses = self.world.addresses_of_node(name);
         // Nodes have no rules yet. A node of the provider is no workload at all.
-        let end = match self.world.workloads.nodes.get(name) {
-            Some(facts) => machine_end(facts, EndState::Idle),
-            None => machine_end(&MachineFacts::default(), EndState::External),
+        let end = match self.world.facts.nodes.get(name).and_then(|node| node.workload.as_ref()) {
+            Some(facts) => machine_end(Some(facts), EndState::Idle),
+            None => machine_end(None, EndState::External),
         };
         Some(End { name: format!("node/{name}"), addresses, node: Some(name), ..end })
     }
 }
 
-fn machine_end<'a>(facts: &MachineFacts, state: EndState) -> End<'a> {
+fn machine_end<'a>(facts: Option<&MachineFacts>, state: EndState) -> End<'a> {
     End {
         name: String::new(),
         state,
-        labels: facts.labels.clone(),
-        class: facts.class.clone(),
+        labels: facts.map(|facts| facts.labels.clone()).unwrap_or_default(),
+        class: facts.map(|facts| Arc::clone(&facts.class)),
         peer: true,
         addresses: BTreeSet::new(),
         somewhere: false,

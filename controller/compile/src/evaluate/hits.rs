@@ -7,9 +7,9 @@ use ringfence_model::{Action, Protocol, Services};
 use super::ends::{End, Target};
 use super::{Evaluator, Port};
 use crate::cluster::{PodInfo, TargetPortInfo};
+use crate::compile::classes::Class;
 use crate::compile::resolve::{ResolvedActor, ResolvedRule, RuleServices, WorkloadSelector};
 use crate::compile::services::{Front, ServiceFacts};
-use crate::compile::workloads::Class;
 
 /// What of a rule a connection meets at one end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -33,7 +33,7 @@ impl Evaluator<'_> {
     ) -> Result<Explanation, ExplainError> {
         let named = Endpoint::Service(key.clone());
         let (Some((key, facts)), Some(service)) =
-            (self.world.services.get_key_value(key), self.world.cluster.services.get(key))
+            (self.world.facts.services.get_key_value(key), self.world.cluster.services.get(key))
         else {
             return Err(ExplainError::NotFound(named));
         };
@@ -52,7 +52,7 @@ impl Evaluator<'_> {
         if end.pod.is_some() {
             return None;
         }
-        self.world.services.iter().find_map(|(key, facts)| {
+        self.world.facts.services.iter().find_map(|(key, facts)| {
             let front = facts.fronts.iter().find(|front| {
                 front.protocol == port.protocol && front.port == port.number && end.addresses.contains(&front.address)
             })?;
@@ -127,7 +127,7 @@ impl Evaluator<'_> {
     /// Address of the front end, and whoever has that address beside the Service (a node, for a nodePort).
     fn front_target(&self, entrance: &Entrance<'_>) -> Option<(BTreeSet<IpAddr>, Option<End<'_>>)> {
         let front = entrance.front?;
-        let owned = self.world.workloads.owners.contains_key(&front.address);
+        let owned = self.world.owner(front.address).is_some();
         Some((BTreeSet::from([front.address]), owned.then(|| self.end_at(front.address))))
     }
 

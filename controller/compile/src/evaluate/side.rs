@@ -90,7 +90,7 @@ impl Evaluator<'_> {
             (Action::Allow, Decision::Allow),
             (Action::Deny, Decision::Deny),
         ];
-        let hits: Vec<&ResolvedRule> = self.rules.iter().filter(|rule| meets(rule).hit).collect();
+        let hits: Vec<&ResolvedRule> = self.world.rules().filter(|rule| meets(rule).hit).collect();
         for (action, decision) in steps {
             let mut of_action = hits.iter().filter(|rule| rule.action == action);
             if let Some(rule) = of_action.next() {
@@ -102,7 +102,7 @@ impl Evaluator<'_> {
 
     /// The Allow that is programmed here and misses by one thing only: the port before the other end.
     fn nearest(&self, role: Role, meets: &impl Fn(&ResolvedRule) -> Meets) -> Option<NearMiss> {
-        let allows = self.rules.iter().filter(|rule| rule.action == Action::Allow);
+        let allows = self.world.rules().filter(|rule| rule.action == Action::Allow);
         let here: Vec<(&ResolvedRule, Meets)> =
             allows.map(|rule| (rule, meets(rule))).filter(|(_, meets)| meets.subject).collect();
         let (rule, met) = here.iter().find(|(_, meets)| meets.peer).or_else(|| here.first())?;

@@ -13,7 +13,7 @@ use super::ends::End;
 use super::service::Entrance;
 use super::side::Judged;
 use super::{Evaluator, Port};
-use crate::compile::workloads::Owner;
+use crate::compile::addresses::Owner;
 
 /// Which nodes may translate a connection.
 enum Entry<'e> {
@@ -46,7 +46,7 @@ impl Evaluator<'_> {
         if entrance.service.external_policy_local {
             return None;
         }
-        if let Some(Owner::Node(name)) = self.world.workloads.owners.get(&front.address) {
+        if let Some(Owner::Node(name)) = self.world.owner(front.address) {
             return Some(Entry::At(name));
         }
         // Inside the cluster the first node on the way translates what is addressed to an externalIP. A load balancer's
@@ -76,10 +76,10 @@ impl Evaluator<'_> {
         let Some(node) = self.node_end(name) else {
             return vec![source.hidden()];
         };
-        let own = Owner::Node(name.to_owned());
+        let own = Owner::Node(name.into());
         let with = |address: &IpAddr| End {
             addresses: BTreeSet::from([*address]),
-            peer: self.world.workloads.owners.get(address) == Some(&own),
+            peer: self.world.owner(*address) == Some(&own),
             ..node.clone()
         };
         let mut seen: Vec<End<'e>> = node.addresses.iter().map(with).collect();

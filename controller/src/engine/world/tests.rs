@@ -2,7 +2,8 @@
 
 use super::*;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use ringfence_compile::cluster::{NamespaceInfo, NodeInfo, PodInfo};
+use ringfence_compile::cluster::{EndpointInfo, EndpointSliceInfo, NamespaceInfo, NodeInfo, PodInfo, ServiceInfo};
+use ringfence_compile::compile::Input as Mark;
 use ringfence_crds::container_workload_profile::ContainerWorkloadProfileStatus;
 use ringfence_crds::{ContainerWorkloadProfile, ContainerWorkloadProfileSpec, WorkloadPolicy, WorkloadPolicySpec};
 
@@ -68,6 +69,48 @@ fn a_pod_that_says_the_same_again_changes_nothing() {
     assert_eq!(world.take(pod("10.0.0.1")), Effect::Nothing);
     assert_eq!(world.take(pod("10.0.0.2")), Effect::Compile);
     assert_eq!(world.take(Input::Pod(Change::Listed(BTreeMap::new()))), Effect::Compile, "missed deletions count");
+}
+
+/// What is not marked is not compiled again.
+#[test]
+fn whatever_is_to_be_compiled_is_marked() {
+    let key = |name: &str| NamespacedName { namespace: "default".to_owned(), name: name.to_owned() };
+    let slice = EndpointSliceInfo {
+        service: Some("kubernetes".to_owned()),
+        endpoints: vec![EndpointInfo { addresses: vec!["192.0.2.1".parse().expect("a literal")], target_pod: None }],
+        ports: Vec::new(),
+    };
+    let mut node_policy = crds::NodePolicy::new("n1", crds::NodePolicySpec::default());
+    let node_addresses = vec!["192.0.2.7".to_owned()];
+    node_policy.status = Some(crds::NodePolicyStatus { node_addresses, ..Default::default() });
+    let changes: Vec<(Input, Vec<Mark>)> = vec![
+        (Input::Node(applied("n1", NodeInfo::default())), vec![Mark::Node("n1".to_owned())]),
+        (Input::NodePolicy(applied("n1", node_policy)), vec![Mark::Node("n1".to_owned())]),
+        (Input::Pod(Change::Applied(key("web"), PodInfo::default())), vec![Mark::Pod(key("web"))]),
+        (Input::Pod(Change::Deleted(key("web"))), vec![Mark::Pod(key("web"))]),
+        (Input::Service(Change::Applied(key("db"), ServiceInfo::default())), vec![Mark::Service(key("db"))]),
+        (Input::EndpointSlice(Change::Applied(key("e"), slice)), vec![Mark::Apiserver, Mark::EndpointSlice(key("e"))]),
+        (Input::Owner("ReplicaSet", Change::Applied(key("rs"), None)), vec![Mark::Owners("default".to_owned())]),
+        (Input::Caller(Caller::ApiService, applied("x", vec![(key("hook"), 443)])), vec![Mark::WebhookServices]),
+    ];
+    let mut world = World::default();
+    for (input, marks) in changes {
+        let text = format!("{input:?}");
+        assert_eq!(world.take(input), Effect::Compile, "{text}");
+        let mut expected = Dirty::default();
+        marks.into_iter().for_each(|mark| expected.mark(mark));
+        assert_eq!(std::mem::take(&mut world.dirty), expected, "{text}");
+        assert!(!world.policy_changed, "{text}");
+    }
+    take_profile(&mut world, profile(1, true));
+    assert!(std::mem::take(&mut world.policy_changed));
+    for input in [
+        Input::Pod(Change::Listed(BTreeMap::from([(key("new"), PodInfo::default())]))),
+        Input::ServiceRange(applied("kubernetes", vec!["10.96.0.0/16".to_owned()])),
+    ] {
+        world.take(input);
+        assert_eq!(std::mem::take(&mut world.dirty), Dirty::everything());
+    }
 }
 
 #[test]

@@ -1,0 +1,62 @@
+//! Where a change of the inputs is, so that only what depends on it is compiled again.
+
+use ringfence_compile::compile::Input as Mark;
+
+use super::World;
+use crate::engine::input::Input;
+use crate::kubelink::watch::Change;
+
+/// Where a change is.
+#[derive(Debug, PartialEq)]
+pub(super) enum Place {
+    /// In one input of the compiler.
+    At(Mark),
+    /// Anywhere: a whole list was read anew, or it is one of the cluster's settings.
+    Anywhere,
+    /// In policy, of which the compiler gets a copy to compare.
+    Policy,
+    /// In nothing that is compiled.
+    Nowhere,
+}
+
+impl Place {
+    /// The place of a change.
+    pub(super) fn of(input: &Input) -> Self {
+        match input {
+            // Of namespaces only the UID of one counts.
+            Input::Namespace(_) => Self::Nowhere,
+            Input::Node(change) => one(change, |key| Mark::Node(key.name.clone())),
+            Input::NodePolicy(change) => one(change, |key| Mark::Node(key.name.clone())),
+            Input::Pod(change) => one(change, |key| Mark::Pod(key.clone())),
+            Input::Service(change) => one(change, |key| Mark::Service(key.clone())),
+            Input::EndpointSlice(change) => one(change, |key| Mark::EndpointSlice(key.clone())),
+            Input::Owner(_, change) => one(change, |key| Mark::Owners(key.namespace.clone())),
+            Input::Caller(..) => Self::At(Mark::WebhookServices),
+            Input::ServiceRange(_) => Self::Anywhere,
+            Input::Cluster(_)
+            | Input::Profile(_)
+            | Input::VirtualService(_)
+            | Input::Workload(_)
+            | Input::RuleSet(_)
+            | Input::IpList(_)
+            | Input::LabelGroup(_)
+            | Input::ServiceDefinition(_) => Self::Policy,
+            Input::WorkloadPolicy(_) | Input::PeerGroup(_) | Input::AddressGroup(_) => Self::Nowhere,
+        }
+    }
+}
+
+fn one<T>(change: &Change<T>, mark: impl Fn(&ringfence_crds::common::NamespacedName) -> Mark) -> Place {
+    change.key().map_or(Place::Anywhere, |key| Place::At(mark(key)))
+}
+
+impl World {
+    pub(super) fn mark(&mut self, place: Place) {
+        match place {
+            Place::At(mark) => self.dirty.mark(mark),
+            Place::Anywhere => self.dirty.mark_everything(),
+            Place::Policy => self.policy_changed = true,
+            Place::Nowhere => {}
+        }
+    }
+}

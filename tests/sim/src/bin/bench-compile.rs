@@ -1,0 +1,202 @@
+//! `make bench`: how long the compiler takes, in the shapes that the field publishes. Each runs in a process of its own,
+//! so that its peak of memory is its own.
+
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use ringfence_compile::cluster::PodInfo;
+use ringfence_compile::compile::{Changes, Compiler, Computed, Dirty, Input};
+use ringfence_sim::shapes::{self, Shape, pod_key};
+
+/// Measures the compiler; one line a benchmark.
+#[derive(Parser)]
+struct Arguments {
+    /// Only this one, in this process.
+    name: Option<String>,
+    /// Instead of the printed size, a small one: a test of the benchmark itself.
+    #[arg(long)]
+    small: bool,
+}
+
+const NAMES: [&str; 8] = [
+    "small-namespaces",
+    "large-namespaces",
+    "one-namespace",
+    "policy-per-pod",
+    "cluster-scoped",
+    "isolated-customers",
+    "pod-event",
+    "policy-edit",
+];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.name {
+        Some(name) if NAMES.contains(&name.as_str()) => {
+            run(&name, arguments.small);
+            ExitCode::SUCCESS
+        }
+        Some(name) => {
+            eprintln!("bench: there is no '{name}'; there are: {}", NAMES.join(", "));
+            ExitCode::from(2)
+        }
+        None => each_in_its_own_process(arguments.small),
+    }
+}
+
+fn each_in_its_own_process(small: bool) -> ExitCode {
+    let Ok(program) = std::env::current_exe() else { return ExitCode::FAILURE };
+    for name in NAMES {
+        let status = Command::new(&program).arg(name).args(small.then_some("--small")).status();
+        if !status.is_ok_and(|status| status.success()) {
+            eprintln!("bench: {name} failed");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn run(name: &str, small: bool) {
+    let size = |full: usize, little: usize| if small { little } else { full };
+    match name {
+        "small-namespaces" => whole(name, &shapes::small_namespaces(size(25_000, 25), size(1000, 10))),
+        "large-namespaces" => whole(name, &shapes::large_namespaces(size(100, 2), size(1000, 20))),
+        "one-namespace" => whole(name, &shapes::one_namespace(size(10_000, 20), size(10_000, 20))),
+        "policy-per-pod" => whole(name, &shapes::policy_per_pod(size(10_000, 20))),
+        "cluster-scoped" => whole(name, &shapes::cluster_scoped(size(1000, 20), size(100, 10), size(10_000, 20))),
+        "isolated-customers" => whole(name, &shapes::isolated_customers(size(1000, 10), size(100, 6))),
+        "pod-event" => [10, 1000, 100_000].into_iter().for_each(|members| pod_events(size(members, 10))),
+        _ => policy_edits(small),
+    }
+}
+
+/// Everything, from decoded objects to every computed object built and compared with nothing.
+fn whole(name: &str, shape: &Shape) {
+    let begin = Instant::now();
+    let compiler = Compiler::new(&shape.policy, &shape.cluster);
+    let changes = Changes::between(&Computed::default(), compiler.computed());
+    let seconds = begin.elapsed().as_secs_f64();
+    let computed = compiler.computed();
+    println!(
+        "bench {name} seconds={seconds:.3} peak_rss_mb={} objects={} rules={} classes={} pods={} serialised=no",
+        peak_rss_mb(),
+        changes.written(),
+        computed.workload_policies.values().map(|policy| policy.rules.len()).sum::<usize>(),
+        computed.address_groups.values().filter(|group| group.slice == 0 && group.service.is_none()).count(),
+        computed.container_workloads.len(),
+    );
+}
+
+/// The most memory that this process has had, in MB, with its inputs.
+fn peak_rss_mb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kb| kb / 1024)
+}
+
+/// Durations of single events.
+#[derive(Default)]
+struct Series {
+    samples: Vec<Duration>,
+    writes: usize,
+}
+
+impl Series {
+    fn take(&mut self, event: impl FnOnce() -> Changes) {
+        let begin = Instant::now();
+        let changes = event();
+        self.samples.push(begin.elapsed());
+        self.writes = self.writes.max(changes.written());
+    }
+
+    fn print(mut self, name: &str, more: &str) {
+        self.samples.sort();
+        let at = |percent: usize| {
+            let rank = (self.samples.len() * percent).div_ceil(100).max(1);
+            self.samples.get(rank - 1).map_or(0.0, |sample| sample.as_secs_f64() * 1e6)
+        };
+        println!(
+            "bench {name} p50_us={:.1} p99_us={:.1} samples={} writes={} {more}",
+            at(50),
+            at(99),
+            self.samples.len(),
+            self.writes
+        );
+    }
+}
+
+/// Pods are added to a group, relabelled to another one, and deleted.
+fn pod_events(members: usize) {
+    let mut shape = shapes::one_group(members);
+    let mut compiler = Compiler::new(&shape.policy, &shape.cluster);
+    let (mut add, mut relabel, mut delete) = (Series::default(), Series::default(), Series::default());
+    for number in members..members + 2000 {
+        let key = pod_key("ns", number);
+        let dirty = || {
+            let mut dirty = Dirty::default();
+            dirty.mark(Input::Pod(key.clone()));
+            dirty
+        };
+        let pod = |app: &str| PodInfo {
+            annotations: [("ringfence.dev/app".to_owned(), app.to_owned())].into(),
+            ips: vec![shapes::address(number)],
+            node: Some("node-1".to_owned()),
+            ..PodInfo::default()
+        };
+        shape.cluster.pods.insert(key.clone(), pod("app-0"));
+        add.take(|| compiler.update(&shape.policy, &shape.cluster, dirty()));
+        shape.cluster.pods.insert(key.clone(), pod("app-1"));
+        relabel.take(|| compiler.update(&shape.policy, &shape.cluster, dirty()));
+        shape.cluster.pods.remove(&key);
+        delete.take(|| compiler.update(&shape.policy, &shape.cluster, dirty()));
+    }
+    for (series, what) in [(add, "add"), (relabel, "relabel"), (delete, "delete")] {
+        series.print("pod-event", &format!("event={what} members={members}"));
+    }
+}
+
+/// One rule of ten thousand changes; a rule that concerns every class comes and goes; a namespace changes its state.
+fn policy_edits(small: bool) {
+    let mut shape = shapes::cluster_scoped(if small { 20 } else { 1000 }, 10, if small { 20 } else { 10_000 });
+    let mut compiler = Compiler::new(&shape.policy, &shape.cluster);
+    let mut series = Series::default();
+    for number in 0..if small { 10 } else { 1000 } {
+        let name = format!("policy-{number}");
+        if let Some(spec) = shape.policy.rule_sets.get_mut(&name)
+            && let Some(port) = spec.rules.first_mut().and_then(|rule| rule.services.first_mut())
+        {
+            port.port = Some(65_001);
+        }
+        let mut dirty = Dirty::default();
+        dirty.mark(Input::RuleSet(name));
+        series.take(|| compiler.update(&shape.policy, &shape.cluster, dirty));
+    }
+    series.print("policy-edit", "edit=one-of-many");
+
+    let mut shape = shapes::small_namespaces(if small { 20 } else { 12_500 }, 100);
+    let mut compiler = Compiler::new(&shape.policy, &shape.cluster);
+    let mut series = Series::default();
+    let everyone = || vec![shapes::term(&[("app", "app-0")]), shapes::term(&[("app", "app-1")])];
+    for number in 0..20 {
+        let name = format!("everyone-{number}");
+        shape.policy.rule_sets.insert(name.clone(), shapes::rule_set(&[], everyone(), everyone(), 9100));
+        let mut dirty = Dirty::default();
+        dirty.mark(Input::RuleSet(name));
+        series.take(|| compiler.update(&shape.policy, &shape.cluster, dirty));
+    }
+    series.print("policy-edit", "edit=concerns-every-class");
+
+    let mut shape = shapes::large_namespaces(1, if small { 30 } else { 3000 });
+    let mut compiler = Compiler::new(&shape.policy, &shape.cluster);
+    let mut series = Series::default();
+    for number in 0..20 {
+        if let Some(profile) = shape.policy.profiles.get_mut("ns-0") {
+            profile.managed = number % 2 == 1;
+        }
+        let mut dirty = Dirty::default();
+        dirty.mark(Input::Profile("ns-0".to_owned()));
+        series.take(|| compiler.update(&shape.policy, &shape.cluster, dirty));
+    }
+    series.print("policy-edit", "edit=manage-and-unmanage-a-namespace-of-3000-pods");
+}
