@@ -109,6 +109,9 @@ fn side(side: &Side) -> Result<String> {
     if let Some(rule) = &side.rule {
         write!(line, " by {}", rule_text(rule))?;
     }
+    for other in &side.others {
+        write!(line, "; {} hits too ({})", rule_text(&other.rule), other.action)?;
+    }
     if let Some(near) = &side.nearest {
         write!(line, " (no rule; nearest is {}, which misses on {})", rule_text(&near.rule), near.missed)?;
     }

@@ -19,7 +19,7 @@ use crate::compile::essentials::Essentials;
 use crate::compile::world::World;
 use crate::policy::Policy;
 
-pub use answer::{BackendExplanation, Explanation, NearMiss, RuleRef, Side};
+pub use answer::{BackendExplanation, Explanation, NearMiss, OtherRule, RuleRef, Side};
 pub use endpoint::{Endpoint, ExplainError, ParseEndpointError};
 
 use ends::{End, Target};

@@ -309,3 +309,28 @@ fn the_answer_has_the_fields_of_the_fixed_interface() {
     assert!(json["source"]["rule"].is_null());
     assert_eq!(json["destination"]["state"], "visibilityOnly");
 }
+
+/// What one Pod writes into a value must not read like the annotations of another: labels are derived once for Pods that
+/// are alike.
+#[test]
+fn no_value_of_one_pod_reads_like_the_annotations_of_another() {
+    let mut lab = pair("Full", "Full");
+    let profile = "{managed: true, policyState: Full, labels: {app: {allowed: [web]}, role: {allowed: [db]}}}";
+    lab.policy.profiles.insert("a".to_owned(), yaml(profile));
+    let forged = [
+        ("ringfence.dev/app", "web\0aringfence.dev/role\0db"),
+        ("ringfence.dev/app", "web\0a\0ringfence.dev/role\0db\0"),
+    ];
+    for (number, (key, value)) in forged.into_iter().enumerate() {
+        let name = format!("a/a{number}");
+        lab.pod(&name, &format!("10.0.0.{}", 10 + number), "web");
+        lab.pod_mut(&name).annotations = support::strings(&[(key, value)]);
+    }
+    lab.pod("a/honest", "10.0.0.20", "web");
+    lab.pod_mut("a/honest").annotations =
+        support::strings(&[("ringfence.dev/app", "web"), ("ringfence.dev/role", "db")]);
+    let computed = lab.compile();
+    let labels = |name: &str| computed.container_workloads[&key(name)].labels.labels.to_string();
+    assert_eq!((labels("a/a0"), labels("a/a1")), (String::new(), String::new()));
+    assert_eq!(labels("a/honest"), "app=web,role=db");
+}

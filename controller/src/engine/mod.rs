@@ -20,7 +20,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use ringfence_compile::cluster::ClusterState;
-use ringfence_compile::compile::{Compiler, Dirty};
+use ringfence_compile::compile::{Changes, Compiler, Dirty};
 use ringfence_compile::policy::Policy;
 use ringfence_crds::Revision;
 use ringfence_crds::container_cluster::Management;
@@ -183,11 +183,13 @@ impl Engine {
         self.ticks = 0;
         // What is not marked is not seen: should a mark ever be missing, policy is not stale for long, and somebody hears
         // of it.
-        let changes = self.compiler.update(&self.policy, &self.world.cluster, Dirty::everything());
-        if !changes.is_empty() {
+        let anew = Compiler::new(&self.policy, &self.world.cluster);
+        if anew.computed() != self.compiler.computed() {
+            let changes = Changes::between(self.compiler.computed(), anew.computed());
             tracing::error!(?changes, "found changes that nothing had told of; please report this");
             self.note(Effect::Publish);
         }
+        self.compiler = anew;
     }
 
     /// Looks at what has changed.

@@ -121,8 +121,10 @@ impl World {
             }
             Input::EndpointSlice(change) => {
                 self.note("EndpointSlice", &change);
+                // Only slices of namespace default tell where the apiserver is.
+                let tells = change.key().is_none_or(|key| key.namespace == "default");
                 let effect = take_plain(&mut self.cluster.endpoint_slices, change);
-                if effect == Effect::Compile {
+                if tells && effect == Effect::Compile {
                     self.find_apiserver();
                 }
                 effect
@@ -204,9 +206,11 @@ impl World {
         let owners = &mut self.cluster.owners;
         match change {
             Change::Listed(all) => {
-                owners.retain(|owner, _| owner.kind != kind);
-                owners.extend(all.into_iter().map(|(name, owner)| (key(name), owner)));
-                Effect::Compile
+                let before: Vec<_> = owners.extract_if(.., |owner, _| owner.kind == kind).collect();
+                let now: BTreeMap<_, _> = all.into_iter().map(|(name, owner)| (key(name), owner)).collect();
+                let changed = !before.iter().map(|(key, owner)| (key, owner)).eq(&now);
+                owners.extend(now);
+                compile_if(changed)
             }
             Change::Applied(name, owner) => compile_if(owners.insert(key(name), owner.clone()) != Some(owner)),
             Change::Deleted(name) => compile_if(owners.remove(&key(name)).is_some()),

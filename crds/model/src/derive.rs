@@ -147,21 +147,24 @@ fn choose(
     mapped: Option<(&String, LabelValue)>,
     annotation: Option<(String, &String)>,
 ) {
-    let list = allowed.iter().map(LabelValue::as_str).collect::<Vec<_>>().join(", ");
-    let outside = format!("the profile allows only: {list}");
+    // Written only when something is refused: a profile may allow thousands of values.
+    let outside = || {
+        let list = allowed.iter().map(LabelValue::as_str).collect::<Vec<_>>().join(", ");
+        format!("the profile allows only: {list}")
+    };
     if let Some((from, value)) = mapped {
         let source = LabelSource::LabelMap(from.clone());
         if allowed.contains(&value) {
             derived.take(dimension, value, source);
             return;
         }
-        derived.refuse(dimension, value.as_str(), source, outside.clone());
+        derived.refuse(dimension, value.as_str(), source, outside());
     }
     if let Some((key, asked)) = annotation {
         let source = LabelSource::Annotation(key);
-        match allowed.iter().find(|value| value.as_str() == asked) {
-            Some(value) => derived.take(dimension, value.clone(), source),
-            None => derived.refuse(dimension, asked, source, outside),
+        match asked.parse().ok().filter(|value| allowed.contains(value)) {
+            Some(value) => derived.take(dimension, value, source),
+            None => derived.refuse(dimension, asked, source, outside()),
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct Side {
     pub decision: Decision,
     /// `ruleset/rule` of every rule that the decision may name.
     pub rules: BTreeSet<String>,
+    /// The same of every rule that hits, whatever it does.
+    pub hits: BTreeSet<String>,
 }
 
 /// What becomes of a connection; through a Service, one for each back end.
@@ -196,7 +198,7 @@ fn side<'w>(
     essential: impl Fn() -> bool,
     hits: impl Fn() -> Vec<(&'w String, &'w RuleSet, &'w Rule)>,
 ) -> (Side, Does) {
-    let plain = |decision| Side { decision, rules: BTreeSet::new() };
+    let plain = |decision| Side { decision, rules: BTreeSet::new(), hits: BTreeSet::new() };
     let state = match state {
         State::External => return (plain(Decision::External), Does::Pass),
         State::Unmanaged => return (plain(Decision::Unmanaged), Does::Pass),
@@ -208,18 +210,18 @@ fn side<'w>(
     }
     let blocks = if state == PolicyState::VisibilityOnly { Does::WouldBlock } else { Does::Block };
     let hits = hits();
+    let names = |wanted: &dyn Fn(Action) -> bool| -> BTreeSet<String> {
+        let hits = hits.iter().filter(|(_, _, rule)| wanted(rule.action));
+        hits.map(|(name, _, rule)| format!("{name}/{}", rule.name)).collect()
+    };
     for (action, decision, does) in [
         (Action::OverrideDeny, Decision::OverrideDeny, blocks),
         (Action::Allow, Decision::Allow, Does::Pass),
         (Action::Deny, Decision::Deny, blocks),
     ] {
-        let rules: BTreeSet<String> = hits
-            .iter()
-            .filter(|(_, _, rule)| rule.action == action)
-            .map(|(name, _, rule)| format!("{name}/{}", rule.name))
-            .collect();
+        let rules = names(&|own| own == action);
         if !rules.is_empty() {
-            return (Side { decision, rules }, does);
+            return (Side { decision, rules, hits: names(&|_| true) }, does);
         }
     }
     let does = if state == PolicyState::Full { Does::Block } else { Does::WouldBlock };

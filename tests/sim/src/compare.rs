@@ -1,6 +1,6 @@
 //! One connection, judged by the evaluator and by the oracle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -156,9 +156,12 @@ fn same_ends(answer: &Answer, verdict: Verdict, source: &Side, destination: &Sid
             Some(rule) => wanted.rules.contains(rule),
             None => !matches!(wanted.decision, Decision::Allow | Decision::Deny | Decision::OverrideDeny),
         };
-        if wanted.decision != told.decision || !named {
+        let others = told.others.iter().map(|other| format!("{}/{}", other.rule.rule_set, other.rule.name));
+        let hits: BTreeSet<String> = rule.iter().cloned().chain(others).collect();
+        if wanted.decision != told.decision || !named || hits != wanted.hits {
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{end}: the oracle says {wanted:?}, explain {:?} {rule:?}", told.decision);
+            let _ =
+                writeln!(text, "{end}: the oracle says {wanted:?}, explain {:?} {rule:?} of {hits:?}", told.decision);
         }
     }
     if answer.verdict != verdict {

@@ -7,6 +7,7 @@
 
 pub mod compare;
 pub mod convert;
+pub mod extras;
 pub mod random;
 pub mod shapes;
 pub mod walk;

@@ -11,6 +11,7 @@ use ringfence_oracle::{Answer, World};
 
 use crate::compare;
 use crate::convert;
+use crate::extras::Extras;
 use crate::random::Random;
 
 /// Connections looked at after each step.
@@ -66,6 +67,10 @@ impl Follower {
     /// Follows the world's last changes, and holds what came out against a compiler made anew.
     fn follow(&mut self, world: &World) -> Result<(), String> {
         let (policy, cluster) = convert::inputs(world);
+        self.follow_to(policy, cluster)
+    }
+
+    fn follow_to(&mut self, policy: Policy, cluster: ClusterState) -> Result<(), String> {
         let dirty = Dirty::between((&self.policy, &self.cluster), (&policy, &cluster));
         let before = self.compiler.computed().clone();
         let changes = self.compiler.update(&policy, &cluster, dirty);
@@ -147,6 +152,34 @@ fn look(world: &World, follower: &Follower, random: &mut Random, tally: &mut Tal
     for _ in 0..SAMPLES {
         let connection = compare::sample(world, random);
         compare::compare(world, &evaluator, &connection)?.iter().for_each(|answer| tally.note(answer));
+    }
+    Ok(())
+}
+
+/// Walks with inputs on top that the oracle does not speak of: the compiler that follows is compared with one made anew,
+/// and nothing is judged.
+///
+/// # Errors
+/// The seed, the step, and what differs after it.
+pub fn walk_with_extras(seed: u64, steps: usize) -> Result<(), String> {
+    let mut random = Random::new(seed);
+    let (mut world, mut extras) = (World::default(), Extras::default());
+    for _ in 0..WARM_UP {
+        random.change(&mut world);
+        extras.change(&mut random);
+    }
+    let mut follower = Follower::of(&World::default());
+    for step in 0..steps {
+        if random.chance(50) {
+            random.change(&mut world);
+        } else {
+            extras.change(&mut random);
+        }
+        let (mut policy, mut cluster) = convert::inputs(&world);
+        extras.put_on(&mut policy, &mut cluster);
+        let followed = follower.follow_to(policy, cluster);
+        followed
+            .map_err(|text| format!("seed {seed}, step {step}: {text}\nwith {extras:#?}\nin the world\n{world:#?}"))?;
     }
     Ok(())
 }

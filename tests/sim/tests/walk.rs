@@ -1,7 +1,7 @@
 //! CI's share of random walks.
 #![allow(missing_docs)]
 
-use ringfence_sim::walk::{Tally, walk};
+use ringfence_sim::walk::{Tally, walk, walk_with_extras};
 
 /// Walks and changes in each: 100,000 together.
 const WALKS: u64 = 100;
@@ -20,5 +20,12 @@ fn the_compiler_agrees_with_the_oracle() {
             let met = sum.decisions.get(&format!("{end}:{decision}")).copied().unwrap_or_default();
             assert!(met >= 500, "{end}:{decision} was met {met} times only");
         }
+    }
+}
+
+#[test]
+fn a_compiler_that_follows_says_what_one_made_anew_says_whatever_changes() {
+    for seed in 0..20 {
+        walk_with_extras(seed, 1000).unwrap_or_else(|text| panic!("{text}"));
     }
 }

@@ -5,7 +5,9 @@
 //!    the compiler holds facts and indexes, never a history, and each pairs what it adds with what it takes away. A
 //!    compiler that is made anew says the same; tests hold the two together after every step.
 //! 2. The cost of a Pod event depends on the number of groups that its class is in: not on the size of the groups, the
-//!    number of Pods or the number of rules. It touches the Pod's facts, its addresses, and one slice of its class.
+//!    number of Pods or the number of rules. It touches the Pod's facts, its addresses, and one slice of its class. Two
+//!    things cost more, because what has to be written is larger: a Pod behind a Service has that Service's ends written
+//!    anew, and a class that is born or dies has the PeerGroups that it is in written anew.
 //! 3. Whatever depends on something else is found by an index and not by looking at everything: addresses know who
 //!    claims them, Services which addresses they lead to, RuleSets what they refer to, classes which groups select them.
 //!

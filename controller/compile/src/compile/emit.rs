@@ -27,14 +27,15 @@ pub fn emit<'r>(rule_set: &str, rules: &'r [ResolvedRule], facts: &Facts, commit
         let compiled: Vec<CompiledRule> =
             of_scope.iter().flat_map(|rule| compile_rule(facts, rule, &mut emitted.selectors)).collect();
         let (false, Some(first)) = (compiled.is_empty(), of_scope.first()) else { continue };
-        let spec = WorkloadPolicySpec {
+        let name = names::workload_policy(rule_set, &first.scope);
+        let policy = emitted.workload_policies.entry(name).or_insert_with(|| WorkloadPolicySpec {
             commit: commit.cloned(),
             rule_set: rule_set.to_owned(),
             scope: first.scope.clone(),
-            rules: compiled,
             ..WorkloadPolicySpec::default()
-        };
-        emitted.workload_policies.insert(names::workload_policy(rule_set, &first.scope), spec);
+        });
+        // Names hold a short hash of the scope: two that have the same share an object rather than lose rules.
+        policy.rules.extend(compiled);
     }
     emitted
 }

@@ -1,6 +1,7 @@
 //! Labels of Pods, Services and nodes, from profiles, annotations and the label map.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use ringfence_crds::common::labels_of;
 use ringfence_crds::container_cluster::{LabelMapEntry, LabelMapKind};
@@ -89,13 +90,10 @@ impl LabelReader {
             text.push('m');
             return;
         }
+        // Lengths before the texts: whatever somebody writes into a value, no two Pods that differ read the same.
         let mut note = |kind: char, key: &str, value: &str| {
-            // Neither keys nor values hold a NUL.
-            text.push(kind);
-            text.push_str(key);
-            text.push('\0');
-            text.push_str(value);
-            text.push('\0');
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{kind}{}:{key}{}:{value}", key.len(), value.len());
         };
         for (key, value) in &pod.annotations {
             if self.prefixes.iter().any(|prefix| key.starts_with(prefix.as_str())) {

@@ -153,11 +153,12 @@ impl Machine {
             ..ComputedWorkload::default()
         };
         for text in spec.addresses.iter().collect::<BTreeSet<_>>() {
-            match self.refused(text, book) {
+            let address = text.parse::<IpAddr>().map_or(text.clone(), |address| address.to_string());
+            let refused =
+                if shown.addresses.contains(&address) { Some("it is written twice") } else { self.refused(text, book) };
+            match refused {
                 Some(reason) => shown.warnings.push(format!("address {text} has no effect: {reason}")),
-                None => {
-                    shown.addresses.push(text.parse::<IpAddr>().map_or(text.clone(), |address| address.to_string()))
-                }
+                None => shown.addresses.push(address),
             }
         }
         shown

@@ -16,8 +16,9 @@ use super::settings::Settings;
 use crate::cluster::PodInfo;
 use crate::policy::Policy;
 
-/// Texts that are remembered per namespace at most: whoever may annotate Pods must not fill the memory.
-const REMEMBERED: usize = 4096;
+/// How many texts are remembered per namespace, and how long they may be: whoever may annotate Pods must not fill the
+/// memory.
+const REMEMBERED: (usize, usize) = (4096, 1024);
 
 /// What the compiler remembers of a Pod that has not ended.
 #[derive(Debug, Clone)]
@@ -96,6 +97,10 @@ impl Namespaces {
         let labelled = match known.derived.get_mut(text.as_str()) {
             Some(derived) => {
                 derived.number = classes.acquire_as(derived.number, &derived.class);
+                // A class that died and was born again since is another Arc: from now on that one is known.
+                if let Some(living) = classes.get(derived.number) {
+                    derived.class = Arc::clone(&living.class);
+                }
                 Labelled { labels: Arc::clone(&derived.labels), class: Some((derived.number, derived.class.clone())) }
             }
             None => {
@@ -104,12 +109,13 @@ impl Namespaces {
                 let number = classes.acquire(&class);
                 // One class has one Arc, so that knowing the number is enough the next time.
                 let class = classes.get(number).map_or(class, |living| Arc::clone(&living.class));
-                if known.derived.len() >= REMEMBERED {
+                if known.derived.len() >= REMEMBERED.0 {
                     known.derived.clear();
                 }
-                known
-                    .derived
-                    .insert(text.clone(), Derived { labels: Arc::clone(&labels), class: Arc::clone(&class), number });
+                if text.len() <= REMEMBERED.1 {
+                    let derived = Derived { labels: Arc::clone(&labels), class: Arc::clone(&class), number };
+                    known.derived.insert(text.clone(), derived);
+                }
                 Labelled { labels, class: Some((number, class)) }
             }
         };

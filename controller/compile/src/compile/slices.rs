@@ -13,6 +13,9 @@ use roaring::RoaringBitmap;
 
 /// The most members of a slice.
 const SLICE: usize = 100;
+/// How few members a slice may hold on average: hashes that spread need no more slices than that, and whoever chooses
+/// addresses whose hashes do not spread makes slices that are too big instead of a million small ones.
+const SPARSE: usize = 25;
 
 /// An address on a network.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,13 +53,21 @@ pub struct Slices {
     /// Pairs of slots that would be one slot if there were half as many, and that hold too much for one.
     pairs_too_big: usize,
     changed: RoaringBitmap,
+    /// Whether a slot holds more than it should, because more slots would not help.
+    overfull: bool,
     /// The number of slots changed: every slot did.
     resliced: bool,
 }
 
 impl Default for Slices {
     fn default() -> Self {
-        Self { slots: vec![Vec::new()], pairs_too_big: 0, changed: RoaringBitmap::new(), resliced: true }
+        Self {
+            slots: vec![Vec::new()],
+            pairs_too_big: 0,
+            changed: RoaringBitmap::new(),
+            overfull: false,
+            resliced: true,
+        }
     }
 }
 
@@ -80,7 +91,7 @@ impl Slices {
         if self.slots.len() > 1 && self.pair(slot) == SLICE + 1 {
             self.pairs_too_big += 1;
         }
-        if self.slots[slot].len() > SLICE {
+        if self.overfull || self.slots[slot].len() > SLICE {
             self.reslice();
         }
         true
@@ -94,9 +105,9 @@ impl Slices {
         self.note(slot);
         if self.slots.len() > 1 && self.pair(slot) == SLICE {
             self.pairs_too_big -= 1;
-            if self.pairs_too_big == 0 {
-                self.reslice();
-            }
+        }
+        if self.overfull || (self.slots.len() > 1 && self.pairs_too_big == 0) {
+            self.reslice();
         }
         true
     }
@@ -131,8 +142,8 @@ impl Slices {
                 *size <= SLICE
             })
         };
-        // Addresses whose hashes are equal never part: beyond this, a slice is too big rather than the machine too small.
-        while !fits(count) && count < 1 << 20 {
+        let most = (all.len() / SPARSE).max(1).next_power_of_two();
+        while !fits(count) && count < most {
             count *= 2;
         }
         self.slots = vec![Vec::new(); count];
@@ -142,6 +153,7 @@ impl Slices {
         }
         let half = count / 2;
         self.pairs_too_big = (0..half).filter(|slot| self.pair(*slot) > SLICE).count();
+        self.overfull = self.slots.iter().any(|slot| slot.len() > SLICE);
         self.resliced = true;
         self.changed.clear();
     }
@@ -192,6 +204,18 @@ mod tests {
         assert_eq!(slices.take_changed().len(), 1);
         assert!(!slices.remove(&member(7)), "it is gone");
         assert_eq!(slices.take_changed(), [0_usize; 0]);
+    }
+
+    /// Networks do not count for the hash: the same address on each of many.
+    #[test]
+    fn addresses_that_never_part_do_not_multiply_slices() {
+        let address = std::net::Ipv4Addr::from(0x0a00_0000).into();
+        let on = |network| SliceMember { network: Some(network), address };
+        let mut slices = Slices::default();
+        (0..150).for_each(|network| assert!(slices.add(on(network))));
+        assert_eq!((slices.len(), slices.slots.iter().map(Vec::len).max()), (8, Some(150)));
+        (100..150).for_each(|network| assert!(slices.remove(&on(network))));
+        assert_eq!((slices.len(), slices.slots[0].len()), (1, 100));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ringfence_model::{Decision, EndState, Verdict};
+use ringfence_model::{Action, Decision, EndState, Verdict};
 use serde::Serialize;
 
 /// What becomes of a connection.
@@ -36,9 +36,22 @@ pub struct Side {
     pub decision: Decision,
     /// The rule that decided, when one did.
     pub rule: Option<RuleRef>,
+    /// Every other rule that hits here too, and what each would do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<OtherRule>,
     /// When nothing hit: the Allow that came nearest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nearest: Option<NearMiss>,
+}
+
+/// A rule that hits as well as the one that decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OtherRule {
+    /// The rule.
+    pub rule: RuleRef,
+    /// What it does where no other is stronger.
+    pub action: Action,
 }
 
 /// An Allow that nearly hit.

@@ -140,6 +140,7 @@ impl Evaluator<'_> {
             labels: std::collections::BTreeMap::new(),
             decision: Decision::External,
             rule: None,
+            others: Vec::new(),
             nearest: None,
         };
         let unknown = Some("nothing is behind the Service".to_owned());

@@ -3,7 +3,7 @@
 use ringfence_model::verdict::Outcome;
 use ringfence_model::{Action, Decision, EndState, Protocol};
 
-use super::answer::{NearMiss, RuleRef, Side};
+use super::answer::{NearMiss, OtherRule, RuleRef, Side};
 use super::ends::{End, Target};
 use super::hits::Meets;
 use super::{Evaluator, Port};
@@ -64,11 +64,11 @@ impl Evaluator<'_> {
         essential: impl Fn() -> bool,
         meets: impl Fn(&ResolvedRule) -> Meets,
     ) -> Judged {
-        let (decision, rule) = match end.state {
-            EndState::External => (Decision::External, None),
-            EndState::Unmanaged => (Decision::Unmanaged, None),
-            EndState::Idle => (Decision::Idle, None),
-            _ if essential() => (Decision::Essential, None),
+        let (decision, hits) = match end.state {
+            EndState::External => (Decision::External, Vec::new()),
+            EndState::Unmanaged => (Decision::Unmanaged, Vec::new()),
+            EndState::Idle => (Decision::Idle, Vec::new()),
+            _ if essential() => (Decision::Essential, Vec::new()),
             _ => self.decide(&meets),
         };
         let nearest = (decision == Decision::Default).then(|| self.nearest(role, &meets)).flatten();
@@ -76,28 +76,31 @@ impl Evaluator<'_> {
             state: end.state,
             labels: end.labels.to_strings(),
             decision,
-            rule: rule.map(|rule| self.reference(rule)),
+            rule: hits.first().map(|rule| self.reference(rule)),
+            others: hits
+                .iter()
+                .skip(1)
+                .map(|rule| OtherRule { rule: self.reference(rule), action: rule.action })
+                .collect(),
             nearest,
         };
         let disputed = || "two workloads have the address, and which of them is meant is not known".to_owned();
         Judged { side, unknown: (!end.known).then(disputed) }
     }
 
-    /// OverrideDeny before Allow before Deny before the state; of several rules the first by name is shown.
-    fn decide(&self, meets: &impl Fn(&ResolvedRule) -> Meets) -> (Decision, Option<&ResolvedRule>) {
-        let steps = [
-            (Action::OverrideDeny, Decision::OverrideDeny),
-            (Action::Allow, Decision::Allow),
-            (Action::Deny, Decision::Deny),
-        ];
-        let hits: Vec<&ResolvedRule> = self.world.rules().filter(|rule| meets(rule).hit).collect();
-        for (action, decision) in steps {
-            let mut of_action = hits.iter().filter(|rule| rule.action == action);
-            if let Some(rule) = of_action.next() {
-                return (decision, Some(rule));
-            }
-        }
-        (Decision::Default, None)
+    /// OverrideDeny before Allow before Deny before the state. Every rule that hits, the strongest first, and of equally
+    /// strong ones the first by name.
+    fn decide(&self, meets: &impl Fn(&ResolvedRule) -> Meets) -> (Decision, Vec<&ResolvedRule>) {
+        let mut hits: Vec<&ResolvedRule> = self.world.rules().filter(|rule| meets(rule).hit).collect();
+        hits.sort_by_key(|rule| strength(rule.action));
+        // One rule may hit in several scopes of its RuleSet.
+        hits.dedup_by(|a, b| (&a.rule_set, &a.name) == (&b.rule_set, &b.name));
+        let decision = hits.first().map_or(Decision::Default, |rule| match rule.action {
+            Action::OverrideDeny => Decision::OverrideDeny,
+            Action::Allow => Decision::Allow,
+            Action::Deny => Decision::Deny,
+        });
+        (decision, hits)
     }
 
     /// The Allow that is programmed here and misses by one thing only: the port before the other end.
@@ -159,5 +162,14 @@ impl Evaluator<'_> {
             .iter()
             .any(|essential| essential.covers(&own.namespace, pod, &source.addresses, port.protocol, port.number));
         itself || probed || declared
+    }
+}
+
+/// The precedence of the policy model, the strongest first.
+fn strength(action: Action) -> u8 {
+    match action {
+        Action::OverrideDeny => 0,
+        Action::Allow => 1,
+        Action::Deny => 2,
     }
 }

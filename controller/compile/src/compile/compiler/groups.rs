@@ -2,7 +2,7 @@
 
 use super::{Changes, Compiler};
 use crate::compile::classes::ClassId;
-use crate::compile::names;
+use crate::compile::{Computed, names};
 
 impl Compiler {
     pub(super) fn write_groups(&mut self, changes: &mut Changes) {
@@ -10,9 +10,7 @@ impl Compiler {
         let dead = classes.take_dead();
         for (number, living) in &dead {
             self.groups.leave(*number, &living.groups);
-            for slice in 0..living.slices() {
-                changes.drop_address_group(&mut self.computed, &names::address_group(&living.id, slice));
-            }
+            drop_slices(&living.id, 0, &mut self.computed, changes);
         }
         for number in classes.take_born() {
             self.groups.join(number, classes);
@@ -38,8 +36,13 @@ impl Compiler {
             changes.put_address_group(&mut self.computed, name, living.slice(slice, &self.facts.settings.networks));
         }
         // Fewer slices than before: those behind the last one go.
-        let behind = (living.slices()..).map(|slice| names::address_group(&living.id, slice));
-        let gone: Vec<String> = behind.take_while(|name| self.computed.address_groups.contains_key(name)).collect();
-        gone.iter().for_each(|name| changes.drop_address_group(&mut self.computed, name));
+        drop_slices(&living.id, living.slices(), &mut self.computed, changes);
     }
+}
+
+/// Ends the slices of a class from a number on: as many as were written, which may be more than there are now.
+fn drop_slices(class: &str, from: usize, computed: &mut Computed, changes: &mut Changes) {
+    let names = (from..).map(|slice| names::address_group(class, slice));
+    let gone: Vec<String> = names.take_while(|name| computed.address_groups.contains_key(name)).collect();
+    gone.iter().for_each(|name| changes.drop_address_group(computed, name));
 }

@@ -12,9 +12,9 @@ use super::{Changes, Compiler, Inputs};
 use crate::cluster::{EndpointSliceInfo, ServiceInfo};
 use crate::compile::addresses::{AddressBook, Claim};
 use crate::compile::classes::ClassId;
+use crate::compile::names;
 use crate::compile::resolve::Ref;
 use crate::compile::services::{self, Reader, ServiceFacts};
-use crate::compile::{essentials, names};
 
 /// What leads to a Service, and what a Service leads to.
 #[derive(Debug, Clone, Default)]
@@ -169,7 +169,6 @@ impl Compiler {
     }
 
     fn read_service(&mut self, inputs: Inputs<'_>, key: &NamespacedName, todo: &mut Todo, changes: &mut Changes) {
-        todo.node_policies |= essentials::depends_on(inputs.cluster, key);
         let slices = self.services.slices.get(key).into_iter().flatten();
         let slices: Vec<&EndpointSliceInfo> =
             slices.filter_map(|slice| inputs.cluster.endpoint_slices.get(slice)).collect();

@@ -6,6 +6,7 @@ use ringfence_crds::common::NamespacedName;
 
 use super::{Compiler, Inputs, of_namespace};
 use crate::compile::dirty::{Dirty, Input};
+use crate::compile::essentials;
 use crate::compile::resolve::Ref;
 
 /// Some keys, or all there are.
@@ -125,7 +126,11 @@ impl Compiler {
                 todo.machines.add(name);
             }
             Input::Pod(key) => todo.pods.add(key),
-            Input::Service(key) | Input::VirtualService(key) => todo.services.add(key),
+            Input::Service(key) => {
+                todo.node_policies |= essentials::depends_on(inputs.cluster, &key);
+                todo.services.add(key);
+            }
+            Input::VirtualService(key) => todo.services.add(key),
             Input::EndpointSlice(key) => {
                 let slice = inputs.cluster.endpoint_slices.get(&key);
                 let services = self.services.note_slice(&key, slice);
