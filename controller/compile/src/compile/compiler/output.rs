@@ -34,7 +34,6 @@ macro_rules! keep {
         }
 
         /// Ends an object, if there is one.
-        #[allow(dead_code)] // Of one kind nothing ends by name.
         pub(super) fn $drop(&mut self, computed: &mut Computed, name: &str) {
             if computed.$field.remove(name).is_some() {
                 self.$field.insert(name.to_owned());

@@ -72,8 +72,7 @@ impl Compiler {
         self.rule_sets.refer(name, &before.refs, &resolved.refs);
         let policies: Vec<String> = emitted.workload_policies.keys().cloned().collect();
         for gone in before.policies.iter().filter(|policy| !policies.contains(policy)) {
-            self.computed.workload_policies.remove(gone);
-            changes.workload_policies.insert(gone.clone());
+            changes.drop_workload_policy(&mut self.computed, gone);
         }
         for (policy, spec) in emitted.workload_policies {
             changes.put_workload_policy(&mut self.computed, policy, spec);
