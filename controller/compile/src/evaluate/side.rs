@@ -8,7 +8,7 @@ use super::ends::{End, Target};
 use super::hits::Meets;
 use super::{Evaluator, Port};
 use crate::compile::essentials::DNS_PORT;
-use crate::compile::resolve::ResolvedRule;
+use crate::compile::rule::ResolvedRule;
 use crate::policy::{Kind, ObjectKey};
 
 /// One end, judged.
@@ -118,12 +118,12 @@ impl Evaluator<'_> {
     }
 
     fn reference(&self, rule: &ResolvedRule) -> RuleRef {
-        let origin = self.world.policy.origins.get(&ObjectKey::cluster_wide(Kind::RuleSet, &rule.rule_set));
+        let origin = self.world.policy.origins.get(&ObjectKey::cluster_wide(Kind::RuleSet, rule.rule_set.as_str()));
         RuleRef {
-            rule_set: rule.rule_set.clone(),
-            name: rule.name.clone(),
+            rule_set: rule.rule_set.to_string(),
+            name: rule.name.to_string(),
             file: origin.map(|origin| origin.file.clone()),
-            line: origin.map(|origin| origin.rule_lines.get(&rule.name).copied().unwrap_or(origin.line)),
+            line: origin.map(|origin| origin.rule_lines.get(rule.name.as_str()).copied().unwrap_or(origin.line)),
         }
     }
 
