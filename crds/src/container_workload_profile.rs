@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
+use litemap::LiteMap;
 use ringfence_model::{DimensionRule, InvalidLabel, PolicyState, ProfileLabels, Visibility};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -90,7 +91,7 @@ impl ContainerWorkloadProfileSpec {
 /// # Errors
 /// The first dimension or value that is not valid.
 pub fn profile_labels(labels: &BTreeMap<String, DimensionLabels>) -> Result<ProfileLabels, InvalidLabel> {
-    let mut rules = BTreeMap::new();
+    let mut rules = LiteMap::new_vec();
     for (dimension, entry) in labels {
         let rule = if let Some(value) = &entry.value {
             DimensionRule::Fixed(value.parse()?)

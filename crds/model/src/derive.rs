@@ -1,11 +1,12 @@
 //! How a container workload gets its labels: profile, label map, annotation (policy model, "Labels of a container
 //! workload"). Controller, agent and offline commands all call this, so that they cannot differ.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use litemap::LiteMap;
 
 use crate::label::{Dimension, LabelValue, Labels};
+use crate::values::Values;
 
 /// What a profile says about one dimension.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub enum DimensionRule {
     /// A Pod or Service may choose one of these, by annotation or, if `from_label_map`, by a mapped label.
     Choice {
         /// The values that may be chosen.
-        allowed: BTreeSet<LabelValue>,
+        allowed: Values,
     },
     /// The dimension takes any value that the label map yields, and no annotation.
     FromLabelMap,
@@ -23,7 +24,7 @@ pub enum DimensionRule {
 
 /// What a profile says about labels; a dimension that is not here gets no label.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ProfileLabels(pub BTreeMap<Dimension, DimensionRule>);
+pub struct ProfileLabels(pub LiteMap<Dimension, DimensionRule>);
 
 /// One line of a ContainerCluster's label map: a Kubernetes label and the policy label it becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +146,7 @@ impl DerivedLabels {
 fn choose(
     derived: &mut DerivedLabels,
     dimension: &Dimension,
-    allowed: &BTreeSet<LabelValue>,
+    allowed: &Values,
     mapped: Option<(&String, LabelValue)>,
     annotation: Option<(String, &String)>,
 ) {
@@ -205,10 +206,11 @@ mod tests {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
     fn profile() -> ProfileLabels {
-        ProfileLabels(BTreeMap::from([
+        let rules = [
             (dim("app"), DimensionRule::Fixed(val("shop"))),
-            (dim("role"), DimensionRule::Choice { allowed: BTreeSet::from([val("web"), val("db")]) }),
-        ]))
+            (dim("role"), DimensionRule::Choice { allowed: [val("web"), val("db")].into_iter().collect() }),
+        ];
+        ProfileLabels(rules.into_iter().collect())
     }
     fn prefixes() -> Vec<String> {
         vec!["ringfence.dev/".to_owned(), "com.illumio.".to_owned()]

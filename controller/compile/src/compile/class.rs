@@ -1,8 +1,12 @@
 //! A label class: a distinct set of labels that workloads have.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use ringfence_model::Labels;
+use smol_str::SmolStr;
+
+use super::names;
 
 /// Number of a class, as long as it lives.
 pub type ClassId = u32;
@@ -19,12 +23,30 @@ pub enum ClassOrigin {
 }
 
 /// A distinct set of labels that workloads of one origin have.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Class {
+    /// Its id in computed objects. It follows from the rest.
+    pub id: SmolStr,
     /// The labels.
     pub labels: Labels,
     /// Whose they are.
     pub origin: ClassOrigin,
+}
+
+impl Class {
+    /// The class of these labels.
+    pub fn new(labels: Labels, origin: ClassOrigin) -> Self {
+        let mut class = Self { id: SmolStr::default(), labels, origin };
+        class.id = names::class_id(&class.to_string()).into();
+        class
+    }
+}
+
+impl Hash for Class {
+    /// Its id is a hash already.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
 }
 
 impl fmt::Display for Class {

@@ -16,7 +16,6 @@ use rustc_hash::FxHashMap;
 use smol_str::ToSmolStr;
 
 use super::class::{Class, ClassId, ClassOrigin};
-use super::names;
 use super::networks::Networks;
 use super::selector::{WorkloadKind, WorkloadSelector};
 use super::slices::{SliceMember, Slices};
@@ -29,8 +28,6 @@ const FEW: u64 = 256;
 pub struct Living {
     /// The class.
     pub class: Arc<Class>,
-    /// Its id in computed objects.
-    pub id: Arc<str>,
     /// Workloads that are of it, with an address or without.
     users: usize,
     members: Slices,
@@ -63,27 +60,15 @@ struct ByValue {
 }
 
 impl Classes {
-    /// The number of a class, for one more user of it.
-    pub fn acquire(&mut self, class: &Arc<Class>) -> ClassId {
+    /// The number of a class, for one more user of it, and the class as all its users share it.
+    pub fn acquire(&mut self, class: &Arc<Class>) -> (ClassId, Arc<Class>) {
         let number = match self.numbers.get(class) {
             Some(number) => *number,
             None => self.bear(class),
         };
-        if let Some(living) = self.get_mut(number) {
-            living.users += 1;
-        }
-        number
-    }
-
-    /// The same, for somebody who knows which number the class had a moment ago.
-    pub fn acquire_as(&mut self, number: ClassId, class: &Arc<Class>) -> ClassId {
-        match self.get_mut(number).filter(|living| Arc::ptr_eq(&living.class, class)) {
-            Some(living) => {
-                living.users += 1;
-                number
-            }
-            None => self.acquire(class),
-        }
+        let Some(living) = self.get_mut(number) else { return (number, Arc::clone(class)) };
+        living.users += 1;
+        (number, Arc::clone(&living.class))
     }
 
     /// One user less.
@@ -114,7 +99,6 @@ impl Classes {
     fn bear(&mut self, class: &Arc<Class>) -> ClassId {
         let living = Living {
             class: Arc::clone(class),
-            id: names::class_id(&class.to_string()).into(),
             users: 0,
             members: Slices::default(),
             services: RoaringBitmap::new(),
@@ -291,7 +275,7 @@ impl Living {
     pub fn slice(&self, number: usize, networks: &Networks) -> AddressGroupSpec {
         let count = i32::try_from(self.members.len()).unwrap_or(i32::MAX);
         AddressGroupSpec {
-            class: self.id.to_string(),
+            class: self.class.id.to_string(),
             class_text: self.class.to_string(),
             slice: i32::try_from(number).unwrap_or(i32::MAX),
             slices: (number == 0).then_some(count),

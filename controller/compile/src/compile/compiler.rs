@@ -20,6 +20,7 @@
 
 mod groups;
 mod output;
+mod pods;
 mod rules;
 mod services;
 mod todo;
@@ -35,8 +36,9 @@ use rustc_hash::FxHashMap;
 use super::Computed;
 use super::addresses::{Claim, Name};
 use super::dirty::Dirty;
+use super::namespaces::Namespaces;
 use super::peers::PeerGroups;
-use super::pods::{Namespaces, Pods};
+use super::pods::Pods;
 use super::rule_sets::RuleSets;
 use super::settings::Settings;
 use super::world::{Facts, World};

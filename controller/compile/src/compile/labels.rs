@@ -83,12 +83,11 @@ impl LabelReader {
 
     /// What of a Pod its labels depend on beside the profile, as one text: Pods of one namespace with equal texts have
     /// equal labels.
-    pub fn what_counts(&self, pod: &PodInfo, text: &mut Vec<u8>) {
-        text.clear();
+    pub fn what_counts(&self, pod: &PodInfo) -> Vec<u8> {
         if pod.mirror {
-            text.push(b'm');
-            return;
+            return vec![b'm'];
         }
+        let mut text = Vec::new();
         // Lengths before the texts: whatever somebody writes into a value, no two Pods that differ read the same.
         let mut note = |kind: u8, key: &str, value: &str| {
             text.push(kind);
@@ -107,6 +106,7 @@ impl LabelReader {
                 note(b'l', &mapping.from, value);
             }
         }
+        text
     }
 
     /// The labels of a Service: profile and annotations, then what the user wrote in the VirtualService, within what

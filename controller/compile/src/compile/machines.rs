@@ -50,9 +50,7 @@ pub struct Machine {
 }
 
 fn acquire(classes: &mut Classes, labels: Labels, origin: ClassOrigin) -> MachineFacts {
-    let class = Arc::new(Class { labels: labels.clone(), origin });
-    let number = classes.acquire(&class);
-    let class = classes.get(number).map_or(class, |living| Arc::clone(&living.class));
+    let (number, class) = classes.acquire(&Arc::new(Class::new(labels.clone(), origin)));
     MachineFacts { labels, class, number }
 }
 

@@ -17,6 +17,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::class::{Class, ClassId};
 use super::classes::Classes;
+use super::parallel;
 use super::selector::{PeerSelector, WorkloadSelector};
 
 /// Number of a group, as long as it lives.
@@ -173,12 +174,14 @@ impl PeerGroups {
     pub fn take_changed(
         &mut self,
         classes: &Classes,
-        service_id: impl Fn(u32) -> String,
+        service_id: impl Fn(u32) -> String + Sync,
     ) -> (Vec<String>, Vec<(String, PeerGroupSpec)>) {
-        let changed = std::mem::take(&mut self.changed);
-        let groups = changed.into_iter().filter_map(|number| self.living.get(number as usize)?.as_ref());
-        let specs: Vec<_> =
-            groups.map(|group| (group.selector.name.clone(), group.spec(classes, &service_id))).collect();
+        let changed: Vec<GroupId> = std::mem::take(&mut self.changed).into_iter().collect();
+        let specs = parallel::map(&changed, |number| {
+            let group = self.living.get(*number as usize)?.as_ref()?;
+            Some((group.selector.name.clone(), group.spec(classes, &service_id)))
+        });
+        let specs: Vec<(String, PeerGroupSpec)> = specs.into_iter().flatten().collect();
         // One that one RuleSet let go and another asked for has changed and is not gone.
         let again: FxHashSet<&str> = specs.iter().map(|(name, _)| name.as_str()).collect();
         let mut gone = std::mem::take(&mut self.gone);
@@ -190,7 +193,7 @@ impl PeerGroups {
 impl Group {
     fn spec(&self, classes: &Classes, service_id: impl Fn(u32) -> String) -> PeerGroupSpec {
         let living = || self.classes.iter().filter_map(|number| classes.get(number));
-        let mut ids: Vec<String> = living().map(|living| living.id.to_string()).collect();
+        let mut ids: Vec<String> = living().map(|living| living.class.id.to_string()).collect();
         ids.sort_unstable();
         let mut behind = RoaringBitmap::new();
         living().filter(|living| !living.services.is_empty()).for_each(|living| behind |= &living.services);

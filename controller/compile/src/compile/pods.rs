@@ -3,25 +3,16 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-use hashbrown::hash_map::EntryRef;
 use ringfence_crds::common::NamespacedName;
-use ringfence_model::DerivedLabels;
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::ComputedPod;
 use super::addresses::{AddressBook, Name, Owner, PodId};
-use super::class::{Class, ClassId, ClassOrigin};
-use super::classes::Classes;
-use super::labels::NamespaceProfile;
+use super::class::{Class, ClassId};
+use super::namespaces::{Derived, Namespace};
 use super::settings::Settings;
 use crate::cluster::PodInfo;
-use crate::policy::Policy;
-
-/// How many texts are remembered per namespace, and how long they may be: whoever may annotate Pods must not fill the
-/// memory.
-const REMEMBERED: (usize, usize) = (4096, 1024);
 
 /// What the compiler remembers of a Pod that has not ended.
 #[derive(Debug, Clone)]
@@ -104,98 +95,41 @@ impl Pods {
     }
 }
 
-/// What holds in a namespace, and the labels that were derived there.
-#[derive(Debug, Clone, Default)]
-pub struct Namespace {
-    /// Its profile.
-    pub profile: NamespaceProfile,
-    /// What its Pods' labels are.
-    pub derived: DerivedMemo,
+/// A Pod as it was read: what follows from it and its namespace, whatever else there is.
+#[derive(Debug)]
+pub struct ReadPod {
+    /// Its namespace and name.
+    pub key: Arc<NamespacedName>,
+    /// Its class; none in an unmanaged namespace and for a host-network Pod.
+    pub class: Option<Arc<Class>>,
+    /// The addresses that it claims.
+    pub claimed: SmallVec<[IpAddr; 1]>,
+    /// What is shown of it, but for its problems.
+    pub shown: ComputedPod,
 }
 
-/// Labels by [what counts](super::labels::LabelReader::what_counts), as far as they are remembered.
-#[derive(Debug, Clone, Default)]
-pub struct DerivedMemo {
-    known: FxHashMap<Vec<u8>, Derived>,
-    /// Kept, because it is filled for every Pod.
-    text: Vec<u8>,
-}
-
-#[derive(Debug, Clone)]
-struct Derived {
-    labels: Arc<DerivedLabels>,
-    class: Arc<Class>,
-    /// The number that the class had last.
-    number: ClassId,
-}
-
-/// The namespaces that were looked at.
-#[derive(Debug, Clone, Default)]
-pub struct Namespaces {
-    known: HashMap<String, Namespace, FxBuildHasher>,
-}
-
-/// A Pod with its labels.
-pub struct Labelled {
-    /// Its labels.
-    pub labels: Arc<DerivedLabels>,
-    /// Its class, acquired.
-    pub class: Option<(ClassId, Arc<Class>)>,
-}
-
-impl Namespaces {
-    /// What holds in a namespace.
-    pub fn get(&mut self, policy: &Policy, name: &str) -> &mut Namespace {
-        let of = || Namespace { profile: NamespaceProfile::of(policy, name), ..Namespace::default() };
-        match self.known.entry_ref(name) {
-            EntryRef::Occupied(known) => known.into_mut(),
-            EntryRef::Vacant(vacant) => vacant.insert(of()),
-        }
-    }
-
-    /// The profile of a namespace has changed, or nothing of the namespace is left.
-    pub fn forget(&mut self, name: &str) {
-        self.known.remove(name);
-    }
-}
-
-impl DerivedMemo {
-    /// The labels and the class of a Pod of a managed namespace with a network of its own.
-    pub fn label(
-        &mut self,
-        profile: &NamespaceProfile,
-        pod: &PodInfo,
-        settings: &Settings,
-        classes: &mut Classes,
-    ) -> Labelled {
-        settings.labels.what_counts(pod, &mut self.text);
-        if let Some(derived) = self.known.get_mut(&self.text) {
-            derived.number = classes.acquire_as(derived.number, &derived.class);
-            // A class that died and was born again since is another Arc: from now on that one is known.
-            if let Some(living) = classes.get(derived.number) {
-                derived.class = Arc::clone(&living.class);
-            }
-            let class = Some((derived.number, Arc::clone(&derived.class)));
-            return Labelled { labels: Arc::clone(&derived.labels), class };
-        }
-        let labels = Arc::new(settings.labels.of_pod(profile, pod));
-        let class = Arc::new(Class { labels: labels.labels.clone(), origin: ClassOrigin::Pods });
-        let number = classes.acquire(&class);
-        // One class has one Arc, so that knowing the number is enough the next time.
-        let class = classes.get(number).map_or(class, |living| Arc::clone(&living.class));
-        if self.known.len() >= REMEMBERED.0 {
-            self.known.clear();
-        }
-        if self.text.len() <= REMEMBERED.1 {
-            let derived = Derived { labels: Arc::clone(&labels), class: Arc::clone(&class), number };
-            self.known.insert(self.text.clone(), derived);
-        }
-        Labelled { labels, class: Some((number, class)) }
+impl ReadPod {
+    /// Reads a Pod of a namespace.
+    pub fn new(key: Arc<NamespacedName>, pod: &PodInfo, namespace: &mut Namespace, settings: &Settings) -> Self {
+        let (labels, class) = match namespace.derive(pod, settings) {
+            Some(Derived { labels, class }) => (labels, Some(class)),
+            None => Default::default(),
+        };
+        let shown = ComputedPod {
+            labels,
+            state: namespace.profile.state.filter(|_| !pod.host_network),
+            node: pod.node.clone(),
+            host_network: pod.host_network,
+            addresses: pod.ips.clone(),
+            uid: pod.uid.clone(),
+            problems: Vec::new(),
+        };
+        Self { key, class, claimed: claims(pod), shown }
     }
 }
 
 /// The addresses that a Pod claims: none if it uses those of its node.
-pub fn claims(pod: &PodInfo) -> SmallVec<[IpAddr; 1]> {
+fn claims(pod: &PodInfo) -> SmallVec<[IpAddr; 1]> {
     let mut claimed = SmallVec::new();
     if !pod.host_network {
         for address in &pod.ips {
@@ -205,19 +139,6 @@ pub fn claims(pod: &PodInfo) -> SmallVec<[IpAddr; 1]> {
         }
     }
     claimed
-}
-
-/// What is shown of a Pod, but for its problems.
-pub fn shown(pod: &PodInfo, profile: &NamespaceProfile, labels: Arc<DerivedLabels>) -> ComputedPod {
-    ComputedPod {
-        labels,
-        state: profile.state.filter(|_| !pod.host_network),
-        node: pod.node.clone(),
-        host_network: pod.host_network,
-        addresses: pod.ips.clone(),
-        uid: pod.uid.clone(),
-        problems: Vec::new(),
-    }
 }
 
 /// Why addresses of a Pod are not told to its peers, and which of them two claim.

@@ -301,7 +301,7 @@ impl ServiceFacts {
             target_ports: self.target_ports.iter().map(|(protocol, port)| target_port(*protocol, port)).collect(),
             front_ends: fronts.collect(),
             back_ends: backs.collect(),
-            back_end_classes: self.classes.iter().map(|class| names::class_id(&class.to_string())).collect(),
+            back_end_classes: self.classes.iter().map(|class| class.id.to_string()).collect(),
         };
         ends.back_ends.sort();
         ends.back_ends.dedup();

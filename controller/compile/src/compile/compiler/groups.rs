@@ -2,7 +2,7 @@
 
 use super::{Changes, Compiler};
 use crate::compile::class::ClassId;
-use crate::compile::names;
+use crate::compile::{names, parallel};
 
 impl Compiler {
     /// Classes that are born join the groups that there are, and those that die leave theirs. Groups that are made later in
@@ -12,7 +12,7 @@ impl Compiler {
         let dead = classes.take_dead();
         for (number, living) in &dead {
             self.groups.leave(*number, &living.groups);
-            changes.drop_slices(&mut self.computed, &living.id, 0);
+            changes.drop_slices(&mut self.computed, &living.class.id, 0);
         }
         for number in classes.take_born() {
             self.groups.join(number, classes);
@@ -32,16 +32,19 @@ impl Compiler {
     }
 
     fn write_slices(&mut self, changes: &mut Changes) {
-        let mut written = Vec::new();
-        for number in self.facts.classes.take_changed() {
-            let Some(living) = self.facts.classes.get_mut(number) else { continue };
-            for slice in living.take_changed() {
-                let name = names::address_group(&living.id, slice);
-                written.push((name, living.slice(slice, &self.facts.settings.networks)));
-            }
+        let classes = &mut self.facts.classes;
+        let mut changed = Vec::new();
+        for number in classes.take_changed() {
+            let Some(living) = classes.get_mut(number) else { continue };
+            changed.extend(living.take_changed().into_iter().map(|slice| (number, slice)));
             // Fewer slices than before: those behind the last one go.
-            changes.drop_slices(&mut self.computed, &living.id, living.slices());
+            changes.drop_slices(&mut self.computed, &living.class.id, living.slices());
         }
-        changes.put_address_groups(&mut self.computed, written);
+        let facts = &self.facts;
+        let written = parallel::map(&changed, |(number, slice)| {
+            let living = facts.classes.get(*number)?;
+            Some((names::address_group(&living.class.id, *slice), living.slice(*slice, &facts.settings.networks)))
+        });
+        changes.put_address_groups(&mut self.computed, written.into_iter().flatten().collect());
     }
 }

@@ -1,21 +1,17 @@
 //! RuleSets: resolved again when they, or anything that they refer to, change.
 
 use std::collections::BTreeSet;
-use std::num::NonZero;
-use std::{panic, thread};
 
 use super::todo::{Keys, Todo};
 use super::{Changes, Compiler, Inputs};
 use crate::compile::emit::{self, Emitted};
+use crate::compile::parallel;
 use crate::compile::peers::GroupId;
 use crate::compile::resolve;
 use crate::compile::rule::{Ref, Resolved};
 use crate::compile::rule_sets::RuleSetFacts;
 use crate::compile::world::Facts;
 use crate::policy::{Kind, ObjectKey};
-
-/// So many RuleSets at least are worth a thread.
-const WORTH_A_THREAD: usize = 500;
 
 /// A RuleSet as it was read. It is a function of policy and facts, whatever other RuleSets there are.
 struct Read {
@@ -32,21 +28,6 @@ impl Read {
         let commit = origin.and_then(|origin| origin.commit.as_ref());
         let emitted = emit::emit(name, &resolved.rules, facts, commit);
         Self { resolved, emitted, exists: spec.is_some() }
-    }
-
-    /// Many of them, in their order.
-    fn of_many(names: &[&String], inputs: Inputs<'_>, facts: &Facts) -> Vec<Self> {
-        let threads = thread::available_parallelism().map_or(1, NonZero::get);
-        let share = names.len().div_ceil(threads).max(WORTH_A_THREAD);
-        let read =
-            |names: &[&String]| -> Vec<Self> { names.iter().map(|name| Self::of(name, inputs, facts)).collect() };
-        thread::scope(|scope| {
-            let shares: Vec<_> = names.chunks(share).map(|share| scope.spawn(move || read(share))).collect();
-            shares
-                .into_iter()
-                .flat_map(|share| share.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
-                .collect()
-        })
     }
 }
 
@@ -67,11 +48,7 @@ impl Compiler {
             Keys::All => inputs.policy.rule_sets.keys().collect(),
             Keys::These(names) => names.iter().collect(),
         };
-        let read = if names.len() < WORTH_A_THREAD {
-            names.iter().map(|name| Read::of(name, inputs, &self.facts)).collect()
-        } else {
-            Read::of_many(&names, inputs, &self.facts)
-        };
+        let read = parallel::map(&names, |name| Read::of(name, inputs, &self.facts));
         let mut written = Vec::new();
         for (name, mut read) in names.into_iter().zip(read) {
             written.append(&mut read.emitted.workload_policies);

@@ -81,11 +81,11 @@ impl ServiceIndex {
     }
 
     /// The Services that a Pod at these addresses is behind, or is said to be.
-    pub fn mark_pod<'a>(&self, key: &NamespacedName, addresses: impl Iterator<Item = &'a IpAddr>, todo: &mut Todo) {
+    pub fn mark_pod(&self, key: &NamespacedName, addresses: &[IpAddr], todo: &mut Todo) {
         if matches!(todo.services, Keys::All) {
             return;
         }
-        let by_address = addresses.filter_map(|address| self.by_address.get(address));
+        let by_address = addresses.iter().filter_map(|address| self.by_address.get(address));
         for services in by_address.chain(self.by_pod.get(key)) {
             services.iter().for_each(|service| todo.services.add(service.clone()));
         }

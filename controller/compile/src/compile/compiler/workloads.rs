@@ -1,18 +1,15 @@
-//! Nodes, machines, Pods, and who has which address.
+//! Nodes, machines, and who has which address.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ringfence_crds::common::NamespacedName;
 use smallvec::SmallVec;
 
 use super::todo::{Keys, Todo};
-use super::{Changes, Compiler, Inputs};
-use crate::compile::ComputedPod;
-use crate::compile::addresses::{Claim, Member, Name, Owner, PodId};
+use super::{Compiler, Inputs};
+use crate::compile::addresses::{Member, Owner, PodId};
 use crate::compile::machines::{Machine, NodeFacts};
-use crate::compile::pods::{self, Namespace, PodFacts};
+use crate::compile::pods;
 use crate::compile::rule::Ref;
 use crate::compile::slices::SliceMember;
 
@@ -76,88 +73,6 @@ impl Compiler {
             }
             todo.mark_users(&self.facts, &Ref::Workload(name.clone()));
             todo.shown.add(name);
-        }
-    }
-
-    pub(super) fn read_pods(&mut self, inputs: Inputs<'_>, todo: &mut Todo, changes: &mut Changes) {
-        let keys = std::mem::replace(&mut todo.pods, Keys::These(BTreeSet::new()));
-        changes.others |= !keys.is_empty();
-        match keys {
-            Keys::All => {
-                let pods = inputs.cluster.pods.len();
-                self.facts.pods.reserve(pods);
-                self.facts.book.reserve(pods);
-                let read = inputs.cluster.pods.keys().filter_map(|key| self.read_pod(inputs, key, todo));
-                // Nothing was known: a map that is made at once takes a tenth of the time.
-                self.computed.container_workloads = read.collect();
-            }
-            Keys::These(keys) => {
-                for key in &keys {
-                    match self.read_pod(inputs, key, todo) {
-                        Some((key, shown)) => self.computed.container_workloads.insert(key, shown),
-                        None => self.computed.container_workloads.remove(key),
-                    };
-                }
-            }
-        }
-    }
-
-    /// Reads a Pod; gives what is shown of it, unless it has ended.
-    fn read_pod(
-        &mut self,
-        inputs: Inputs<'_>,
-        key: &NamespacedName,
-        todo: &mut Todo,
-    ) -> Option<(Arc<NamespacedName>, ComputedPod)> {
-        let info = inputs.cluster.pods.get(key).filter(|pod| !pod.ended);
-        let known = self.facts.pods.number(key);
-        let before = known.and_then(|number| self.facts.pods.take(number));
-        let shared = before.as_ref().map_or_else(|| Arc::new(key.clone()), |before| Arc::clone(&before.key));
-        let facts = &mut self.facts;
-        let now = info.map(|pod| {
-            let Namespace { profile, derived } = self.namespaces.get(inputs.policy, &key.namespace);
-            let labelled = (profile.state.is_some() && !pod.host_network)
-                .then(|| derived.label(profile, pod, &facts.settings, &mut facts.classes));
-            let (labels, class) = labelled.map(|labelled| (labelled.labels, labelled.class)).unwrap_or_default();
-            let mut shown = pods::shown(pod, profile, labels);
-            // What was said of its addresses holds until they are settled.
-            let troubled = before.as_ref().is_some_and(|before| before.troubled);
-            if troubled {
-                let kept = self.computed.container_workloads.get(key).map(|shown| shown.problems.clone());
-                shown.problems = kept.unwrap_or_default();
-            }
-            let node = pod.node.as_deref().map(Name::from).filter(|_| facts.settings.networks.are_several());
-            let key = Arc::clone(&shared);
-            (PodFacts { key, class, claimed: pods::claims(pod), node, troubled }, shown)
-        });
-        let number = known.unwrap_or_else(|| facts.pods.next());
-        self.move_claims(number, before.as_ref(), now.as_ref().map(|(facts, _)| facts));
-        if let Some((class, _)) = before.as_ref().and_then(|before| before.class.as_ref()) {
-            self.facts.classes.release(*class);
-        }
-        let claimed = before.iter().chain(now.as_ref().map(|(facts, _)| facts)).flat_map(|facts| facts.claimed.iter());
-        self.services.mark_pod(key, claimed, todo);
-        let Some((facts, shown)) = now else {
-            self.facts.pods.remove(key, number);
-            todo.warnings |= self.disputes.remove(key).is_some();
-            return None;
-        };
-        if facts.troubled {
-            todo.troubled.push(number);
-        }
-        self.facts.pods.insert(number, facts);
-        Some((shared, shown))
-    }
-
-    /// Addresses that a Pod has and had are looked at when it is of another class or counted elsewhere now.
-    fn move_claims(&mut self, number: PodId, before: Option<&PodFacts>, now: Option<&PodFacts>) {
-        let book = &mut self.facts.book;
-        let (old, new) = (before.map_or(&[][..], |facts| &facts.claimed), now.map_or(&[][..], |facts| &facts.claimed));
-        for address in old.iter().filter(|address| !new.contains(address)) {
-            book.release(*address, &Claim::Pod(number));
-        }
-        for address in new {
-            if old.contains(address) { book.touch(*address) } else { book.claim(*address, Claim::Pod(number)) }
         }
     }
 
