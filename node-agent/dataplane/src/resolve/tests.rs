@@ -1,5 +1,6 @@
 //! What resolve makes of stores that are written out here, judged packet by packet as the policy model says.
 
+mod cost;
 mod fixture;
 mod stopgap;
 
