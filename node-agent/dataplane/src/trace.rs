@@ -3,8 +3,9 @@
 //!
 //! It is for tests, those of other crates among them (feature `trace`).
 
+mod words;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use ringfence_model::{Direction, Protocol};
@@ -13,6 +14,7 @@ use crate::judge::Packet;
 use crate::readback::Installed;
 use crate::render::{Family, Rendered};
 use crate::sets::SetKind;
+use words::{comment_of, icmp_is, in_range, masked, net, protocol_named};
 
 /// A packet with what the kernel knows about it.
 #[derive(Debug, Clone, Copy)]
@@ -280,12 +282,6 @@ impl Kernel {
     }
 }
 
-/// Only rules of a policy have a comment.
-fn comment_of(rule: &[String]) -> Option<&str> {
-    let pair = rule.windows(2).find(|pair| pair[0] == "--comment")?;
-    Some(pair[1].trim_matches('"').trim_start_matches("rf:"))
-}
-
 /// Whether the mark of the packet, or of its connection if it has one, is this.
 fn marked(module: &str, mark: &str, probe: &Probe, walk: &Walk) -> bool {
     let (value, mask) = masked(mark);
@@ -294,41 +290,4 @@ fn marked(module: &str, mark: &str, probe: &Probe, walk: &Walk) -> bool {
         "connmark" => probe.is_tracked() && walk.connmark & mask == value,
         other => panic!("--mark of {other}"),
     }
-}
-
-/// A member of a set of prefixes.
-fn net(member: &str) -> IpNet {
-    let net = member.parse().or_else(|_| member.parse::<IpAddr>().map(IpNet::from)).expect("an address or a prefix");
-    assert_ne!(net.prefix_len(), 0, "a set cannot hold /0");
-    net
-}
-
-fn protocol_named(name: &str) -> Protocol {
-    match name {
-        "ipv6-icmp" => Protocol::ICMPV6,
-        name => {
-            let protocol: Protocol = name.parse().expect("a protocol");
-            assert_ne!(protocol, Protocol(0), "iptables takes 0 for any");
-            protocol
-        }
-    }
-}
-
-fn in_range(range: &str, port: u16) -> bool {
-    let (start, end) = range.split_once(':').unwrap_or((range, range));
-    (start.parse::<u16>().expect("a port")..=end.parse().expect("a port")).contains(&port)
-}
-
-fn icmp_is(text: &str, icmp: Option<(u8, u8)>) -> bool {
-    let (kind, code) = text.split_once('/').map_or((text, None), |(kind, code)| (kind, Some(code)));
-    let kind: u8 = kind.parse().expect("an ICMP type");
-    assert_ne!(kind, 255, "iptables takes 255 for any");
-    let code: Option<u8> = code.map(|code| code.parse().expect("an ICMP code"));
-    icmp.is_some_and(|(k, c)| k == kind && code.is_none_or(|code| code == c))
-}
-
-fn masked(text: &str) -> (u32, u32) {
-    let hex = |text: &str| u32::from_str_radix(text.trim_start_matches("0x"), 16).expect("a number");
-    let (value, mask) = text.split_once('/').expect("a mask");
-    (hex(value), hex(mask))
 }
