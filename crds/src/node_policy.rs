@@ -63,13 +63,23 @@ pub struct InboundEssential {
     pub ports: Vec<PortSpec>,
     /// Ports on the Pods, by name of a container port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub port_names: Vec<String>,
+    pub named_ports: Vec<NamedPort>,
     /// From these prefixes only; from anywhere when `anySource` is set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<String>,
     /// From anywhere.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub any_source: bool,
+}
+
+/// A port by the name that a container gives it. Of several ports of one protocol and name, the first one is meant.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct NamedPort {
+    /// TCP, UDP or SCTP.
+    pub protocol: String,
+    /// Name.
+    pub name: String,
 }
 
 /// What the node's agent reports.

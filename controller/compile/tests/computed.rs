@@ -3,7 +3,8 @@
 
 mod support;
 
-use ringfence_compile::cluster::ClusterState;
+use ringfence_compile::cluster::{ClusterState, TargetPortInfo};
+use ringfence_crds::node_policy::NamedPort;
 use ringfence_crds::workload_policy::LabelSelector;
 use ringfence_model::{Action, Direction};
 use support::{Lab, key, pair, yaml};
@@ -143,6 +144,19 @@ fn a_node_policy_holds_dns_and_webhooks() {
     assert_eq!((webhook.reason.as_str(), webhook.any_source), ("webhook", false));
     assert_eq!(webhook.from, ["172.30.0.10/32"]);
     assert_eq!(webhook.ports[0].port, Some(8080));
+}
+
+/// The port of the Pods that the DNS Service names is one of a protocol.
+#[test]
+fn a_dns_port_by_name_keeps_its_protocol() {
+    let mut lab = shop();
+    lab.service("kube-system/kube-dns", "10.96.0.10", "db", &["53:1053/udp"]);
+    let service = lab.cluster.services.get_mut(&key("kube-system/kube-dns")).unwrap();
+    service.ports[0].target_port = TargetPortInfo::Name("dns".to_owned());
+    let computed = lab.compile();
+    let [dns] = computed.node_policies["n1"].inbound_essentials.as_slice() else { panic!("one essential") };
+    assert!(dns.ports.is_empty());
+    assert_eq!(dns.named_ports, [NamedPort { protocol: "UDP".to_owned(), name: "dns".to_owned() }]);
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! * [`render`](mod@render): the policy as text for iptables-restore and ipset.
 //! * [`sets`]: address sets, and how one revision's become the next one's.
 //! * [`readback`]: what iptables-save says is there, what differs, and how to take it away.
+//! * `trace` (feature `trace`, for tests): a packet's way through what was rendered.
 //!
 //! Absent on purpose: files, processes, sockets, clocks. Another renderer (native nftables) can stand beside
 //! `render`, since nothing before it knows iptables.
@@ -23,8 +24,8 @@ pub mod readback;
 pub mod render;
 pub mod resolve;
 pub mod sets;
-#[cfg(test)]
-mod trace;
+#[cfg(any(test, feature = "trace"))]
+pub mod trace;
 
 pub use input::{ContainerPort, LocalPod, ObjectStore, Profile};
 pub use judge::{Judgement, Packet};

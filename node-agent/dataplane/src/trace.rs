@@ -1,25 +1,33 @@
 //! A small fake kernel: loads restore text and sets, and walks a packet through them. It knows only what we emit, and
-//! refuses everything else: unknown matches, chains and sets that are not there, names that are too long.
+//! refuses everything else by a panic: unknown matches, chains and sets that are not there, names that are too long.
+//!
+//! It is for tests, those of other crates among them (feature `trace`).
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+mod words;
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
 use ringfence_model::{Direction, Protocol};
 
 use crate::judge::Packet;
 use crate::readback::Installed;
 use crate::render::{Family, Rendered};
 use crate::sets::SetKind;
+use words::{comment_of, icmp_is, in_range, masked, net, protocol_named};
 
 /// A packet with what the kernel knows about it.
 #[derive(Debug, Clone, Copy)]
 pub struct Probe {
+    /// The packet.
     pub packet: Packet,
+    /// Where it comes from or goes to: `eth0`, or `lo` for what never leaves the Pod.
     pub interface: &'static str,
     /// NEW, ESTABLISHED, RELATED, INVALID or UNTRACKED.
     pub state: &'static str,
     /// A TCP packet that opens a connection.
     pub syn: bool,
+    /// The mark of its connection.
     pub connmark: u32,
     /// A rule of somebody else, after ours in mangle, overwrites the mark of the packet, as Istio's TPROXY does.
     pub overwritten: bool,
@@ -37,19 +45,41 @@ impl Probe {
 }
 
 /// What became of a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fate {
+    /// It passed.
     Passed,
     /// It passed, and was counted as what a stricter state would block.
     WouldBlock,
+    /// It is gone, and nobody is told.
     Dropped,
+    /// It is gone, and the sender is told.
     Rejected,
+}
+
+/// A packet's way through the rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace {
+    /// What became of it.
+    pub fate: Fate,
+    /// The comment, without `rf:`, of the rule of a policy that hit: `ruleset/rule` or `essential:reason`. None if no
+    /// rule did.
+    pub rule: Option<String>,
+    /// How many rules it was held against, until one decided.
+    pub looked_at: usize,
 }
 
 /// Tables, chains and sets.
 pub struct Kernel {
     tables: BTreeMap<String, BTreeMap<String, Vec<Vec<String>>>>,
-    sets: BTreeMap<String, (SetKind, Vec<String>)>,
+    sets: BTreeMap<String, Members>,
+}
+
+/// The members of a set.
+enum Members {
+    Nets(Vec<IpNet>),
+    /// As they are written.
+    Ends(BTreeSet<String>),
 }
 
 enum Verdict {
@@ -63,6 +93,8 @@ struct Walk {
     mark: u32,
     connmark: u32,
     would: bool,
+    rule: Option<String>,
+    looked_at: usize,
 }
 
 impl Kernel {
@@ -71,9 +103,11 @@ impl Kernel {
         let mut kernel = Self { tables: BTreeMap::new(), sets: BTreeMap::new() };
         for set in &rendered.sets {
             assert!(set.name.len() <= 31, "{} is too long", set.name);
-            let members: Vec<String> = set.members.iter().cloned().collect();
-            assert!(members.iter().all(|member| !member.ends_with("/0")), "a set cannot hold /0");
-            assert!(kernel.sets.insert(set.name.clone(), (set.kind, members)).is_none(), "{} is there twice", set.name);
+            let members = match set.kind {
+                SetKind::HashNet => Members::Nets(set.members.iter().map(|member| net(member)).collect()),
+                SetKind::HashIpPort => Members::Ends(set.members.clone()),
+            };
+            assert!(kernel.sets.insert(set.name.clone(), members).is_none(), "{} is there twice", set.name);
         }
         kernel.restore(&rendered.restore_text(family, &Installed::default()));
         kernel
@@ -115,19 +149,29 @@ impl Kernel {
         }
     }
 
+    /// What becomes of a packet.
+    pub fn fate(&self, probe: &Probe) -> Fate {
+        self.trace(probe).fate
+    }
+
     /// Walks a packet through mangle and filter, as the Pod's network namespace does.
-    pub fn trace(&self, probe: &Probe) -> Fate {
+    pub fn trace(&self, probe: &Probe) -> Trace {
         let chains = match probe.packet.direction {
             Direction::Inbound => [("mangle", "PREROUTING"), ("filter", "INPUT")],
             Direction::Outbound => [("mangle", "OUTPUT"), ("filter", "OUTPUT")],
         };
-        let mut walk = Walk { mark: 0, connmark: probe.connmark, would: false };
+        let mut walk = Walk { mark: 0, connmark: probe.connmark, would: false, rule: None, looked_at: 0 };
+        let fate = self.walk_tables(chains, probe, &mut walk);
+        Trace { fate, rule: walk.rule, looked_at: walk.looked_at }
+    }
+
+    fn walk_tables(&self, chains: [(&str, &str); 2], probe: &Probe, walk: &mut Walk) -> Fate {
         for (table, chain) in chains {
             let Some(chains) = self.tables.get(table) else { continue };
             if table == "filter" && probe.overwritten {
                 walk.mark = 0x539;
             }
-            match self.walk(chains, chain, probe, &mut walk) {
+            match self.walk(chains, chain, probe, walk) {
                 Verdict::Continue => {}
                 Verdict::Drop => return Fate::Dropped,
                 Verdict::Reject => return Fate::Rejected,
@@ -145,7 +189,11 @@ impl Kernel {
     ) -> Verdict {
         walk.would |= chain == "RF-WOULD";
         for rule in &chains[chain] {
+            walk.looked_at += 1;
             let Some(target) = self.matches(rule, probe, walk) else { continue };
+            if let Some(comment) = comment_of(rule) {
+                walk.rule = Some(comment.to_owned());
+            }
             match target.as_slice() {
                 ["-j", "RETURN"] => return Verdict::Continue,
                 ["-j", "DROP"] => return Verdict::Drop,
@@ -220,16 +268,16 @@ impl Kernel {
     }
 
     fn in_set(&self, name: &str, dirs: &str, packet: &Packet) -> bool {
-        let (kind, members) = self.sets.get(name).unwrap_or_else(|| panic!("set {name} is not there"));
+        let members = self.sets.get(name).unwrap_or_else(|| panic!("set {name} is not there"));
         let address = |dir: &str| if dir == "src" { packet.src } else { packet.dst };
         let port = |dir: &str| if dir == "src" { packet.sport } else { packet.dport };
-        match (kind, dirs.split(',').collect::<Vec<_>>().as_slice()) {
-            (SetKind::HashNet, [dir]) => members.iter().any(|member| contains(member, address(dir))),
-            (SetKind::HashIpPort, [first, second]) => {
+        match (members, dirs.split(',').collect::<Vec<_>>().as_slice()) {
+            (Members::Nets(nets), [dir]) => nets.iter().any(|net| net.contains(&address(dir))),
+            (Members::Ends(ends), [first, second]) => {
                 let protocol = packet.protocol.to_string().to_lowercase();
-                members.contains(&format!("{},{protocol}:{}", address(first), port(second)))
+                ends.contains(&format!("{},{protocol}:{}", address(first), port(second)))
             }
-            other => panic!("{name}: {other:?}"),
+            (_, other) => panic!("{name}: {other:?}"),
         }
     }
 }
@@ -242,41 +290,4 @@ fn marked(module: &str, mark: &str, probe: &Probe, walk: &Walk) -> bool {
         "connmark" => probe.is_tracked() && walk.connmark & mask == value,
         other => panic!("--mark of {other}"),
     }
-}
-
-fn contains(member: &str, address: IpAddr) -> bool {
-    match member.parse::<ipnet::IpNet>() {
-        Ok(net) => net.contains(&address),
-        Err(_) => member.parse() == Ok(address),
-    }
-}
-
-fn protocol_named(name: &str) -> Protocol {
-    match name {
-        "ipv6-icmp" => Protocol::ICMPV6,
-        name => {
-            let protocol: Protocol = name.parse().expect("a protocol");
-            assert_ne!(protocol, Protocol(0), "iptables takes 0 for any");
-            protocol
-        }
-    }
-}
-
-fn in_range(range: &str, port: u16) -> bool {
-    let (start, end) = range.split_once(':').unwrap_or((range, range));
-    (start.parse::<u16>().expect("a port")..=end.parse().expect("a port")).contains(&port)
-}
-
-fn icmp_is(text: &str, icmp: Option<(u8, u8)>) -> bool {
-    let (kind, code) = text.split_once('/').map_or((text, None), |(kind, code)| (kind, Some(code)));
-    let kind: u8 = kind.parse().expect("an ICMP type");
-    assert_ne!(kind, 255, "iptables takes 255 for any");
-    let code: Option<u8> = code.map(|code| code.parse().expect("an ICMP code"));
-    icmp.is_some_and(|(k, c)| k == kind && code.is_none_or(|code| code == c))
-}
-
-fn masked(text: &str) -> (u32, u32) {
-    let hex = |text: &str| u32::from_str_radix(text.trim_start_matches("0x"), 16).expect("a number");
-    let (value, mask) = text.split_once('/').expect("a mask");
-    (hex(value), hex(mask))
 }

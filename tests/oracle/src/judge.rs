@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ringfence_model::{Action, Decision, PolicyState, Protocol, Verdict};
 
 use crate::holder::Holder;
-use crate::rules::{Known, Wanted};
+use crate::rules::{Ask, Known, Wanted};
 use crate::world::{Key, Pod, Rule, RuleSet, Service, ServicePort, TargetPort, World};
 
 /// Who connects.
@@ -49,6 +49,8 @@ pub struct Side {
     pub rules: BTreeSet<String>,
     /// The same of every rule that hits, whatever it does.
     pub hits: BTreeSet<String>,
+    /// Whether one of the rules that the decision may name asks to reject.
+    pub reject: bool,
 }
 
 /// What becomes of a connection; through a Service, one for each back end.
@@ -66,7 +68,7 @@ pub struct Answer {
 
 /// How an end is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(crate) enum State {
     External,
     Unmanaged,
     Managed(PolicyState),
@@ -74,9 +76,12 @@ enum State {
 
 /// What an end does with the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Does {
+pub enum Does {
+    /// It lets it pass.
     Pass,
+    /// It lets it pass, and would block it in a stricter state.
     WouldBlock,
+    /// It blocks it.
     Block,
 }
 
@@ -98,7 +103,8 @@ pub fn judge(world: &World, connection: &Connection) -> Option<Vec<Answer>> {
     match &connection.to {
         Target::Direct(party, port) => {
             let destination = end(world, party)?;
-            let wanted = Wanted { known: destination.known.clone(), protocol, port: *port, front: None };
+            let ask = Ask::port(protocol, *port);
+            let wanted = Wanted { known: destination.known.clone(), ask, front: None };
             Some(vec![both(world, &source, &wanted, &destination, *port)])
         }
         Target::ClusterIp(key, address, port) => {
@@ -106,7 +112,7 @@ pub fn judge(world: &World, connection: &Connection) -> Option<Vec<Answer>> {
             let own = service.ports.iter().find(|own| own.protocol == protocol && own.port == *port)?;
             source.pod.as_ref().filter(|_| service.cluster_ips.contains(address))?;
             let front = Some((key.clone(), own.clone()));
-            let wanted = Wanted { known: world.known_at(*address), protocol, port: *port, front };
+            let wanted = Wanted { known: world.known_at(*address), ask: Ask::port(protocol, *port), front };
             let answers = world.led_to(service, own).into_iter().filter_map(|(address, number)| {
                 let destination = end(world, &Party::Address(address))?;
                 Some(Answer {
@@ -163,13 +169,14 @@ fn both(world: &World, source: &End, wanted: &Wanted, destination: &End, port: u
         || essential_out(world, source, wanted, destination),
         || rules(world).filter(|(_, set, rule)| world.hits_out(set, rule, &own_view(world, source), wanted)).collect(),
     );
+    let ask = Ask { port, ..wanted.ask };
     let into = side(
         destination.state,
-        || essential_in(world, source, destination, wanted.protocol, port),
+        || essential_in(world, source, destination, ask),
         || match &destination.pod {
-            Some(pod) => rules(world)
-                .filter(|(_, set, rule)| world.hits_in(set, rule, &source.known, pod, wanted.protocol, port))
-                .collect(),
+            Some(pod) => {
+                rules(world).filter(|(_, set, rule)| world.hits_in(set, rule, &source.known, pod, ask)).collect()
+            }
             None => Vec::new(),
         },
     );
@@ -188,17 +195,17 @@ fn own_view(world: &World, end: &End) -> Known {
     Known { labels: world.labels_of(&end.known.holder), ..end.known.clone() }
 }
 
-fn rules(world: &World) -> impl Iterator<Item = (&String, &RuleSet, &Rule)> {
+pub(crate) fn rules(world: &World) -> impl Iterator<Item = (&String, &RuleSet, &Rule)> {
     world.rule_sets.iter().flat_map(|(name, set)| set.rules.iter().map(move |rule| (name, set, rule)))
 }
 
 /// The table of the policy model.
-fn side<'w>(
+pub(crate) fn side<'w>(
     state: State,
     essential: impl Fn() -> bool,
     hits: impl Fn() -> Vec<(&'w String, &'w RuleSet, &'w Rule)>,
 ) -> (Side, Does) {
-    let plain = |decision| Side { decision, rules: BTreeSet::new(), hits: BTreeSet::new() };
+    let plain = |decision| Side { decision, rules: BTreeSet::new(), hits: BTreeSet::new(), reject: false };
     let state = match state {
         State::External => return (plain(Decision::External), Does::Pass),
         State::Unmanaged => return (plain(Decision::Unmanaged), Does::Pass),
@@ -221,7 +228,8 @@ fn side<'w>(
     ] {
         let rules = names(&|own| own == action);
         if !rules.is_empty() {
-            return (Side { decision, rules, hits: names(&|_| true) }, does);
+            let reject = hits.iter().any(|(_, _, rule)| rule.action == action && rule.reject);
+            return (Side { decision, rules, hits: names(&|_| true), reject }, does);
         }
     }
     let does = if state == PolicyState::Full { Does::Block } else { Does::WouldBlock };
@@ -235,27 +243,36 @@ fn essential_out(world: &World, source: &End, wanted: &Wanted, destination: &End
     let alone = wanted.front.as_ref().is_some_and(|(key, _)| {
         world.services.get(key).is_some_and(|service| world.is_alone_behind(key, service, own))
     });
+    itself || alone || asks_resolver(world, own, &wanted.known.addresses, wanted.ask)
+}
+
+/// Itself; its probes, from its own node; DNS at its provider.
+fn essential_in(world: &World, source: &End, destination: &End, ask: Ask) -> bool {
+    let Some(own) = &destination.pod else { return false };
+    let Some(pod) = world.pods.get(own) else { return false };
+    let itself = source.pod.as_ref() == Some(own);
+    let probed = source.node.as_ref() == Some(&pod.node) && pod.probe_ports.contains(&(ask.protocol, ask.port));
+    itself || probed || serves_dns(world, own, pod, ask)
+}
+
+/// Whether a Pod asks a resolver: one of its own, or the cluster's.
+pub(crate) fn asks_resolver(world: &World, own: &Key, addresses: &[IpAddr], ask: Ask) -> bool {
     let resolvers = world.pods.get(own).map(|pod| pod.resolvers.as_slice()).unwrap_or_default();
     let resolver = |address: &IpAddr| {
         resolvers.contains(address)
             || dns_service(world).is_some_and(|(service, _)| service.cluster_ips.contains(address))
     };
-    let dns = [Protocol::TCP, Protocol::UDP].contains(&wanted.protocol) && wanted.port == 53;
-    itself || alone || (dns && wanted.known.addresses.iter().any(resolver))
+    let dns = [Protocol::TCP, Protocol::UDP].contains(&ask.protocol) && ask.port == 53;
+    dns && addresses.iter().any(resolver)
 }
 
-/// Itself; its probes, from its own node; DNS at its provider.
-fn essential_in(world: &World, source: &End, destination: &End, protocol: Protocol, port: u16) -> bool {
-    let Some(own) = &destination.pod else { return false };
-    let Some(pod) = world.pods.get(own) else { return false };
-    let itself = source.pod.as_ref() == Some(own);
-    let probed = source.node.as_ref() == Some(&pod.node) && pod.probe_ports.contains(&(protocol, port));
-    let serves_dns = dns_service(world).is_some_and(|(service, ports)| {
+/// Whether a Pod is asked as the cluster's resolver.
+pub(crate) fn serves_dns(world: &World, own: &Key, pod: &Pod, ask: Ask) -> bool {
+    dns_service(world).is_some_and(|(service, ports)| {
         let selected =
             !service.selector.is_empty() && service.selector.iter().all(|(k, v)| pod.labels.get(k) == Some(v));
-        own.0 == KUBE_SYSTEM && selected && ports.iter().any(|own_port| target_is(own_port, pod, protocol, port))
-    });
-    itself || probed || serves_dns
+        own.0 == KUBE_SYSTEM && selected && ports.iter().any(|own_port| target_is(own_port, pod, ask))
+    })
 }
 
 const KUBE_SYSTEM: &str = "kube-system";
@@ -266,7 +283,7 @@ fn dns_service(world: &World) -> Option<(&Service, Vec<&ServicePort>)> {
     Some((service, service.ports.iter().filter(|port| port.port == 53).collect()))
 }
 
-fn target_is(own: &ServicePort, pod: &Pod, protocol: Protocol, port: u16) -> bool {
+fn target_is(own: &ServicePort, pod: &Pod, Ask { protocol, port, .. }: Ask) -> bool {
     let number = match &own.target {
         TargetPort::Number(number) => Some(*number),
         // Container ports of one name and protocol: the first one counts, as for kube-proxy.

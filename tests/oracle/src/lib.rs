@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! World ──► holder (who is at an address) ──► rules (does a rule hit?) ──► judge (both sides, the verdict)
+//!                                                                      └─► packet (one packet at one Pod)
 //! ```
 //!
 //! It shares the vocabulary of `ringfence-model` and nothing else with the compiler: no selectors that are merged, no
@@ -11,8 +12,11 @@
 pub mod holder;
 pub mod judge;
 pub mod labels;
+pub mod packet;
 pub mod rules;
 pub mod world;
 
-pub use judge::{Answer, Connection, Party, Side, Target, judge};
+pub use judge::{Answer, Connection, Does, Party, Side, Target, judge};
+pub use packet::{Packet, Ruling, judge_packet};
+pub use rules::Ask;
 pub use world::World;

@@ -24,15 +24,31 @@ pub struct Known {
     pub addresses: Vec<IpAddr>,
 }
 
+/// What is asked for at whoever listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ask {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port; 0 for a protocol without ports.
+    pub port: u16,
+    /// ICMP type and code, if they are known.
+    pub icmp: Option<(u8, u8)>,
+}
+
+impl Ask {
+    /// A port.
+    pub fn port(protocol: Protocol, port: u16) -> Self {
+        Self { protocol, port, icmp: None }
+    }
+}
+
 /// What a consumer connects to.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// Whoever has the address.
     pub known: Known,
-    /// Protocol.
-    pub protocol: Protocol,
-    /// Port on the address.
-    pub port: u16,
+    /// What is asked for there.
+    pub ask: Ask,
     /// The Service and its port, if the address is the front end of one.
     pub front: Option<(Key, ServicePort)>,
 }
@@ -52,13 +68,16 @@ pub struct BackEnd {
     pub pod: Option<Key>,
 }
 
-/// Whether a port entry covers a port (0 for a protocol without ports).
-fn entry_covers(entry: &PortMatch, protocol: Protocol, port: u16) -> bool {
-    entry.protocol == protocol
+/// Whether a port entry covers what is asked for. While type and code of an ICMP message are not known, one that names
+/// them does not.
+fn entry_covers(entry: &PortMatch, ask: Ask) -> bool {
+    entry.protocol == ask.protocol
         && match entry.ports {
             Ports::All => true,
-            Ports::Range(first, last) => first <= port && port <= last,
-            Ports::Icmp(..) => false,
+            Ports::Range(first, last) => first <= ask.port && ask.port <= last,
+            Ports::Icmp(kind, code) => {
+                ask.icmp.is_some_and(|(its, its_code)| kind == its && code.is_none_or(|code| code == its_code))
+            }
         }
 }
 
@@ -138,23 +157,23 @@ impl World {
         })
     }
 
-    /// Whether the services that a rule writes out cover a port.
-    fn written_cover(&self, services: &RuleServices, protocol: Protocol, port: u16) -> bool {
+    /// Whether the services that a rule writes out cover what is asked for.
+    fn written_cover(&self, services: &RuleServices, ask: Ask) -> bool {
         match services {
             RuleServices::All => true,
             RuleServices::OwnPorts => false,
             RuleServices::Listed(list) => list.iter().any(|service| match service {
-                ServiceRef::Port(entry) => entry_covers(entry, protocol, port),
+                ServiceRef::Port(entry) => entry_covers(entry, ask),
                 ServiceRef::Named(name) => {
-                    self.definitions.get(name).into_iter().flatten().any(|entry| entry_covers(entry, protocol, port))
+                    self.definitions.get(name).into_iter().flatten().any(|entry| entry_covers(entry, ask))
                 }
             }),
         }
     }
 
     /// The same for a port of a virtual service: its own ports are all of them.
-    fn covers(&self, services: &RuleServices, protocol: Protocol, port: u16) -> bool {
-        *services == RuleServices::OwnPorts || self.written_cover(services, protocol, port)
+    fn covers(&self, services: &RuleServices, ask: Ask) -> bool {
+        *services == RuleServices::OwnPorts || self.written_cover(services, ask)
     }
 
     /// A virtual service in a scope.
@@ -175,7 +194,7 @@ impl World {
     }
 
     fn provider_out(&self, rule: &Rule, actor: &Actor, scope: &Scope, wanted: &Wanted) -> bool {
-        let written = || self.written_cover(&rule.services, wanted.protocol, wanted.port);
+        let written = || self.written_cover(&rule.services, wanted.ask);
         match actor {
             Actor::IpList(name) => self.listed(name, &wanted.known.addresses) && written(),
             Actor::VirtualService(key) => {
@@ -194,9 +213,9 @@ impl World {
         });
         let back = self.back_ends(key, service).iter().any(|end| {
             wanted.known.addresses.contains(&end.address)
-                && end.protocol == wanted.protocol
-                && end.port == wanted.port
-                && self.covers(&rule.services, end.protocol, end.port)
+                && end.protocol == wanted.ask.protocol
+                && end.port == wanted.ask.port
+                && self.covers(&rule.services, wanted.ask)
         });
         front || back
     }
@@ -226,7 +245,7 @@ impl World {
     }
 
     fn all_or_any(&self, rule: &Rule, targets: &BTreeSet<u16>, protocol: Protocol) -> bool {
-        let covered = |target: &u16| self.covers(&rule.services, protocol, *target);
+        let covered = |target: &u16| self.covers(&rule.services, Ask::port(protocol, *target));
         match rule.action {
             Action::Allow => targets.iter().any(covered),
             Action::Deny | Action::OverrideDeny => !targets.is_empty() && targets.iter().all(covered),
@@ -234,15 +253,7 @@ impl World {
     }
 
     /// Whether a rule of a RuleSet hits at the Pod that listens.
-    pub fn hits_in(
-        &self,
-        set: &RuleSet,
-        rule: &Rule,
-        source: &Known,
-        pod: &Key,
-        protocol: Protocol,
-        port: u16,
-    ) -> bool {
+    pub fn hits_in(&self, set: &RuleSet, rule: &Rule, source: &Known, pod: &Key, ask: Ask) -> bool {
         let here =
             Known { holder: Holder::Pod(pod.clone()), labels: Some(self.pod_labels(pod)), addresses: Vec::new() };
         set.enabled
@@ -257,12 +268,10 @@ impl World {
                     && rule.providers.iter().any(|actor| match actor {
                         Actor::VirtualService(key) => self.virtual_service(key, scope).is_some_and(|service| {
                             self.is_behind(key, service, pod)
-                                && self.leads_to(key, service, pod, protocol, port)
-                                && self.covers(&rule.services, protocol, port)
+                                && self.leads_to(key, service, pod, ask)
+                                && self.covers(&rule.services, ask)
                         }),
-                        actor => {
-                            self.means(actor, Some(scope), &here) && self.written_cover(&rule.services, protocol, port)
-                        }
+                        actor => self.means(actor, Some(scope), &here) && self.written_cover(&rule.services, ask),
                     })
             })
     }
@@ -331,6 +340,25 @@ impl World {
         }
     }
 
+    /// The Services and their ports that an address and port stand for, before a node translates: ClusterIPs, addresses of
+    /// load balancers, externalIPs within the ranges that the cluster allows, and nodePorts on the addresses of nodes.
+    pub fn fronts_at(&self, address: IpAddr, ask: Ask) -> Vec<(Key, ServicePort)> {
+        let on_node = self.nodes.keys().any(|name| self.addresses_of_node(name).contains(&address));
+        let mut fronts = Vec::new();
+        for (key, service) in &self.services {
+            let allowed = || within(address, &self.settings.external_ranges);
+            let at = service.cluster_ips.contains(&address)
+                || service.ingress_ips.contains(&address)
+                || (service.external_ips.contains(&address) && allowed());
+            let stands = |port: &&ServicePort| {
+                port.protocol == ask.protocol
+                    && ((at && port.port == ask.port) || (on_node && port.node_port == Some(ask.port)))
+            };
+            fronts.extend(service.ports.iter().filter(stands).map(|port| (key.clone(), port.clone())));
+        }
+        fronts
+    }
+
     /// Whether a port of a Service leads to nobody who is none of the Service's.
     fn is_open(&self, key: &Key, service: &Service, port: &ServicePort) -> bool {
         !service.slices.values().any(|slice| {
@@ -366,7 +394,7 @@ impl World {
     }
 
     /// Whether a port of a Pod is one that the Service leads to.
-    fn leads_to(&self, key: &Key, service: &Service, pod: &Key, protocol: Protocol, port: u16) -> bool {
+    fn leads_to(&self, key: &Key, service: &Service, pod: &Key, Ask { protocol, port, .. }: Ask) -> bool {
         if service.selector.is_empty() {
             return self.back_ends(key, service).iter().any(|end| end.protocol == protocol && end.port == port);
         }

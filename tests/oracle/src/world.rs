@@ -226,6 +226,8 @@ pub struct Rule {
     pub enabled: bool,
     /// What it does.
     pub action: Action,
+    /// Where it blocks, the sender is told.
+    pub reject: bool,
     /// The scope holds for the providers only.
     pub extra_scope: bool,
     /// Who connects: an OR.

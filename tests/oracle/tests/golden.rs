@@ -51,6 +51,7 @@ fn add(world: &mut World, action: Action, from: Actor, to: Actor, services: Rule
         name: format!("x{}", set.rules.len()),
         enabled: true,
         action,
+        reject: false,
         extra_scope: false,
         consumers: vec![from],
         providers: vec![to],

@@ -16,6 +16,7 @@ use ringfence_crds::{
     ContainerClusterSpec, ContainerWorkloadProfileSpec, IpListSpec, LabelGroupSpec, PortSpec, RuleSetSpec,
     ServiceDefinitionSpec, VirtualServiceSpec, WorkloadSpec,
 };
+use ringfence_dataplane::{ContainerPort, LocalPod};
 use ringfence_model::{AddressSet, Dimension, LabelValue};
 use ringfence_oracle::world::{self, World};
 
@@ -98,7 +99,8 @@ fn mapping(line: &world::Mapping) -> LabelMapEntry {
     }
 }
 
-fn profile_spec(profile: &world::Profile) -> ContainerWorkloadProfileSpec {
+/// A profile as its namespace has it.
+pub fn profile_spec(profile: &world::Profile) -> ContainerWorkloadProfileSpec {
     let labels = profile.labels.iter().map(|(dimension, rule)| {
         let labels = match rule {
             world::LabelRule::Fixed(value) => DimensionLabels { value: Some(value.to_string()), ..Default::default() },
@@ -157,7 +159,7 @@ fn rule(rule: &world::Rule) -> PolicyRule {
         services,
         all_services: rule.services == world::RuleServices::All,
         use_virtual_service_ports: rule.services == world::RuleServices::OwnPorts,
-        reject: false,
+        reject: rule.reject,
     }
 }
 
@@ -233,6 +235,28 @@ fn pod(pod: &world::Pod) -> PodInfo {
         probe_ports: pod.probe_ports.clone(),
         dns_servers: pod.resolvers.clone(),
         ..PodInfo::default()
+    }
+}
+
+/// A Pod as the agent of its node knows it.
+pub fn local_pod(key: &world::Key, pod: &world::Pod) -> LocalPod {
+    let ports = pod.ports.iter().map(|(name, protocol, port)| ContainerPort {
+        name: Some(name.clone()),
+        protocol: *protocol,
+        port: *port,
+    });
+    LocalPod {
+        namespace: key.0.clone(),
+        name: key.1.clone(),
+        labels: pod.labels.clone(),
+        annotations: pod.annotations.clone(),
+        ips: pod.addresses.clone(),
+        host_network: pod.host_network,
+        mirror: pod.mirror,
+        container_ports: ports.collect(),
+        probe_ports: pod.probe_ports.clone(),
+        dns_servers: pod.resolvers.clone(),
+        ..LocalPod::default()
     }
 }
 

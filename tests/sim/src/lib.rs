@@ -4,10 +4,13 @@
 //! random ──► World ──convert──► Policy, ClusterState ──► compiler, evaluator ──┐
 //!              └──────────────► oracle ────────────────────────────────────────┴──► compare
 //! ```
+//!
+//! What the compiler computes is also given to the agent's data plane, whose rules are traced packet by packet: [`rendered`].
 
 pub mod compare;
 pub mod convert;
 pub mod extras;
 pub mod random;
+pub mod rendered;
 pub mod shapes;
 pub mod walk;

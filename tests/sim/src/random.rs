@@ -1,13 +1,14 @@
 //! Random worlds, one change at a time. The universe is small on purpose: names and addresses meet again and again.
 
+mod policy;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use fastrand::Rng;
-use ringfence_model::{Action, Dimension, LabelValue, PolicyState, PortMatch, Protocol};
+use ringfence_model::{Dimension, LabelValue, PolicyState, Protocol};
 use ringfence_oracle::world::{
-    Actor, Group, IpList, Key, LabelRule, Labels, Mapping, Node, Pod, Profile, Range, Rule, RuleServices, RuleSet,
-    Service, ServicePort, ServiceRef, Settings, Slice, TargetPort, Workload, World,
+    Key, Labels, Node, Pod, Range, Service, ServicePort, Slice, TargetPort, Workload, World,
 };
 
 /// Namespaces.
@@ -19,31 +20,27 @@ pub const PORTS: [u16; 5] = [53, 80, 443, 8080, 9000];
 /// Protocols.
 pub const PROTOCOLS: [Protocol; 3] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
 
+/// Ports of Services on nodes.
+pub const NODE_PORTS: [u16; 3] = [30000, 30001, 30002];
+/// ICMP types and codes that rules speak of.
+pub const ICMP_TYPES: [u8; 3] = [3, 8, 13];
+/// See [`ICMP_TYPES`].
+pub const ICMP_CODES: [u8; 2] = [0, 4];
+
 const DIMENSIONS: [&str; 3] = ["app", "env", "role"];
 const VALUES: [&str; 3] = ["a", "b", "c"];
 
-/// Where Pods, nodes, machines and nobody live. Some are at more than one of them.
-const ADDRESSES: [&str; 18] = [
-    "10.0.0.1",
-    "10.0.0.2",
-    "10.0.0.3",
-    "10.0.0.4",
-    "10.0.0.5",
-    "10.0.0.6",
-    "10.0.1.1",
-    "10.0.1.2",
-    "172.30.0.1",
-    "172.30.0.2",
-    "172.30.0.3",
-    "10.0.0.254",
-    "192.0.2.1",
-    "192.0.2.2",
-    "198.51.100.1",
-    "fd00::1",
-    "fd00::2",
-    "127.0.0.1",
-];
-const CLUSTER_IPS: [&str; 4] = ["10.96.0.1", "10.96.0.2", "10.96.0.3", "fd96::1"];
+/// Where Pods live.
+const PODS: [&str; 8] =
+    ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.1.1", "10.0.1.2"];
+const PODS_V6: [&str; 4] = ["fd00::1", "fd00::2", "fd00::3", "fd00:1::1"];
+const NODE_ADDRESSES: [&str; 3] = ["172.30.0.1", "172.30.0.2", "172.30.0.3"];
+const NODE_ADDRESSES_V6: [&str; 2] = ["fd30::1", "fd30::2"];
+const BRIDGE: &str = "10.0.0.254";
+const MACHINES: [&str; 3] = ["192.0.2.1", "192.0.2.2", "2001:db8::1"];
+/// Nobody's, and everybody's own.
+const OTHERS: [&str; 2] = ["198.51.100.1", "127.0.0.1"];
+const CLUSTER_IPS: [&[&str]; 4] = [&["10.96.0.1", "fd96::1"], &["10.96.0.2"], &["10.96.0.3", "fd96::3"], &["fd96::4"]];
 
 /// A literal of this file.
 fn parsed<T: std::str::FromStr>(text: &str) -> T
@@ -82,9 +79,20 @@ impl Random {
         (0..self.below(most + 1)).map(|_| make(self)).collect()
     }
 
-    /// Any address of the universe.
+    /// Any address of the universe: of a Pod, a node, a machine, or nobody. Some are at more than one of them.
     pub fn address(&mut self) -> IpAddr {
-        parsed(self.one(&ADDRESSES))
+        match self.below(20) {
+            0..=7 => self.among(&PODS),
+            8..=10 => self.among(&PODS_V6),
+            11..=13 => self.among(&NODE_ADDRESSES),
+            14 => self.among(&NODE_ADDRESSES_V6),
+            15 => parsed(BRIDGE),
+            16..=17 => self.among(&MACHINES),
+            _ => self.among(&OTHERS),
+        }
+    }
+    fn among(&mut self, list: &[&str]) -> IpAddr {
+        parsed(self.one(list))
     }
 
     fn dimension(&mut self) -> Dimension {
@@ -192,52 +200,23 @@ impl Random {
         }
     }
 
-    fn settings(&mut self) -> Settings {
-        let networks = if self.chance(70) {
-            Vec::new()
-        } else {
-            let first = ("one".to_owned(), vec![(parsed("10.0.0.0"), parsed("10.0.0.255"))]);
-            let second = ("two".to_owned(), vec![(parsed("10.0.1.0"), parsed("10.0.1.255"))]);
-            if self.chance(50) { vec![first] } else { vec![first, second] }
-        };
-        Settings {
-            cloud: self.chance(30),
-            default_profile: if self.chance(50) { Profile::default() } else { self.profile() },
-            prefixes: if self.chance(50) { vec!["x.io/".to_owned()] } else { Vec::new() },
-            pod_label_map: self.several(2, |r| Mapping {
-                from: r.one(&["tier", "app"]).to_owned(),
-                to: r.dimension(),
-                values: if r.chance(50) { BTreeMap::new() } else { BTreeMap::from([("a".to_owned(), r.value())]) },
-            }),
-            networks,
-            external_ranges: self.several(1, Self::range),
-        }
-    }
-
-    fn profile(&mut self) -> Profile {
-        let mut labels = BTreeMap::new();
-        for dimension in DIMENSIONS {
-            let rule = match self.below(10) {
-                0..=3 => LabelRule::Fixed(self.value()),
-                4 => LabelRule::FromLabelMap,
-                5 => continue,
-                _ => LabelRule::Choice(self.values().into_iter().chain([self.value()]).collect()),
-            };
-            labels.insert(parsed(dimension), rule);
-        }
-        Profile { state: self.state(), labels }
-    }
-
     fn node(&mut self) -> Node {
-        let own = |r: &mut Self| parsed(r.one(&ADDRESSES[8..11]));
+        let own = |r: &mut Self| r.among(&NODE_ADDRESSES);
         let mut addresses: BTreeSet<IpAddr> = self.several(1, own).into_iter().collect();
         addresses.insert(own(self));
-        let reported = self.several(2, |r| if r.chance(60) { parsed(r.one(&ADDRESSES[8..12])) } else { r.address() });
+        if self.chance(40) {
+            addresses.insert(self.among(&NODE_ADDRESSES_V6));
+        }
+        let reported = self.several(2, |r| match r.below(10) {
+            0..=3 => r.among(&NODE_ADDRESSES),
+            4..=5 => parsed(BRIDGE),
+            _ => r.address(),
+        });
         Node { addresses, reported: reported.into_iter().collect(), ..Node::default() }
     }
 
     fn workload(&mut self) -> Workload {
-        let address = |r: &mut Self| if r.chance(80) { parsed(r.one(&ADDRESSES[12..14])) } else { r.address() };
+        let address = |r: &mut Self| if r.chance(80) { r.among(&MACHINES) } else { r.address() };
         Workload { labels: self.labels(), addresses: self.several(2, address).into_iter().collect() }
     }
 
@@ -248,8 +227,11 @@ impl Random {
     }
 
     fn pod(&mut self) -> Pod {
-        let address = |r: &mut Self| if r.chance(85) { parsed(r.one(&ADDRESSES[..8])) } else { r.address() };
+        let address = |r: &mut Self| if r.chance(85) { r.among(&PODS) } else { r.address() };
         let mut addresses = vec![address(self)];
+        if self.chance(30) {
+            addresses.push(self.among(&PODS_V6));
+        }
         if self.chance(15) {
             addresses.push(address(self));
         }
@@ -262,7 +244,7 @@ impl Random {
             host_network,
             mirror: self.chance(8),
             ended: self.chance(8),
-            addresses: if host_network { vec![parsed(self.one(&ADDRESSES[8..11]))] } else { addresses },
+            addresses: if host_network { vec![self.among(&NODE_ADDRESSES)] } else { addresses },
             labels: self.texts(&["app", "tier"], 2),
             annotations: self
                 .texts(&["ringfence.dev/app", "ringfence.dev/role", "ringfence.dev/env", "x.io/app", "x.io/role"], 3),
@@ -284,7 +266,7 @@ impl Random {
                 } else {
                     TargetPort::Name(self.one(&["http", "dns"]).to_owned())
                 },
-                node_port: self.chance(20).then(|| 30000 + u16::try_from(self.below(3)).unwrap_or(0)),
+                node_port: self.chance(20).then(|| self.one(&NODE_PORTS)),
             };
             // Of one protocol no port twice.
             if !ports.iter().any(|other| other.port == port.port && other.protocol == port.protocol) {
@@ -296,9 +278,9 @@ impl Random {
         let slices = (0..self.below(3)).map(|number| (format!("e{number}"), self.slice(&namespace, &names))).collect();
         Service {
             selector: self.texts(&["app", "tier"], 1),
-            cluster_ips: cluster_ip_of(key).map(parsed).into_iter().collect(),
+            cluster_ips: cluster_ips_of(key).iter().map(|text| parsed(text)).collect(),
             external_ips: self.several(1, Self::address).into_iter().filter(|_| self.chance(30)).collect(),
-            ingress_ips: BTreeSet::new(),
+            ingress_ips: self.several(1, Self::address).into_iter().filter(|_| self.chance(15)).collect(),
             ports,
             local: self.chance(30),
             annotations: self.texts(&["ringfence.dev/app", "ringfence.dev/role"], 2),
@@ -308,7 +290,11 @@ impl Random {
 
     fn slice(&mut self, namespace: &str, ports: &[(String, Protocol)]) -> Slice {
         let endpoints = self.several(3, |r| {
-            let address = if r.chance(80) { parsed(r.one(&ADDRESSES[..8])) } else { r.address() };
+            let address = match r.below(10) {
+                0..=6 => r.among(&PODS),
+                7 => r.among(&PODS_V6),
+                _ => r.address(),
+            };
             let target = match r.below(10) {
                 0..=4 => Some((namespace.to_owned(), format!("p{}", r.below(4)))),
                 5 => Some(r.pod_key()),
@@ -319,99 +305,16 @@ impl Random {
         let ports = ports.iter().map(|(name, protocol)| (name.clone(), *protocol, self.one(&PORTS)));
         Slice { endpoints, ports: ports.collect() }
     }
-
-    fn ip_list(&mut self) -> IpList {
-        let everything = (parsed("0.0.0.0"), parsed("255.255.255.255"));
-        let mut ranges = self.several(3, Self::range);
-        if self.chance(20) {
-            ranges.push(everything);
-        }
-        IpList { ranges, exclusions: self.several(2, Self::range) }
-    }
-
-    fn group(&mut self) -> Group {
-        Group {
-            dimension: self.dimension(),
-            values: self.values(),
-            groups: self.several(2, |r| format!("g{}", r.below(4))).into_iter().collect(),
-        }
-    }
-
-    fn port(&mut self) -> PortMatch {
-        let protocol = self.one(&PROTOCOLS).to_string();
-        let first = i32::from(self.one(&PORTS));
-        let made = match self.below(10) {
-            0 => PortMatch::parse(&protocol, None, None, None, None),
-            1 => PortMatch::parse(&protocol, Some(first), Some(first + 400), None, None),
-            2 => PortMatch::parse("ICMP", None, None, Some(8), None),
-            3 => PortMatch::parse("ICMP", None, None, None, None),
-            4 => PortMatch::parse("47", None, None, None, None),
-            _ => PortMatch::parse(&protocol, Some(first), None, None, None),
-        };
-        // Every arm is valid by construction.
-        made.unwrap_or_else(|error| panic!("a port of the generator is valid: {error}"))
-    }
-
-    fn rule_set(&mut self) -> RuleSet {
-        let mut scopes = if self.chance(60) { vec![BTreeMap::new()] } else { Vec::new() };
-        scopes.extend(self.several(2, |r| r.asked(1)));
-        let count = 1 + self.below(4);
-        RuleSet {
-            enabled: !self.chance(5),
-            scopes,
-            rules: (0..count).map(|number| self.rule(format!("x{number}"))).collect(),
-        }
-    }
-
-    fn rule(&mut self, name: String) -> Rule {
-        let services = match self.below(10) {
-            0..=3 => RuleServices::All,
-            4 => RuleServices::OwnPorts,
-            _ => RuleServices::Listed(self.several(4, |r| {
-                if r.chance(25) { ServiceRef::Named(format!("d{}", r.below(3))) } else { ServiceRef::Port(r.port()) }
-            })),
-        };
-        Rule {
-            name,
-            enabled: !self.chance(5),
-            action: self.one(&[Action::Allow, Action::Allow, Action::Deny, Action::OverrideDeny]),
-            extra_scope: self.chance(40),
-            consumers: self.actors(),
-            providers: self.actors(),
-            services,
-        }
-    }
-
-    fn actors(&mut self) -> Vec<Actor> {
-        let mut actors = self.several(1, Self::actor);
-        actors.push(self.actor());
-        actors
-    }
-
-    fn actor(&mut self) -> Actor {
-        match self.below(13) {
-            0..=5 => Actor::Labels {
-                is: if self.chance(85) { self.term() } else { self.asked(3) },
-                not: if self.chance(20) { self.asked(1) } else { BTreeMap::new() },
-                groups: if self.chance(15) { BTreeSet::from([format!("g{}", self.below(4))]) } else { BTreeSet::new() },
-            },
-            6 | 11 => Actor::AllWorkloads,
-            7 | 8 => Actor::IpList(format!("l{}", self.below(3))),
-            9 => Actor::VirtualService(self.service_key()),
-            10 => Actor::Workload(self.one(&["cp", "w1", "m0", "m1", "nobody"]).to_owned()),
-            _ => Actor::ContainerHosts,
-        }
-    }
 }
 
-/// Kubernetes gives no ClusterIP twice; some Services have none.
-fn cluster_ip_of(key: &Key) -> Option<&'static str> {
+/// Kubernetes gives no ClusterIP twice; some Services have none, some one of each family.
+fn cluster_ips_of(key: &Key) -> &'static [&'static str] {
     match (key.0.as_str(), key.1.as_str()) {
-        ("kube-system", "kube-dns") => Some(CLUSTER_IPS[0]),
-        ("n0", "s0") => Some(CLUSTER_IPS[1]),
-        ("n0", "s1") => Some(CLUSTER_IPS[2]),
-        ("n1", "s0") => Some(CLUSTER_IPS[3]),
-        _ => None,
+        ("kube-system", "kube-dns") => CLUSTER_IPS[0],
+        ("n0", "s0") => CLUSTER_IPS[1],
+        ("n0", "s1") => CLUSTER_IPS[2],
+        ("n1", "s0") => CLUSTER_IPS[3],
+        _ => &[],
     }
 }
 

@@ -13,9 +13,12 @@ use crate::compare;
 use crate::convert;
 use crate::extras::Extras;
 use crate::random::Random;
+use crate::rendered::{self, Traced};
 
 /// Connections looked at after each step.
 const SAMPLES: usize = 4;
+/// Rules are rendered and traced after every so many steps.
+const TRACE_EVERY: usize = 10;
 /// Changes before the first look, so that there is something to see.
 const WARM_UP: usize = 40;
 
@@ -26,6 +29,8 @@ pub struct Tally {
     pub steps: usize,
     /// Ends of connections that were judged twice, by what was decided there.
     pub decisions: BTreeMap<String, usize>,
+    /// Packets that were traced through rendered rules.
+    pub traced: Traced,
 }
 
 impl Tally {
@@ -35,12 +40,14 @@ impl Tally {
         for (decision, count) in &other.decisions {
             *self.decisions.entry(decision.clone()).or_default() += count;
         }
+        self.traced.add(&other.traced);
     }
 
     /// In one line, what was met how often.
     pub fn text(&self) -> String {
         let met = self.decisions.iter().map(|(decision, count)| format!("{decision} {count}"));
-        format!("{} transitions; decisions: {}", self.steps, met.collect::<Vec<_>>().join(", "))
+        let met = met.collect::<Vec<_>>().join(", ");
+        format!("{} transitions; decisions: {met}; {}", self.steps, self.traced.text())
     }
 
     fn note(&mut self, answer: &Answer) {
@@ -137,13 +144,21 @@ pub fn walk(seed: u64, steps: usize) -> Result<Tally, String> {
     }
     let mut follower = Follower::of(&world);
     let mut tally = Tally::default();
+    let mut packets = Random::new(!seed);
     for step in 0..steps {
         // Mostly one change, and now and then several at once.
         for _ in 0..=random.below(8) / 6 * 3 {
             random.change(&mut world);
         }
         tally.steps += 1;
-        let looked = follower.follow(&world).and_then(|()| look(&world, &follower, &mut random, &mut tally));
+        let looked = follower.follow(&world).and_then(|()| {
+            look(&world, &follower, &mut random, &mut tally)?;
+            let Follower { policy, compiler, .. } = &follower;
+            match step % TRACE_EVERY {
+                0 => rendered::look(&world, policy, compiler.computed(), &mut packets, &mut tally.traced),
+                _ => Ok(()),
+            }
+        });
         looked.map_err(|text| format!("seed {seed}, step {step}: {text}\nin the world\n{world:#?}"))?;
     }
     Ok(tally)

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use ringfence_crds::common::NamespacedName;
-use ringfence_crds::node_policy::InboundEssential;
+use ringfence_crds::node_policy::{InboundEssential, NamedPort};
 use ringfence_crds::{NodePolicySpec, PortSpec};
 use ringfence_model::Protocol;
 
@@ -153,7 +153,7 @@ pub fn node_policies(
 
 fn written(essential: &Inbound) -> InboundEssential {
     let mut ports = Vec::new();
-    let mut port_names = BTreeSet::new();
+    let mut named_ports = Vec::new();
     for (protocol, target) in &essential.ports {
         match target {
             TargetPortInfo::Number(port) => ports.push(PortSpec {
@@ -162,7 +162,7 @@ fn written(essential: &Inbound) -> InboundEssential {
                 ..PortSpec::default()
             }),
             TargetPortInfo::Name(name) => {
-                port_names.insert(name.clone());
+                named_ports.push(NamedPort { protocol: protocol.to_string(), name: name.clone() });
             }
         }
     }
@@ -171,7 +171,7 @@ fn written(essential: &Inbound) -> InboundEssential {
         namespace: essential.namespace.clone(),
         selector: essential.selector.clone(),
         ports,
-        port_names: port_names.into_iter().collect(),
+        named_ports,
         from: essential.from.iter().flatten().map(|address| IpNet::from(*address).to_string()).collect(),
         any_source: essential.from.is_none(),
     }

@@ -54,7 +54,7 @@ fn packet(direction: Direction, peer: Ipv4Addr, protocol: Protocol, sport: u16, 
 }
 
 fn fate(policy: &NetnsPolicy, probe: &Probe) -> Fate {
-    Kernel::load(&render(policy, 7), Family::V4).trace(probe)
+    Kernel::load(&render(policy, 7), Family::V4).fate(probe)
 }
 
 /// The table `side` of the policy model: which actions hit, and what becomes of it in VisibilityOnly, Selective, Full.
@@ -198,11 +198,11 @@ fn ipv6_is_dropped_in_full_but_for_discovery() {
     ] {
         let policy = with(state, Direction::Inbound, &[]);
         let kernel = Kernel::load(&render(&policy, 1), Family::V6);
-        assert_eq!(kernel.trace(&Probe::new(packet(Protocol::TCP, None))), tcp);
+        assert_eq!(kernel.fate(&Probe::new(packet(Protocol::TCP, None))), tcp);
         assert_eq!(policy.judge(&packet(Protocol::TCP, None)).blocks, tcp == Fate::Dropped);
         for (kind, fate) in [(135, Fate::Passed), (136, Fate::Passed), (143, Fate::Passed), (128, tcp)] {
             let icmp = packet(Protocol::ICMPV6, Some((kind, 0)));
-            assert_eq!(kernel.trace(&Probe { state: "UNTRACKED", ..Probe::new(icmp) }), fate, "{state:?} {kind}");
+            assert_eq!(kernel.fate(&Probe { state: "UNTRACKED", ..Probe::new(icmp) }), fate, "{state:?} {kind}");
         }
     }
 }
@@ -355,7 +355,7 @@ proptest! {
                 (false, _) if passing => Fate::Passed,
                 (false, _) => Fate::WouldBlock,
             };
-            let fate = kernel.trace(&Probe { syn, overwritten, connmark, ..Probe::new(packet) });
+            let fate = kernel.fate(&Probe { syn, overwritten, connmark, ..Probe::new(packet) });
             prop_assert_eq!(fate, expected, "{:?}\n{}", packet, render(&policy, 3).v4);
         }
     }

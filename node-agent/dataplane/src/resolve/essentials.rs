@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use ringfence_crds::NodePolicySpec;
-use ringfence_crds::node_policy::InboundEssential;
+use ringfence_crds::node_policy::{InboundEssential, NamedPort};
 use ringfence_model::{PortMatch, Protocol, Services};
 
 use super::{classes, ipv4, subject};
@@ -50,12 +50,18 @@ fn inbound(essential: &InboundEssential, pod: &LocalPod) -> Option<Entry> {
         return None;
     }
     let mut ports = subject::port_matches(&essential.ports);
-    ports.extend(essential.port_names.iter().flat_map(|name| subject::named_ports(name, pod)));
+    ports.extend(essential.named_ports.iter().filter_map(|port| named_port(port, pod)));
     let prefixes = classes::prefixes(&essential.from);
     if essential.any_source || prefixes.iter().any(|net| net.prefix_len() == 0) {
         return entry(&essential.reason, Peers::Anyone, ports);
     }
     listed(&essential.reason, Origin::Prefixes(prefixes.clone()), prefixes, ports)
+}
+
+/// The first container port of a protocol and name: that is where a Service leads.
+fn named_port(port: &NamedPort, pod: &LocalPod) -> Option<PortMatch> {
+    let protocol = port.protocol.parse::<Protocol>().ok()?;
+    subject::named_ports(&port.name, pod).find(|own| own.protocol == protocol)
 }
 
 fn listed(reason: &str, origin: Origin, nets: BTreeSet<Ipv4Net>, ports: BTreeSet<PortMatch>) -> Option<Entry> {

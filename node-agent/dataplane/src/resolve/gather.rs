@@ -1,6 +1,9 @@
-//! Merging rules into entries: one per direction, action, kind of refusal and services, with the union of the peers.
+//! Merging rules into entries: of one direction, action and kind of refusal, each service is in one entry only, with the
+//! union of the peers. So what a packet costs depends on how many such pairs there are, and neither on how many rules nor
+//! on how many peers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use ipnet::Ipv4Net;
 use ringfence_crds::address_group::{FrontEnd, ServiceEnds};
@@ -21,11 +24,14 @@ struct Key {
     drops: bool,
 }
 
-#[derive(Debug, Default)]
+/// A service: one port entry, or all of them.
+type Service = Option<PortMatch>;
+
+/// Who is hit on a service, and by which rules.
+#[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Hosts {
     rules: BTreeSet<String>,
-    anyone: bool,
-    set: HostSet,
+    origins: BTreeSet<Rc<Origin>>,
 }
 
 #[derive(Debug, Default)]
@@ -37,7 +43,9 @@ struct Ends {
 /// Collects rules that apply to one Pod.
 pub struct Gatherer<'a> {
     classes: Classes<'a>,
-    hosts: BTreeMap<(Key, Services), Hosts>,
+    hosts: BTreeMap<(Key, Service), Hosts>,
+    /// The members that come from each origin.
+    members: BTreeMap<Rc<Origin>, BTreeSet<Ipv4Net>>,
     ends: BTreeMap<Key, Ends>,
 }
 
@@ -58,7 +66,7 @@ impl<'r> Placed<'r> {
 
 impl<'a> Gatherer<'a> {
     pub fn new(classes: Classes<'a>) -> Self {
-        Self { classes, hosts: BTreeMap::new(), ends: BTreeMap::new() }
+        Self { classes, hosts: BTreeMap::new(), members: BTreeMap::new(), ends: BTreeMap::new() }
     }
 
     /// A rule at a provider: peers are sources, so that front ends do not matter, and a virtual service, which does not
@@ -151,14 +159,17 @@ impl<'a> Gatherer<'a> {
     }
 
     fn add_hosts(&mut self, placed: &Placed<'_>, services: &Services, origin: Origin, nets: BTreeSet<Ipv4Net>) {
-        if matches!(services, Services::Only(list) if list.is_empty()) {
-            return;
+        let origin = Rc::new(origin);
+        let each: Vec<Service> = match services {
+            Services::All => vec![None],
+            Services::Only(list) => list.iter().cloned().map(Some).collect(),
+        };
+        for service in each {
+            let hosts = self.hosts.entry((placed.key.clone(), service)).or_default();
+            hosts.rules.insert(placed.name.to_owned());
+            hosts.origins.insert(Rc::clone(&origin));
         }
-        let hosts = self.hosts.entry((placed.key.clone(), services.clone())).or_default();
-        hosts.rules.insert(placed.name.to_owned());
-        hosts.anyone |= nets.iter().any(|net| net.prefix_len() == 0);
-        hosts.set.origins.insert(origin);
-        hosts.set.nets.extend(nets);
+        self.members.insert(origin, nets);
     }
 
     fn add_ends(&mut self, placed: &Placed<'_>, ends: impl IntoIterator<Item = End>) {
@@ -175,9 +186,9 @@ impl<'a> Gatherer<'a> {
             let entry = entry(&key, Match::Ends(group.ends), group.rules);
             entries.insert((key, None), entry);
         }
-        for ((key, services), group) in self.hosts {
-            let peers = if group.anyone { Peers::Anyone } else { Peers::Listed(group.set) };
-            let entry = entry(&key, Match::Hosts { peers, services: services.clone() }, group.rules);
+        for (key, services, hosts) in together(self.hosts) {
+            let peers = union(&hosts.origins, &self.members);
+            let entry = entry(&key, Match::Hosts { peers, services: services.clone() }, hosts.rules);
             entries.insert((key, Some(services)), entry);
         }
         for ((key, _), entry) in entries {
@@ -189,6 +200,28 @@ impl<'a> Gatherer<'a> {
         }
         policy
     }
+}
+
+/// Services on which the same rules hit the same peers are written as one entry, so that their peers are held once.
+fn together(hosts: BTreeMap<(Key, Service), Hosts>) -> impl Iterator<Item = (Key, Services, Hosts)> {
+    let mut groups: BTreeMap<(Key, bool, Hosts), BTreeSet<PortMatch>> = BTreeMap::new();
+    for ((key, service), hosts) in hosts {
+        groups.entry((key, service.is_none(), hosts)).or_default().extend(service);
+    }
+    groups.into_iter().map(|((key, all, hosts), ports)| {
+        let services = if all { Services::All } else { Services::Only(ports) };
+        (key, services, hosts)
+    })
+}
+
+/// All members of these origins.
+fn union(origins: &BTreeSet<Rc<Origin>>, members: &BTreeMap<Rc<Origin>, BTreeSet<Ipv4Net>>) -> Peers {
+    let nets: BTreeSet<Ipv4Net> = origins.iter().filter_map(|origin| members.get(origin)).flatten().copied().collect();
+    if nets.iter().any(|net| net.prefix_len() == 0) {
+        return Peers::Anyone;
+    }
+    let origins = origins.iter().map(|origin| Origin::clone(origin)).collect();
+    Peers::Listed(HostSet { origins, nets })
 }
 
 fn entry(key: &Key, matching: Match, rules: BTreeSet<String>) -> Entry {

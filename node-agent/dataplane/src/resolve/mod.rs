@@ -5,8 +5,8 @@
 //! 2. What is only partly known never replaces what is in force: the answer is [`Resolution::Incomplete`], and the
 //!    caller keeps that. Where nothing is in force yet, the answer brings a policy that blocks at least all that the
 //!    complete one will block.
-//! 3. A packet's cost does not grow with the number of peers: rules of equal direction, action and services become one
-//!    entry with one set.
+//! 3. A packet's cost does not grow with the number of peers or rules: of equal direction and action, each service (a port
+//!    entry, or all) is in one entry only, with one set.
 //! 4. The answer is a function of the store and the Pod, in a fixed order.
 
 mod classes;

@@ -1,17 +1,19 @@
 //! What resolve makes of stores that are written out here, judged packet by packet as the policy model says.
 
+mod cost;
 mod fixture;
 mod stopgap;
 
 use ringfence_crds::ContainerClusterSpec;
 use ringfence_crds::common::PortSpec;
 use ringfence_crds::container_workload_profile::DimensionLabels;
-use ringfence_crds::node_policy::InboundEssential;
+use ringfence_crds::node_policy::{InboundEssential, NamedPort};
 use ringfence_crds::workload_policy::{CompiledRule, LabelSelector, Peer, Subject};
 use ringfence_model::{Action, Decision, Direction, PolicyState, Protocol};
 use rstest::rstest;
 
 use super::*;
+use crate::input::ContainerPort;
 use crate::judge::Packet;
 use fixture::*;
 
@@ -357,6 +359,35 @@ fn essentials_are_exact() {
         assert_eq!(to("10.96.0.11", 53), Decision::Essential, "of the cluster");
         assert_eq!(to("10.96.0.10", 54), Decision::OverrideDeny);
         assert_eq!(to("10.96.0.12", 53), Decision::OverrideDeny);
+    }
+}
+
+/// A Pod has ports named dns of two protocols, and two of one of them. The cluster's resolver is asked by UDP.
+#[test]
+fn an_essential_port_by_name_is_the_first_of_its_protocol() {
+    let mut store = store();
+    store.node_policy.as_mut().expect("it is there").inbound_essentials = vec![InboundEssential {
+        reason: "dns".to_owned(),
+        namespace: "shop".to_owned(),
+        selector: map(&[("app", "web")]),
+        named_ports: vec![NamedPort { protocol: "UDP".to_owned(), name: "dns".to_owned() }],
+        any_source: true,
+        ..InboundEssential::default()
+    }];
+    let ports = [("dns", Protocol::TCP, 53), ("other", Protocol::UDP, 54), ("dns", Protocol::UDP, 55)];
+    let ports = ports.into_iter().chain([("dns", Protocol::UDP, 56)]);
+    let container_ports =
+        ports.map(|(name, protocol, port)| ContainerPort { name: Some(name.to_owned()), protocol, port }).collect();
+    let policy = policy(&store, &LocalPod { container_ports, ..pod() });
+    for (protocol, port, decision) in [
+        (Protocol::UDP, 55, Decision::Essential),
+        (Protocol::TCP, 53, Decision::Default),
+        (Protocol::UDP, 53, Decision::Default),
+        (Protocol::UDP, 54, Decision::Default),
+        (Protocol::TCP, 55, Decision::Default),
+        (Protocol::UDP, 56, Decision::Default),
+    ] {
+        assert_eq!(decide(&policy, Direction::Inbound, "192.0.2.1", protocol, port), decision, "{protocol} {port}");
     }
 }
 

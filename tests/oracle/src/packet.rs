@@ -1,0 +1,96 @@
+//! One packet at one Pod: what the model says that the Pod's network namespace does with it.
+//!
+//! A connection is between workloads, each with all of its addresses; a packet has one source and one destination. It is
+//! the first one of a connection, seen before the node translates an outbound one and after it has translated an inbound
+//! one. So a Service is the destination of an outbound packet and never that of an inbound one, and who connects is known
+//! by the address that the packet arrives with.
+
+use std::net::IpAddr;
+
+use ringfence_model::{Decision, Direction};
+
+use crate::holder::Holder;
+use crate::judge::{Does, Side, State, asks_resolver, rules, serves_dns, side};
+use crate::rules::{Ask, Known, Wanted};
+use crate::world::{Key, Pod, ServicePort, World};
+
+/// The first packet of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet {
+    /// Whether it comes to the Pod or from it.
+    pub direction: Direction,
+    /// The address at its other end.
+    pub peer: IpAddr,
+    /// What is asked for.
+    pub ask: Ask,
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ruling {
+    /// Why.
+    pub side: Side,
+    /// What.
+    pub does: Does,
+    /// It is essential for the one reason that the Pod reaches itself through its own Service.
+    pub own_service: bool,
+}
+
+/// Judges a packet at a Pod on the Pod network. Nothing if there is no such Pod, or if the packet is for an address and
+/// port of two Services: which of them a node takes, the model does not say.
+pub fn judge_packet(world: &World, key: &Key, packet: &Packet) -> Option<Ruling> {
+    let pod = world.pods.get(key).filter(|pod| !pod.ended && !pod.host_network)?;
+    let own = Holder::Pod(key.clone());
+    let own = Known { labels: world.labels_of(&own), holder: own, addresses: pod.addresses.clone() };
+    let state = world.profile(&key.0).state.map_or(State::Unmanaged, State::Managed);
+    let peer = world.known_at(packet.peer);
+    let mut own_service = false;
+    let (side, does) = match packet.direction {
+        Direction::Inbound => side(
+            state,
+            || essential_in(world, key, pod, packet),
+            || rules(world).filter(|(_, set, rule)| world.hits_in(set, rule, &peer, key, packet.ask)).collect(),
+        ),
+        Direction::Outbound => {
+            let mut fronts = world.fronts_at(packet.peer, packet.ask);
+            let front = fronts.pop();
+            if !fronts.is_empty() {
+                return None;
+            }
+            let otherwise = is_local(pod, packet.peer) || asks_resolver(world, key, &peer.addresses, packet.ask);
+            own_service = !otherwise && leads_back(world, key, front.as_ref());
+            let wanted = Wanted { known: peer, ask: packet.ask, front };
+            side(
+                state,
+                || otherwise || own_service,
+                || rules(world).filter(|(_, set, rule)| world.hits_out(set, rule, &own, &wanted)).collect(),
+            )
+        }
+    };
+    own_service &= side.decision == Decision::Essential;
+    Some(Ruling { side, does, own_service })
+}
+
+/// What never left the Pod; its probes, from the addresses of its own node; DNS at its provider.
+fn essential_in(world: &World, key: &Key, pod: &Pod, packet: &Packet) -> bool {
+    let of_node = world.addresses_of_node(&pod.node).contains(&packet.peer);
+    let probed = of_node && pod.probe_ports.contains(&(packet.ask.protocol, packet.ask.port));
+    is_local(pod, packet.peer) || probed || serves_dns(world, key, pod, packet.ask)
+}
+
+fn is_local(pod: &Pod, address: IpAddr) -> bool {
+    address.is_loopback() || pod.addresses.contains(&address)
+}
+
+/// Whether a Service has this Pod behind it and nobody else.
+fn leads_back(world: &World, key: &Key, front: Option<&(Key, ServicePort)>) -> bool {
+    let service = front.and_then(|(service, _)| world.services.get_key_value(service));
+    service.is_some_and(|(service, found)| world.is_alone_behind(service, found, key))
+}
+
+impl Ruling {
+    /// Whether the sender is told that it is blocked. A default deny tells nobody.
+    pub fn rejects(&self) -> bool {
+        self.does == Does::Block && self.side.decision != Decision::Default && self.side.reject
+    }
+}
