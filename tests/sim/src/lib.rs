@@ -1,13 +1,16 @@
-//! Random policy and clusters: the compiler and its evaluator held against the oracle.
+//! Policy and clusters, random ([`walk`]) or written by hand ([`states`]): the compiler and its evaluator held against the
+//! oracle.
 //!
 //! ```text
-//! random ──► World ──convert──► Policy, ClusterState ──► compiler, evaluator ──┐
-//!              └──────────────► oracle ────────────────────────────────────────┴──► compare
+//! random, states ──► World ──convert──► Policy, ClusterState ──► compiler, evaluator ──┐
+//!                      └──────────────► oracle ────────────────────────────────────────┴──► compare
 //! ```
 
 pub mod compare;
 pub mod convert;
 pub mod extras;
+pub mod follow;
 pub mod random;
 pub mod shapes;
+pub mod states;
 pub mod walk;
