@@ -10,6 +10,7 @@ pub mod compare;
 pub mod convert;
 pub mod extras;
 pub mod follow;
+pub mod fuzz;
 pub mod random;
 pub mod shapes;
 pub mod states;

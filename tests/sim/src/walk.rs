@@ -70,7 +70,7 @@ pub fn walk(seed: u64, steps: usize) -> Result<Tally, String> {
     Ok(tally)
 }
 
-fn look(world: &World, follower: &Follower, random: &mut Random, tally: &mut Tally) -> Result<(), String> {
+fn look(world: &World, follower: &Follower, random: &mut Random<'_>, tally: &mut Tally) -> Result<(), String> {
     let evaluator = follower.evaluator();
     for _ in 0..SAMPLES {
         let connection = compare::sample(world, random);
