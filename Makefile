@@ -4,7 +4,7 @@ CLUSTER ?= demo
 TESTBED := tests/cluster/cluster.sh
 BINARIES := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help build generate check-generated cluster-up cluster-down install demo test sim bench bench-e2e lint clean
+.PHONY: help build generate check-generated cluster-up cluster-down install demo test sim fuzz bench bench-e2e lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: ## everything, from unit tests to a real cluster of its own; RUNGS="unit c
 
 sim: ## random policy and clusters, the compiler held against the oracle; SECONDS=600 for longer
 	@cargo run --quiet --locked -p ringfence-sim -- --seconds $(or $(SECONDS),60)
+
+fuzz: ## the parser and the compiler with bytes that a fuzzer makes up; a nightly compiler; SECONDS=600 of each for longer
+	@FUZZ_SECONDS=$(or $(SECONDS),60) scripts/fuzz.sh
 
 bench: ## how long the compiler takes, in the shapes that the field publishes; optimized, so built for itself
 	@cargo build --quiet --release --locked -p ringfence-sim

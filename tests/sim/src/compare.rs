@@ -13,7 +13,7 @@ use crate::convert;
 use crate::random::{NAMESPACES, NODES, PORTS, PROTOCOLS, Random};
 
 /// A connection that somebody in this world may try.
-pub fn sample(world: &World, random: &mut Random) -> Connection {
+pub fn sample(world: &World, random: &mut Random<'_>) -> Connection {
     let from = party(world, random);
     let fronts: Vec<_> = world
         .services
@@ -36,7 +36,7 @@ pub fn sample(world: &World, random: &mut Random) -> Connection {
     Connection { from, to: Target::Direct(party(world, random), port), protocol }
 }
 
-fn party(world: &World, random: &mut Random) -> Party {
+fn party(world: &World, random: &mut Random<'_>) -> Party {
     let pods: Vec<_> = world.pods.keys().cloned().collect();
     match random.below(10) {
         0 => Party::Node(random.one(&NODES).to_owned()),

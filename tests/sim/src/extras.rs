@@ -30,11 +30,11 @@ pub struct Extras {
     external_names: BTreeSet<NamespacedName>,
 }
 
-fn key(random: &mut Random, prefix: &str, count: usize) -> NamespacedName {
+fn key(random: &mut Random<'_>, prefix: &str, count: usize) -> NamespacedName {
     NamespacedName { namespace: random.one(&NAMESPACES).to_owned(), name: format!("{prefix}{}", random.below(count)) }
 }
 
-fn owner(random: &mut Random, kind: &str) -> OwnerKey {
+fn owner(random: &mut Random<'_>, kind: &str) -> OwnerKey {
     let NamespacedName { namespace, name } = key(random, "o", 2);
     OwnerKey { kind: kind.to_owned(), namespace, name }
 }
@@ -45,7 +45,7 @@ fn toggle<T: Ord>(set: &mut BTreeSet<T>, value: T) {
     }
 }
 
-fn set<K: Ord, V>(random: &mut Random, map: &mut BTreeMap<K, V>, key: K, value: V) {
+fn set<K: Ord, V>(random: &mut Random<'_>, map: &mut BTreeMap<K, V>, key: K, value: V) {
     if random.chance(30) {
         map.remove(&key);
     } else {
@@ -55,7 +55,7 @@ fn set<K: Ord, V>(random: &mut Random, map: &mut BTreeMap<K, V>, key: K, value: 
 
 impl Extras {
     /// Changes one thing.
-    pub fn change(&mut self, random: &mut Random) {
+    pub fn change(&mut self, random: &mut Random<'_>) {
         match random.below(13) {
             0 => {
                 let parent = random.chance(50).then(|| owner(random, "Deployment"));

@@ -1,8 +1,9 @@
-//! Random policy and clusters: the compiler and its evaluator held against the oracle.
+//! Policy and clusters, random ([`walk`]) or written by hand ([`states`]): the compiler and its evaluator held against the
+//! oracle.
 //!
 //! ```text
-//! random ──► World ──convert──► Policy, ClusterState ──► compiler, evaluator ──┐
-//!              └──────────────► oracle ────────────────────────────────────────┴──► compare
+//! random, states ──► World ──convert──► Policy, ClusterState ──► compiler, evaluator ──┐
+//!                      └──────────────► oracle ────────────────────────────────────────┴──► compare
 //! ```
 //!
 //! What the compiler computes is also given to the agent's data plane, whose rules are traced packet by packet: [`rendered`].
@@ -10,7 +11,10 @@
 pub mod compare;
 pub mod convert;
 pub mod extras;
+pub mod follow;
+pub mod fuzz;
 pub mod random;
 pub mod rendered;
 pub mod shapes;
+pub mod states;
 pub mod walk;

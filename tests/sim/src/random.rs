@@ -5,6 +5,7 @@ mod policy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use arbitrary::Unstructured;
 use fastrand::Rng;
 use ringfence_model::{Dimension, LabelValue, PolicyState, Protocol};
 use ringfence_oracle::world::{
@@ -52,22 +53,44 @@ where
 }
 
 /// Chance and choice.
-pub struct Random(Rng);
+pub struct Random<'b>(Source<'b>);
 
-impl Random {
+/// Where choices come from.
+enum Source<'b> {
+    Seed(Rng),
+    Bytes(Unstructured<'b>),
+}
+
+impl Random<'static> {
     /// The same seed gives the same choices.
     pub fn new(seed: u64) -> Self {
-        Self(Rng::with_seed(seed))
+        Self(Source::Seed(Rng::with_seed(seed)))
+    }
+}
+
+impl<'b> Random<'b> {
+    /// Every choice is made by the next of these bytes, so that who varies bytes varies choices. Without bytes left, the
+    /// first of all that is possible is chosen.
+    pub fn of_bytes(bytes: &'b [u8]) -> Self {
+        Self(Source::Bytes(Unstructured::new(bytes)))
+    }
+
+    /// Whether no byte is left to choose by.
+    pub fn is_spent(&self) -> bool {
+        matches!(&self.0, Source::Bytes(bytes) if bytes.is_empty())
     }
 
     /// Whether something happens that happens in so many of a hundred cases.
     pub fn chance(&mut self, percent: u32) -> bool {
-        self.0.u32(..100) < percent
+        self.below(100) < percent as usize
     }
 
     /// A number below a bound that is not 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        self.0.usize(..bound)
+        match &mut self.0 {
+            Source::Seed(rng) => rng.usize(..bound),
+            Source::Bytes(bytes) => bytes.choose_index(bound).unwrap_or(0),
+        }
     }
 
     /// One of a list that is not empty.

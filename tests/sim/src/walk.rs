@@ -1,17 +1,13 @@
 //! Walks of random changes, each step of which is compared.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 
-use ringfence_compile::cluster::ClusterState;
-use ringfence_compile::compile::{Changes, Compiler, Computed, Dirty};
-use ringfence_compile::evaluate::Evaluator;
-use ringfence_compile::policy::Policy;
 use ringfence_oracle::{Answer, World};
 
 use crate::compare;
 use crate::convert;
 use crate::extras::Extras;
+use crate::follow::Follower;
 use crate::random::Random;
 use crate::rendered::{self, Traced};
 
@@ -57,81 +53,6 @@ impl Tally {
     }
 }
 
-/// A compiler that follows a world, one update for each step.
-struct Follower {
-    policy: Policy,
-    cluster: ClusterState,
-    compiler: Compiler,
-}
-
-impl Follower {
-    fn of(world: &World) -> Self {
-        let (policy, cluster) = convert::inputs(world);
-        let compiler = Compiler::new(&policy, &cluster);
-        Self { policy, cluster, compiler }
-    }
-
-    /// Follows the world's last changes, and holds what came out against a compiler made anew.
-    fn follow(&mut self, world: &World) -> Result<(), String> {
-        let (policy, cluster) = convert::inputs(world);
-        self.follow_to(policy, cluster)
-    }
-
-    fn follow_to(&mut self, policy: Policy, cluster: ClusterState) -> Result<(), String> {
-        let dirty = Dirty::between((&self.policy, &self.cluster), (&policy, &cluster));
-        let before = self.compiler.computed().clone();
-        let changes = self.compiler.update(&policy, &cluster, dirty);
-        (self.policy, self.cluster) = (policy, cluster);
-        let anew = Compiler::new(&self.policy, &self.cluster);
-        same(self.compiler.computed(), anew.computed())?;
-        let truly = Changes::between(&before, anew.computed());
-        let mut told = changes.clone();
-        told.others = true;
-        if told != truly {
-            return Err(format!("said to have changed: {changes:?}\nchanged: {truly:?}"));
-        }
-        Ok(())
-    }
-}
-
-fn same(followed: &Computed, anew: &Computed) -> Result<(), String> {
-    if followed == anew {
-        return Ok(());
-    }
-    macro_rules! differing {
-        ($($field:ident),*) => {$(
-            if followed.$field != anew.$field {
-                let what = stringify!($field);
-                return Err(format!("{what}: {}", first_difference(&followed.$field, &anew.$field)));
-            }
-        )*};
-    }
-    if followed.cluster_warnings != anew.cluster_warnings {
-        return Err(format!("followed: {:#?}\nanew: {:#?}", followed.cluster_warnings, anew.cluster_warnings));
-    }
-    differing!(
-        node_policies,
-        workload_policies,
-        peer_groups,
-        address_groups,
-        warnings,
-        service_warnings,
-        hidden_sources,
-        virtual_services,
-        workloads,
-        container_workloads
-    );
-    Err("a field that is not compared".to_owned())
-}
-
-fn first_difference<K: Ord + Debug, V: PartialEq + Debug>(followed: &BTreeMap<K, V>, anew: &BTreeMap<K, V>) -> String {
-    let keys = followed.keys().chain(anew.keys());
-    let differing = keys.filter(|key| followed.get(key) != anew.get(key)).min();
-    differing.map_or_else(String::new, |key| {
-        format!("{key:?} followed: {:#?}\nmade anew: {:#?}", followed.get(key), anew.get(key))
-    })
-}
-
 /// Walks `steps` changes from an empty world.
 ///
 /// # Errors
@@ -151,11 +72,10 @@ pub fn walk(seed: u64, steps: usize) -> Result<Tally, String> {
             random.change(&mut world);
         }
         tally.steps += 1;
-        let looked = follower.follow(&world).and_then(|()| {
+        let looked = follower.follow(&world).and_then(|_| {
             look(&world, &follower, &mut random, &mut tally)?;
-            let Follower { policy, compiler, .. } = &follower;
             match step % TRACE_EVERY {
-                0 => rendered::look(&world, policy, compiler.computed(), &mut packets, &mut tally.traced),
+                0 => rendered::look(&world, follower.inputs().0, follower.computed(), &mut packets, &mut tally.traced),
                 _ => Ok(()),
             }
         });
@@ -164,8 +84,8 @@ pub fn walk(seed: u64, steps: usize) -> Result<Tally, String> {
     Ok(tally)
 }
 
-fn look(world: &World, follower: &Follower, random: &mut Random, tally: &mut Tally) -> Result<(), String> {
-    let evaluator = Evaluator::new(&follower.compiler, &follower.policy, &follower.cluster);
+fn look(world: &World, follower: &Follower, random: &mut Random<'_>, tally: &mut Tally) -> Result<(), String> {
+    let evaluator = follower.evaluator();
     for _ in 0..SAMPLES {
         let connection = compare::sample(world, random);
         compare::compare(world, &evaluator, &connection)?.iter().for_each(|answer| tally.note(answer));
