@@ -9,7 +9,7 @@ use ringfence_oracle::world::{
 
 use super::{DIMENSIONS, ICMP_CODES, ICMP_TYPES, PORTS, PROTOCOLS, Random, parsed};
 
-impl Random {
+impl Random<'_> {
     pub(super) fn settings(&mut self) -> Settings {
         let networks = if self.chance(70) {
             Vec::new()

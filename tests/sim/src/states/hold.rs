@@ -51,7 +51,7 @@ fn hold_classes(state: &State, computed: &Computed) -> Result<(), String> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for group in computed.address_groups.values().filter(|group| group.class_text.contains('|')) {
         let members = found.entry(group.class_text.clone()).or_default();
-        members.extend(group.members.iter().map(|member| member.address.clone()));
+        members.extend(group.members.iter().map(|member| member.address.to_string()));
     }
     if found == state.classes {
         return Ok(());

@@ -42,7 +42,16 @@ pub fn rule(action: Action, consumers: &str, providers: &str, services: &str) ->
 }
 
 fn made(action: Action, consumers: Vec<Actor>, providers: Vec<Actor>, services: RuleServices) -> Rule {
-    Rule { name: String::new(), enabled: true, action, extra_scope: false, consumers, providers, services }
+    Rule {
+        name: String::new(),
+        enabled: true,
+        action,
+        extra_scope: false,
+        consumers,
+        providers,
+        services,
+        reject: false,
+    }
 }
 
 /// An Allow.
