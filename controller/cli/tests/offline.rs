@@ -265,6 +265,10 @@ fn explain_answers_in_the_fixed_form() {
     let blocked = explain("pod/shop/db", "5433/tcp");
     assert_eq!(blocked["verdict"], "blocked");
     assert_eq!((&blocked["source"]["decision"], &blocked["source"]["rule"]), (&"default".into(), &Value::Null));
+    let near = serde_json::json!({
+        "rule": rule, "missed": "services", "why": ["port 5433/TCP is not among 5432/TCP"]
+    });
+    assert_eq!((&blocked["source"]["nearest"], &blocked["destination"]["nearest"]), (&near, &near));
     let outside = explain("198.51.100.1", "443/tcp");
     assert_eq!((&outside["verdict"], &outside["destination"]["state"]), (&"blocked".into(), &"external".into()));
 }
@@ -279,4 +283,45 @@ allowed
   to   pod/shop/db: full, app=shop,role=db, allow by shop/web-to-db at rules/shop.yml:7
 ";
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), expected));
+}
+
+#[test]
+fn explain_for_people_names_what_hits_too_and_what_nearly_did() {
+    let twice = "
+  - name: shop-to-db
+    consumers: [{allWorkloads: true}]
+    providers: [{labels: {role: [db]}}]
+    services: [{protocol: TCP, port: 5432}]
+  - name: never
+    action: Deny
+    consumers: [{allWorkloads: true}]
+    providers: [{labels: {role: [db]}}]
+    services: [{protocol: TCP, port: 5432}]
+";
+    let rules = format!("{}{}", RULES.trim_end(), twice);
+    let shop = folder(&[("policy/a.yaml", PROFILE), ("policy/b.yaml", &rules), ("cluster.yaml", CLUSTER)]);
+    let explain = |from: &str, port: &str| {
+        let arguments = "explain --policy policy --cluster cluster.yaml --to pod/shop/db";
+        let output = ringfence(&[words(arguments), vec!["--from", from, "--port", port]].concat(), shop.path());
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        stdout(&output)
+    };
+    let expected = "\
+allowed
+  from pod/shop/web: full, app=shop,role=web, allow by shop/shop-to-db at b.yaml:11
+       hits too: shop/web-to-db at b.yaml:7 (Allow)
+       hits too: shop/never at b.yaml:15 (Deny)
+  to   pod/shop/db: full, app=shop,role=db, allow by shop/shop-to-db at b.yaml:11
+       hits too: shop/web-to-db at b.yaml:7 (Allow)
+       hits too: shop/never at b.yaml:15 (Deny)
+";
+    assert_eq!(explain("pod/shop/web", "5432/tcp"), expected);
+    let expected = "\
+blocked
+  from 198.51.100.1: external, no labels, external
+  to   pod/shop/db: full, app=shop,role=db, default
+       no rule hits; the nearest Allow is shop/shop-to-db at b.yaml:11, which misses:
+       - the consumer is no workload: address 198.51.100.1 is in no IP list of the rule
+";
+    assert_eq!(explain("198.51.100.1", "5432/tcp"), expected);
 }

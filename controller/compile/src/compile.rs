@@ -10,7 +10,7 @@
 //! rule into the one form that both emission and the evaluator read, so that they cannot differ. [`Compiler`] keeps all
 //! of it and looks again only at what changed.
 
-mod actors;
+pub(crate) mod actors;
 pub(crate) mod addresses;
 mod backends;
 pub(crate) mod classes;

@@ -18,6 +18,8 @@ pub struct Meets {
     pub subject: bool,
     /// The other end is one that the rule names, on whatever port.
     pub peer: bool,
+    /// The port is one that the rule opens at the provider that it names.
+    pub served: bool,
     /// It hits: other end and port together.
     pub hit: bool,
 }
@@ -38,6 +40,7 @@ impl Evaluator<'_> {
                 ResolvedActor::VirtualService(key) => self.service_target(rule, key, target),
             };
             meets.peer |= peer;
+            meets.served |= hit;
             meets.hit |= subject && hit;
         }
         meets
@@ -81,6 +84,7 @@ impl Evaluator<'_> {
                 }
             };
             meets.subject |= subject;
+            meets.served |= subject && served;
             meets.hit |= subject && served && peer;
         }
         meets
@@ -104,7 +108,7 @@ fn selects(actor: &ResolvedActor, class: &Class) -> bool {
 }
 
 fn contains(services: Option<&Services>, port: Port) -> bool {
-    services.is_some_and(|services| services.contains(port.protocol, port.number))
+    services.is_some_and(|services| port.is_among(services))
 }
 
 /// Whether a rule towards a virtual service covers one of its target ports.
