@@ -28,6 +28,7 @@ pub(crate) mod resolve;
 pub(crate) mod services;
 mod settings;
 mod slices;
+pub(crate) mod unprogrammed;
 pub(crate) mod world;
 
 use std::collections::BTreeMap;

@@ -8,6 +8,7 @@ use ringfence_crds::rule_set::Actor;
 use ringfence_model::{AddressSet, Constraint, Dimension, LabelValue, Labels, Selector};
 
 use super::resolve::{Ref, ResolvedActor, WorkloadKind, WorkloadSelector};
+use super::unprogrammed::IPV6_SELECTS_NOTHING;
 use super::world::Facts;
 use crate::policy::Policy;
 
@@ -211,6 +212,9 @@ impl<'a> ActorReader<'a> {
         if let Some(text) = bad.first() {
             self.warn(&format!("IPList {name} selects nothing: its exclusion '{text}' cannot be read"));
             return None;
+        }
+        if ranges.iter().any(|net| matches!(net, IpNet::V6(_))) {
+            self.warn(&format!("IPList {name}: {IPV6_SELECTS_NOTHING}"));
         }
         let set = AddressSet::from_nets(ranges).minus(&AddressSet::from_nets(exclusions));
         if set.is_empty() {

@@ -14,6 +14,7 @@ use ringfence_model::{Action, AddressSet, PortMatch, Selector, Services};
 use super::actors::{ActorReader, scope_selector};
 use super::classes::{Class, ClassOrigin};
 use super::services::ServiceFacts;
+use super::unprogrammed::without_effect;
 use super::world::Facts;
 use crate::policy::Policy;
 
@@ -263,7 +264,12 @@ fn read_service(service: &ServiceRef, reader: &mut ActorReader<'_>) -> Vec<PortM
     let mut matches = Vec::new();
     for port in &ports {
         match PortMatch::try_from(port) {
-            Ok(port) => matches.push(port),
+            Ok(port) => {
+                if let Some(reason) = without_effect(&port) {
+                    reader.warn(&format!("a service selects nothing: {reason}"));
+                }
+                matches.push(port);
+            }
             Err(error) => reader.warn(&format!("a service selects nothing: {error}")),
         }
     }
