@@ -14,6 +14,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// The compiler makes and ends millions of small objects: with the allocator of libc that takes half of its time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The controller of Ringfence.
 #[derive(Parser, Debug)]
 #[command(version)]

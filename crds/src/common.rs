@@ -7,6 +7,7 @@ use kube::KubeSchema;
 use ringfence_model::{Labels, ParsePortError, PortMatch};
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 /// A protocol with a port, a port range, or an ICMP type.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,10 +120,10 @@ impl std::fmt::Display for NamespacedName {
 #[serde(rename_all = "camelCase")]
 pub struct NetworkAddress {
     /// Id of the Pod network, `<cluster uid>/<name>`; empty for addresses outside every Pod network.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub network: String,
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub network: SmolStr,
     /// The address.
-    pub address: String,
+    pub address: SmolStr,
 }
 
 /// Takes the defaults out of the schema of an item of a list. The list is owned as a whole: a default that the apiserver

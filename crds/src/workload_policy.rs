@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema};
-use ringfence_model::{Action, Constraint, Dimension, Direction, InvalidLabel, LabelValue, Selector};
+use litemap::LiteMap;
+use ringfence_model::{Action, Constraint, Dimension, Direction, InvalidLabel, Selector};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use crate::common::{PortSpec, Revision};
 
@@ -111,11 +113,13 @@ pub struct Peer {
 #[serde(rename_all = "camelCase")]
 pub struct LabelSelector {
     /// The workload has one of these values in the dimension.
-    #[serde(default, rename = "in", skip_serializing_if = "BTreeMap::is_empty")]
-    pub is_in: BTreeMap<String, Vec<String>>,
+    #[serde(default, rename = "in", skip_serializing_if = "LiteMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, Vec<String>>")]
+    pub is_in: LiteMap<SmolStr, Vec<SmolStr>>,
     /// The workload has another value than these in the dimension.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub not_in: BTreeMap<String, Vec<String>>,
+    #[serde(default, skip_serializing_if = "LiteMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, Vec<String>>")]
+    pub not_in: LiteMap<SmolStr, Vec<SmolStr>>,
 }
 
 impl From<&Selector> for LabelSelector {
@@ -126,7 +130,7 @@ impl From<&Selector> for LabelSelector {
                 Constraint::In(values) => (&mut out.is_in, values),
                 Constraint::NotIn(values) => (&mut out.not_in, values),
             };
-            map.insert(dimension.to_string(), values.iter().map(LabelValue::to_string).collect());
+            map.insert(dimension.clone().into(), values.iter().cloned().map(SmolStr::from).collect());
         }
         out
     }
@@ -136,7 +140,7 @@ impl TryFrom<&LabelSelector> for Selector {
     type Error = InvalidLabel;
 
     fn try_from(spec: &LabelSelector) -> Result<Self, InvalidLabel> {
-        let parse = |map: &BTreeMap<String, Vec<String>>, make: fn(_) -> Constraint| {
+        let parse = |map: &LiteMap<SmolStr, Vec<SmolStr>>, make: fn(_) -> Constraint| {
             map.iter()
                 .map(|(dimension, values)| {
                     let values = values.iter().map(|v| v.parse()).collect::<Result<_, _>>()?;

@@ -13,6 +13,7 @@
 pub(crate) mod actors;
 pub(crate) mod addresses;
 mod backends;
+pub(crate) mod class;
 pub(crate) mod classes;
 mod compiler;
 mod dirty;
@@ -25,6 +26,9 @@ mod networks;
 mod peers;
 mod pods;
 pub(crate) mod resolve;
+pub(crate) mod rule;
+mod rule_sets;
+pub(crate) mod selector;
 pub(crate) mod services;
 mod settings;
 mod slices;

@@ -21,7 +21,7 @@ fn members(lab: &Lab, node: &str) -> BTreeSet<String> {
     let computed = lab.compile();
     let class = format!("|node {node}");
     let groups = computed.address_groups.values().filter(|group| group.class_text.ends_with(&class));
-    groups.flat_map(|group| group.members.iter().map(|member| member.address.clone())).collect()
+    groups.flat_map(|group| group.members.iter().map(|member| member.address.to_string())).collect()
 }
 
 fn set(list: &[&str]) -> BTreeSet<String> {

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use litemap::LiteMap;
+
 use crate::label::{Dimension, LabelValue, Labels};
 
 /// What a profile says about one dimension.
@@ -71,7 +73,7 @@ pub struct DerivedLabels {
     /// The labels.
     pub labels: Labels,
     /// Where each came from.
-    pub sources: BTreeMap<Dimension, LabelSource>,
+    pub sources: LiteMap<Dimension, LabelSource>,
     /// What was asked for and not taken.
     pub refused: Vec<Refusal>,
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 /// Why a text is no dimension or no label value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,12 +26,12 @@ pub enum InvalidLabel {
 /// The name of a label dimension, such as `role`, `app`, `env` or `loc`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Dimension(String);
+pub struct Dimension(SmolStr);
 
 /// A value within a dimension. The alphabet is that of a Kubernetes label value, but never empty.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct LabelValue(String);
+pub struct LabelValue(SmolStr);
 
 impl Dimension {
     /// The text of the dimension.
@@ -54,7 +56,7 @@ impl FromStr for Dimension {
             && bytes.first().is_some_and(u8::is_ascii_lowercase)
             && bytes.last() != Some(&b'-')
             && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
-        if valid { Ok(Self(text.to_owned())) } else { Err(InvalidLabel::Dimension(text.to_owned())) }
+        if valid { Ok(Self(text.into())) } else { Err(InvalidLabel::Dimension(text.to_owned())) }
     }
 }
 
@@ -67,7 +69,7 @@ impl FromStr for LabelValue {
             && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
             && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
             && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-        if valid { Ok(Self(text.to_owned())) } else { Err(InvalidLabel::Value(text.to_owned())) }
+        if valid { Ok(Self(text.into())) } else { Err(InvalidLabel::Value(text.to_owned())) }
     }
 }
 
@@ -79,9 +81,14 @@ macro_rules! string_newtype {
                 text.parse()
             }
         }
+        impl From<$name> for SmolStr {
+            fn from(value: $name) -> SmolStr {
+                value.0
+            }
+        }
         impl From<$name> for String {
             fn from(value: $name) -> String {
-                value.0
+                value.0.into()
             }
         }
         impl fmt::Display for $name {
@@ -94,10 +101,11 @@ macro_rules! string_newtype {
 string_newtype!(Dimension);
 string_newtype!(LabelValue);
 
-/// The labels of a workload: at most one value per dimension. Its text form is `app=shop,env=prod`, sorted.
+/// The labels of a workload: at most one value per dimension. They are few, and there are many sets of them: a sorted list
+/// holds them. Its text form is `app=shop,env=prod`, sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Labels(BTreeMap<Dimension, LabelValue>);
+pub struct Labels(LiteMap<Dimension, LabelValue>);
 
 impl Labels {
     /// No label in any dimension.
@@ -110,11 +118,7 @@ impl Labels {
     /// # Errors
     /// The first key or value that is not valid.
     pub fn parse<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> Result<Self, InvalidLabel> {
-        pairs
-            .into_iter()
-            .map(|(dimension, value)| Ok((dimension.parse()?, value.parse()?)))
-            .collect::<Result<BTreeMap<_, _>, _>>()
-            .map(Self)
+        pairs.into_iter().map(|(dimension, value)| Ok((dimension.parse()?, value.parse()?))).collect()
     }
 
     /// The value in a dimension, if there is one.

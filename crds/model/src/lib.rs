@@ -8,6 +8,7 @@ pub mod derive;
 pub mod label;
 pub mod port;
 pub mod selector;
+pub mod values;
 pub mod verdict;
 
 pub use address::{AddressSet, NetworkId, ParseAddressError};
@@ -15,4 +16,5 @@ pub use derive::{DerivedLabels, DimensionRule, LabelMapping, LabelSource, Profil
 pub use label::{Dimension, InvalidLabel, LabelValue, Labels};
 pub use port::{ParsePortError, PortMatch, Ports, Protocol, Services};
 pub use selector::{Constraint, Selector};
+pub use values::Values;
 pub use verdict::{Action, Decision, Direction, EndState, PolicyState, Verdict, Visibility};

@@ -1,18 +1,20 @@
 //! Selectors: which labels a scope, an actor or a rule's subject selects.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use litemap::LiteMap;
+
 use crate::label::{Dimension, LabelValue, Labels};
+use crate::values::Values;
 
 /// What a selector asks of one dimension.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Constraint {
     /// The workload has one of these values. An empty set is satisfied by nothing.
-    In(BTreeSet<LabelValue>),
+    In(Values),
     /// The workload has a value in the dimension, and it is *another* one than these. A workload without the
     /// dimension does not match ("all except X", policy model, "Scopes and rules").
-    NotIn(BTreeSet<LabelValue>),
+    NotIn(Values),
 }
 
 impl Constraint {
@@ -27,9 +29,9 @@ impl Constraint {
 
     fn and(&self, other: &Self) -> Self {
         match (self, other) {
-            (Self::In(a), Self::In(b)) => Self::In(a & b),
-            (Self::In(a), Self::NotIn(b)) | (Self::NotIn(b), Self::In(a)) => Self::In(a - b),
-            (Self::NotIn(a), Self::NotIn(b)) => Self::NotIn(a | b),
+            (Self::In(a), Self::In(b)) => Self::In(a.both(b)),
+            (Self::In(a), Self::NotIn(b)) | (Self::NotIn(b), Self::In(a)) => Self::In(a.without(b)),
+            (Self::NotIn(a), Self::NotIn(b)) => Self::NotIn(a.either(b)),
         }
     }
 }
@@ -38,12 +40,12 @@ impl Constraint {
 /// equal values. `Selector::everything()` selects every workload and has to be asked for by name: nothing empty
 /// becomes it by accident.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Selector(BTreeMap<Dimension, Constraint>);
+pub struct Selector(LiteMap<Dimension, Constraint>);
 
 impl Selector {
     /// Selects every workload.
     pub fn everything() -> Self {
-        Self(BTreeMap::new())
+        Self(LiteMap::new_vec())
     }
 
     /// Narrows the selector by one more constraint.
@@ -98,8 +100,7 @@ impl fmt::Display for Selector {
                 Constraint::In(values) => ("in", values),
                 Constraint::NotIn(values) => ("notin", values),
             };
-            let values = values.iter().map(LabelValue::as_str).collect::<Vec<_>>();
-            write!(f, "{comma}{dimension} {operator} ({})", values.join("|"))?;
+            write!(f, "{comma}{dimension} {operator} ({values})")?;
         }
         Ok(())
     }
@@ -112,7 +113,7 @@ mod tests {
     fn dim(text: &str) -> Dimension {
         text.parse().expect("a literal of the test")
     }
-    fn values(list: &[&str]) -> BTreeSet<LabelValue> {
+    fn values(list: &[&str]) -> Values {
         list.iter().map(|text| text.parse().expect("a literal of the test")).collect()
     }
     fn labels(pairs: &[(&str, &str)]) -> Labels {
@@ -129,7 +130,7 @@ mod tests {
 
     #[test]
     fn an_empty_value_list_selects_nothing() {
-        let selector = Selector::everything().and(dim("env"), Constraint::In(BTreeSet::new()));
+        let selector = Selector::everything().and(dim("env"), Constraint::In(Values::new()));
         assert!(selector.is_nothing());
         assert!(!selector.matches(&labels(&[("env", "prod")])));
         assert!(!selector.matches(&labels(&[])));

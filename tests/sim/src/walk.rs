@@ -78,7 +78,9 @@ impl Follower {
         let anew = Compiler::new(&self.policy, &self.cluster);
         same(self.compiler.computed(), anew.computed())?;
         let truly = Changes::between(&before, anew.computed());
-        if (Changes { others: true, ..changes.clone() }) != truly {
+        let mut told = changes.clone();
+        told.others = true;
+        if told != truly {
             return Err(format!("said to have changed: {changes:?}\nchanged: {truly:?}"));
         }
         Ok(())

@@ -28,7 +28,7 @@ fn members(computed: &Computed) -> BTreeMap<String, Vec<String>> {
     let mut members: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for group in computed.address_groups.values().filter(|group| group.class_text.ends_with("|pods")) {
         let own = members.entry(group.class_text.clone()).or_default();
-        own.extend(group.members.iter().map(|member| member.address.clone()));
+        own.extend(group.members.iter().map(|member| member.address.to_string()));
         own.sort();
     }
     members

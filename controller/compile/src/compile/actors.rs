@@ -1,13 +1,15 @@
 //! Actors: who the terms of consumers and providers stand for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use ringfence_crds::common::NamespacedName;
 use ringfence_crds::rule_set::Actor;
-use ringfence_model::{AddressSet, Constraint, Dimension, LabelValue, Labels, Selector};
+use ringfence_model::{AddressSet, Constraint, Dimension, LabelValue, Labels, Selector, Values};
 
-use super::resolve::{Ref, ResolvedActor, WorkloadKind, WorkloadSelector};
+use super::rule::{Ref, ResolvedActor};
+use super::selector::{PeerSelector, WorkloadKind, WorkloadSelector};
 use super::unprogrammed::IPV6_SELECTS_NOTHING;
 use super::world::Facts;
 use crate::policy::Policy;
@@ -22,6 +24,8 @@ pub struct ActorReader<'a> {
     /// What selects nothing and why.
     pub warnings: Vec<String>,
     rule: Option<String>,
+    /// The selector that was read last: most rules name the same on both sides.
+    last: Option<Arc<PeerSelector>>,
     /// Objects that lie in a scope, and objects that lie outside of one.
     inside: BTreeSet<String>,
     outside: BTreeSet<String>,
@@ -37,11 +41,11 @@ pub fn scope_selector(labels: &BTreeMap<String, Vec<String>>) -> Option<Selector
 fn constrain(
     selector: Selector,
     labels: &BTreeMap<String, Vec<String>>,
-    make: fn(BTreeSet<LabelValue>) -> Constraint,
+    make: fn(Values) -> Constraint,
 ) -> Option<Selector> {
     labels.iter().try_fold(selector, |selector, (name, values)| {
         let dimension: Dimension = name.parse().ok()?;
-        let values: BTreeSet<LabelValue> = values.iter().filter_map(|value| value.parse().ok()).collect();
+        let values: Values = values.iter().filter_map(|value| value.parse().ok()).collect();
         // "Another value than none of these" would be any value: an empty list selects nothing instead.
         let constraint = if values.is_empty() { Constraint::In(values) } else { make(values) };
         Some(selector.and(dimension, constraint))
@@ -57,6 +61,7 @@ impl<'a> ActorReader<'a> {
             refs: BTreeSet::new(),
             warnings: Vec::new(),
             rule: None,
+            last: None,
             inside: BTreeSet::new(),
             outside: BTreeSet::new(),
         }
@@ -129,7 +134,14 @@ impl<'a> ActorReader<'a> {
             (WorkloadKind::Any, self.labels(actor)?.intersect(limit))
         };
         // A term outside the scope is no mistake (another scope of the RuleSet may hold it), and selects nothing.
-        (!labels.is_nothing()).then_some(ResolvedActor::Workloads(WorkloadSelector { kind, labels }))
+        (!labels.is_nothing()).then(|| ResolvedActor::Workloads(self.shared(WorkloadSelector { kind, labels })))
+    }
+
+    fn shared(&mut self, selector: WorkloadSelector) -> Arc<PeerSelector> {
+        match &self.last {
+            Some(last) if **last.as_ref() == selector => Arc::clone(last),
+            _ => Arc::clone(self.last.insert(Arc::new(selector.into()))),
+        }
     }
 
     /// The labels of a term: `labels`, `not` and `labelGroups` together.
@@ -149,7 +161,7 @@ impl<'a> ActorReader<'a> {
             groups.entry(dimension).or_default().extend(values);
         }
         for (dimension, values) in groups {
-            selector = selector.and(dimension, Constraint::In(values));
+            selector = selector.and(dimension, Constraint::In(values.into_iter().collect()));
         }
         if selector.is_nothing() {
             self.warn(&format!("the term '{selector}' selects nothing: a dimension without a value"));

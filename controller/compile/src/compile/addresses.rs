@@ -14,15 +14,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ringfence_crds::common::NamespacedName;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::classes::ClassId;
+use super::class::ClassId;
 use super::settings::Settings;
 
-/// A Pod's namespace and name, shared by all who speak of it.
-pub type PodKey = Arc<NamespacedName>;
+/// Number of a Pod, as long as the compiler knows it.
+pub type PodId = u32;
 /// Name of a node or machine, shared likewise.
 pub type Name = Arc<str>;
 
@@ -30,7 +29,7 @@ pub type Name = Arc<str>;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
     /// A Pod on the Pod network.
-    Pod(PodKey),
+    Pod(PodId),
     /// A node.
     Node(Name),
     /// An unmanaged machine.
@@ -43,7 +42,7 @@ pub enum Owner {
 #[derive(Debug, Clone)]
 pub enum Claim {
     /// A Pod that has not ended and has a network of its own.
-    Pod(PodKey),
+    Pod(PodId),
     /// The status of a node.
     Node(Name),
     /// The agent of a node.
@@ -69,7 +68,7 @@ pub struct Member {
 
 #[derive(Debug, Clone, Default)]
 struct Entry {
-    pods: SmallVec<[PodKey; 1]>,
+    pods: SmallVec<[PodId; 2]>,
     /// Rare claims; most addresses are those of one Pod.
     rest: Option<Box<Rest>>,
     owner: Option<Owner>,
@@ -101,12 +100,18 @@ pub struct AddressBook {
 }
 
 impl AddressBook {
+    /// Makes room for as many addresses more.
+    pub fn reserve(&mut self, addresses: usize) {
+        self.entries.reserve(addresses);
+        self.touched.reserve(addresses);
+    }
+
     /// Notes a claim.
     pub fn claim(&mut self, address: IpAddr, claim: Claim) {
         self.touched.push(address);
         let entry = self.entries.entry(address).or_default();
-        if let Claim::Pod(key) = claim {
-            entry.pods.push(key);
+        if let Claim::Pod(number) = claim {
+            entry.pods.push(number);
             return;
         }
         let rest = entry.rest.get_or_insert_default();
@@ -125,8 +130,8 @@ impl AddressBook {
     pub fn release(&mut self, address: IpAddr, claim: &Claim) {
         self.touched.push(address);
         let Some(entry) = self.entries.get_mut(&address) else { return };
-        if let Claim::Pod(key) = claim {
-            entry.pods.retain(|own| own != key);
+        if let Claim::Pod(number) = claim {
+            entry.pods.retain(|own| own != number);
             return;
         }
         let Some(rest) = &mut entry.rest else { return };
@@ -180,7 +185,7 @@ impl AddressBook {
     }
 
     /// The Pods that claim an address.
-    pub fn pods_at(&self, address: IpAddr) -> &[PodKey] {
+    pub fn pods_at(&self, address: IpAddr) -> &[PodId] {
         self.entries.get(&address).map_or(&[], |entry| &entry.pods)
     }
 
@@ -223,7 +228,7 @@ fn owner(address: IpAddr, entry: &Entry, settings: &Settings) -> Option<Owner> {
     }
     if !entry.pods.is_empty() && implausible(address, rest, settings).is_none() {
         return Some(match entry.pods.as_slice() {
-            [key] => Owner::Pod(key.clone()),
+            [number] => Owner::Pod(*number),
             _ => Owner::Disputed,
         });
     }

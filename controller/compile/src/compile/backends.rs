@@ -131,11 +131,12 @@ fn judge(
     let on_node = target.filter(|target| {
         cluster.pods.get(target).is_some_and(|pod| pod.host_network && !pod.ended && pod.ips.contains(&address))
     });
+    let own = |number| facts.pods.at(number).map(|pod| &pod.key).filter(|key| key.namespace == service.namespace);
     match owner {
         Some(Owner::Unmanaged(name)) => Ok((Owner::Unmanaged(name.clone()), None)),
-        Some(Owner::Pod(key)) if key.namespace == service.namespace => {
+        Some(Owner::Pod(number)) if let Some(key) = own(*number) => {
             if target.is_none_or(|target| *target == **key) {
-                Ok((Owner::Pod(key.clone()), Some((**key).clone())))
+                Ok((Owner::Pod(*number), Some((**key).clone())))
             } else {
                 Err((format!("it is that of pod/{key}, not of the Pod that the EndpointSlice names"), false))
             }

@@ -6,57 +6,23 @@
 //! 3. Selectors find their classes, and a class that is born finds its selectors, without a walk over all of either: a
 //!    bitmap of classes for every label ([`Classes::selected`]), and see [`super::peers`].
 
-use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 
 use ringfence_crds::AddressGroupSpec;
 use ringfence_crds::common::NetworkAddress;
-use ringfence_model::{Constraint, Dimension, LabelValue, Labels};
+use ringfence_model::{Constraint, Dimension, LabelValue, Values};
 use roaring::{MultiOps, RoaringBitmap};
 use rustc_hash::FxHashMap;
+use smol_str::ToSmolStr;
 
+use super::class::{Class, ClassId, ClassOrigin};
 use super::names;
 use super::networks::Networks;
-use super::resolve::{WorkloadKind, WorkloadSelector};
+use super::selector::{WorkloadKind, WorkloadSelector};
 use super::slices::{SliceMember, Slices};
 
 /// So many classes are looked at one by one rather than by bitmaps of all.
 const FEW: u64 = 256;
-
-/// Number of a class, as long as it lives.
-pub type ClassId = u32;
-
-/// What kind of workload a class holds. Pods share classes; each machine has its own.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ClassOrigin {
-    /// Pods.
-    Pods,
-    /// A node.
-    Node(String),
-    /// An unmanaged machine.
-    Unmanaged(String),
-}
-
-/// A distinct set of labels that workloads of one origin have.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Class {
-    /// The labels.
-    pub labels: Labels,
-    /// Whose they are.
-    pub origin: ClassOrigin,
-}
-
-impl fmt::Display for Class {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}|", self.labels)?;
-        match &self.origin {
-            ClassOrigin::Pods => f.write_str("pods"),
-            ClassOrigin::Node(name) => write!(f, "node {name}"),
-            ClassOrigin::Unmanaged(name) => write!(f, "workload {name}"),
-        }
-    }
-}
 
 /// A class that lives.
 #[derive(Debug, Clone)]
@@ -65,7 +31,6 @@ pub struct Living {
     pub class: Arc<Class>,
     /// Its id in computed objects.
     pub id: Arc<str>,
-    text: String,
     /// Workloads that are of it, with an address or without.
     users: usize,
     members: Slices,
@@ -147,11 +112,9 @@ impl Classes {
     }
 
     fn bear(&mut self, class: &Arc<Class>) -> ClassId {
-        let text = class.to_string();
         let living = Living {
             class: Arc::clone(class),
-            id: names::class_id(&text).into(),
-            text,
+            id: names::class_id(&class.to_string()).into(),
             users: 0,
             members: Slices::default(),
             services: RoaringBitmap::new(),
@@ -253,7 +216,7 @@ impl Classes {
     }
 
     /// How many classes have one of these labels.
-    pub fn count(&self, dimension: &Dimension, values: &BTreeSet<LabelValue>) -> u64 {
+    pub fn count(&self, dimension: &Dimension, values: &Values) -> u64 {
         let by_value = self.by_label.get(dimension);
         values.iter().filter_map(|value| by_value?.each.get(value)).map(RoaringBitmap::len).sum()
     }
@@ -267,19 +230,26 @@ impl Classes {
         let by_name = matches!(selector.kind, WorkloadKind::Named(_));
         match asked.min_by_key(|(count, ..)| *count) {
             Some((count, dimension, values)) if count <= FEW => {
-                let matches = |number: &u32| self.get(*number).is_some_and(|living| selector.matches(&living.class));
-                self.either(dimension, values).iter().filter(matches).collect()
+                let found = values.iter().filter_map(|value| self.with(dimension, value)).flatten();
+                found.filter(|number| self.is_selected(*number, selector)).collect()
             }
             _ if by_name => {
                 let machines = &self.nodes | &self.unmanaged;
-                let matches = |number: &u32| self.get(*number).is_some_and(|living| selector.matches(&living.class));
-                machines.iter().filter(matches).collect()
+                machines.iter().filter(|number| self.is_selected(*number, selector)).collect()
             }
             _ => self.selected_by_bitmaps(selector),
         }
     }
 
-    fn either(&self, dimension: &Dimension, values: &BTreeSet<LabelValue>) -> RoaringBitmap {
+    fn is_selected(&self, number: ClassId, selector: &WorkloadSelector) -> bool {
+        self.get(number).is_some_and(|living| selector.matches(&living.class))
+    }
+
+    fn with(&self, dimension: &Dimension, value: &LabelValue) -> Option<&RoaringBitmap> {
+        self.by_label.get(dimension)?.each.get(value)
+    }
+
+    fn either(&self, dimension: &Dimension, values: &Values) -> RoaringBitmap {
         let Some(by_value) = self.by_label.get(dimension) else { return RoaringBitmap::new() };
         values.iter().filter_map(|value| by_value.each.get(value)).union()
     }
@@ -322,7 +292,7 @@ impl Living {
         let count = i32::try_from(self.members.len()).unwrap_or(i32::MAX);
         AddressGroupSpec {
             class: self.id.to_string(),
-            class_text: self.text.clone(),
+            class_text: self.class.to_string(),
             slice: i32::try_from(number).unwrap_or(i32::MAX),
             slices: (number == 0).then_some(count),
             members: self
@@ -330,8 +300,8 @@ impl Living {
                 .get(number)
                 .iter()
                 .map(|member| NetworkAddress {
-                    network: member.network.map(|network| networks.id(network).to_owned()).unwrap_or_default(),
-                    address: member.address.to_string(),
+                    network: member.network.map(|network| networks.id(network)).unwrap_or_default(),
+                    address: member.address.to_smolstr(),
                 })
                 .collect(),
             ..AddressGroupSpec::default()

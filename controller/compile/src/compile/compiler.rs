@@ -27,21 +27,22 @@ mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ringfence_crds::common::NamespacedName;
 use rustc_hash::FxHashMap;
 
 use super::Computed;
-use super::addresses::{Claim, Name, PodKey};
+use super::addresses::{Claim, Name};
 use super::dirty::Dirty;
 use super::peers::PeerGroups;
-use super::pods::Namespaces;
+use super::pods::{Namespaces, Pods};
+use super::rule_sets::RuleSets;
 use super::settings::Settings;
 use super::world::{Facts, World};
 use crate::cluster::ClusterState;
 use crate::policy::Policy;
 pub use output::Changes;
-use rules::RuleSets;
 use services::ServiceIndex;
 use todo::Todo;
 
@@ -52,7 +53,6 @@ pub struct Compiler {
     namespaces: Namespaces,
     groups: PeerGroups,
     services: ServiceIndex,
-    rule_sets: RuleSets,
     /// Claims of the apiserver.
     apiserver: BTreeSet<IpAddr>,
     /// Per node, how many addresses of its Pods lie in which Pod network, if there are several.
@@ -60,7 +60,7 @@ pub struct Compiler {
     /// What was counted there, by address.
     counted: FxHashMap<IpAddr, (Name, u16)>,
     /// Pods of which an address is not told to peers, with the addresses that two claim.
-    disputes: BTreeMap<PodKey, Vec<IpAddr>>,
+    disputes: BTreeMap<Arc<NamespacedName>, Vec<IpAddr>>,
     computed: Computed,
 }
 
@@ -78,18 +78,17 @@ impl Compiler {
             settings: Settings::new(inputs.policy, inputs.cluster),
             book: Default::default(),
             classes: Default::default(),
-            pods: BTreeMap::new(),
+            pods: Pods::default(),
             nodes: BTreeMap::new(),
             machines: BTreeMap::new(),
             services: BTreeMap::new(),
-            rules: BTreeMap::new(),
+            rule_sets: RuleSets::default(),
         };
         Self {
             facts,
             namespaces: Namespaces::default(),
             groups: PeerGroups::default(),
             services: ServiceIndex::default(),
-            rule_sets: RuleSets::default(),
             apiserver: BTreeSet::new(),
             seen: BTreeMap::new(),
             counted: FxHashMap::default(),
@@ -102,7 +101,7 @@ impl Compiler {
     pub fn new(policy: &Policy, cluster: &ClusterState) -> Self {
         let inputs = Inputs { policy, cluster };
         let mut compiler = Self::empty(inputs);
-        compiler.run(inputs, Todo::everything());
+        compiler.run(inputs, Todo::everything(), &mut Changes::not_noted());
         compiler
     }
 
@@ -115,7 +114,9 @@ impl Compiler {
             return Changes::between(&before, &self.computed);
         }
         let todo = self.find_work(inputs, dirty);
-        self.run(inputs, todo)
+        let mut changes = Changes::default();
+        self.run(inputs, todo, &mut changes);
+        changes
     }
 
     /// Everything that follows from policy and cluster.
@@ -133,20 +134,19 @@ impl Compiler {
         World { policy, cluster, facts: &self.facts, computed: &self.computed }
     }
 
-    fn run(&mut self, inputs: Inputs<'_>, mut todo: Todo) -> Changes {
-        let mut changes = Changes::default();
+    fn run(&mut self, inputs: Inputs<'_>, mut todo: Todo, changes: &mut Changes) {
         self.read_nodes(inputs, &mut todo);
         self.read_machines(inputs, &mut todo);
-        self.read_pods(inputs, &mut todo, &mut changes);
+        self.read_pods(inputs, &mut todo, changes);
         self.claim_for_services(inputs, &mut todo);
         self.settle_addresses(inputs, &mut todo);
-        self.read_services(inputs, &mut todo, &mut changes);
-        self.read_rule_sets(inputs, &mut todo, &mut changes);
-        self.write_groups(&mut changes);
-        self.write_machines(inputs, &todo, &mut changes);
-        self.write_node_policies(inputs, &todo, &mut changes);
+        self.read_services(inputs, &mut todo, changes);
+        let dead = self.settle_classes(changes);
+        self.read_rule_sets(inputs, &mut todo, changes);
+        self.write_groups(dead, changes);
+        self.write_machines(inputs, &todo, changes);
+        self.write_node_policies(inputs, &todo, changes);
         self.write_warnings(inputs, &todo);
-        changes
     }
 
     /// The apiserver and the Services claim their addresses.

@@ -1,42 +1,54 @@
 //! Resolved rules and facts, written as computed objects.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ringfence_crds::workload_policy::{CompiledRule, LabelSelector, Peer, Subject};
 use ringfence_crds::{PortSpec, WorkloadPolicySpec};
 use ringfence_model::{AddressSet, Direction, Selector, Services};
+use rustc_hash::FxHashSet;
 
 use super::names;
-use super::resolve::{ResolvedActor, ResolvedRule, RuleServices, WorkloadKind, WorkloadSelector};
+use super::rule::{ResolvedActor, ResolvedRule, RuleServices};
+use super::selector::{PeerSelector, WorkloadKind, WorkloadSelector};
 use super::world::Facts;
 
 /// What one RuleSet becomes.
 #[derive(Debug, Default)]
-pub struct Emitted<'r> {
-    /// WorkloadPolicies, by name.
-    pub workload_policies: BTreeMap<String, WorkloadPolicySpec>,
+pub struct Emitted {
+    /// WorkloadPolicies.
+    pub workload_policies: Vec<(String, WorkloadPolicySpec)>,
+    /// Their names.
+    pub names: Vec<String>,
     /// The peer selectors that they refer to.
-    pub selectors: BTreeSet<&'r WorkloadSelector>,
+    pub selectors: Vec<Arc<PeerSelector>>,
 }
 
-/// Writes the rules of a RuleSet. `commit`: that the RuleSet came from.
-pub fn emit<'r>(rule_set: &str, rules: &'r [ResolvedRule], facts: &Facts, commit: Option<&String>) -> Emitted<'r> {
+/// Writes the rules of a RuleSet, which are sorted by scope. `commit`: that the RuleSet came from.
+pub fn emit(rule_set: &str, rules: &[ResolvedRule], facts: &Facts, commit: Option<&String>) -> Emitted {
     let mut emitted = Emitted::default();
-    // Rules are sorted by scope.
+    let mut selectors = FxHashSet::default();
     for of_scope in rules.chunk_by(|a, b| a.scope == b.scope) {
         let compiled: Vec<CompiledRule> =
-            of_scope.iter().flat_map(|rule| compile_rule(facts, rule, &mut emitted.selectors)).collect();
+            of_scope.iter().flat_map(|rule| compile_rule(facts, rule, &mut selectors)).collect();
         let (false, Some(first)) = (compiled.is_empty(), of_scope.first()) else { continue };
         let name = names::workload_policy(rule_set, &first.scope);
-        let policy = emitted.workload_policies.entry(name).or_insert_with(|| WorkloadPolicySpec {
+        // Names hold a short hash of the scope: two that have the same share an object rather than lose rules.
+        if let Some((_, policy)) = emitted.workload_policies.iter_mut().find(|(own, _)| *own == name) {
+            policy.rules.extend(compiled);
+            continue;
+        }
+        emitted.names.push(name.clone());
+        let policy = WorkloadPolicySpec {
             commit: commit.cloned(),
             rule_set: rule_set.to_owned(),
-            scope: first.scope.clone(),
+            scope: first.scope.to_string(),
+            rules: compiled,
             ..WorkloadPolicySpec::default()
-        });
-        // Names hold a short hash of the scope: two that have the same share an object rather than lose rules.
-        policy.rules.extend(compiled);
+        };
+        emitted.workload_policies.push((name, policy));
     }
+    emitted.selectors = selectors.into_iter().cloned().collect();
+    emitted.selectors.sort_unstable_by(|a, b| a.text.cmp(&b.text));
     emitted
 }
 
@@ -44,7 +56,7 @@ pub fn emit<'r>(rule_set: &str, rules: &'r [ResolvedRule], facts: &Facts, commit
 fn compile_rule<'r>(
     facts: &Facts,
     rule: &'r ResolvedRule,
-    selectors: &mut BTreeSet<&'r WorkloadSelector>,
+    selectors: &mut FxHashSet<&'r Arc<PeerSelector>>,
 ) -> Vec<CompiledRule> {
     // A provider by label has no ports of its own that a rule could use.
     let ported =
@@ -73,7 +85,7 @@ fn written(rule: &ResolvedRule, direction: Direction, subjects: Vec<Subject>, pe
         _ => Vec::new(),
     };
     CompiledRule {
-        name: rule.name.clone(),
+        name: rule.name.to_string(),
         direction,
         action: rule.action,
         reject: rule.reject,
@@ -97,11 +109,11 @@ fn subjects(facts: &Facts, actors: &[&ResolvedActor]) -> Vec<Subject> {
             ResolvedActor::Addresses(_) => {}
         }
     }
-    let order = |subject: &Subject| {
-        let Subject { labels, virtual_service, workload, container_hosts } = subject.clone();
+    fn order(subject: &Subject) -> impl Ord + '_ {
+        let Subject { labels, virtual_service, workload, container_hosts } = subject;
         (container_hosts, workload, virtual_service, labels)
-    };
-    subjects.sort_by_key(order);
+    }
+    subjects.sort_by(|a, b| order(a).cmp(&order(b)));
     subjects.dedup();
     subjects
 }
@@ -129,16 +141,17 @@ fn workload_subjects(facts: &Facts, selector: &WorkloadSelector) -> Vec<Subject>
 /// The other side, in a fixed order.
 fn peers(actors: &[&ResolvedActor]) -> Vec<Peer> {
     let mut peers: Vec<Peer> = actors.iter().map(|actor| peer(actor)).collect();
-    peers.sort_by_key(|peer| (peer.peer_group.clone(), peer.virtual_service.clone(), peer.addresses.clone()));
+    fn order(peer: &Peer) -> impl Ord + '_ {
+        (&peer.peer_group, &peer.virtual_service, &peer.addresses)
+    }
+    peers.sort_by(|a, b| order(a).cmp(&order(b)));
     peers.dedup();
     peers
 }
 
 fn peer(actor: &ResolvedActor) -> Peer {
     match actor {
-        ResolvedActor::Workloads(selector) => {
-            Peer { peer_group: Some(names::peer_group(&selector.to_string())), ..Peer::default() }
-        }
+        ResolvedActor::Workloads(selector) => Peer { peer_group: Some(selector.name.clone()), ..Peer::default() },
         ResolvedActor::Addresses(set) => Peer { addresses: Some(prefixes(set)), ..Peer::default() },
         ResolvedActor::VirtualService(key) => Peer { virtual_service: Some(names::service_id(key)), ..Peer::default() },
     }

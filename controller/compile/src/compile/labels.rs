@@ -1,7 +1,6 @@
 //! Labels of Pods, Services and nodes, from profiles, annotations and the label map.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use ringfence_crds::common::labels_of;
 use ringfence_crds::container_cluster::{LabelMapEntry, LabelMapKind};
@@ -84,25 +83,28 @@ impl LabelReader {
 
     /// What of a Pod its labels depend on beside the profile, as one text: Pods of one namespace with equal texts have
     /// equal labels.
-    pub fn what_counts(&self, pod: &PodInfo, text: &mut String) {
+    pub fn what_counts(&self, pod: &PodInfo, text: &mut Vec<u8>) {
         text.clear();
         if pod.mirror {
-            text.push('m');
+            text.push(b'm');
             return;
         }
         // Lengths before the texts: whatever somebody writes into a value, no two Pods that differ read the same.
-        let mut note = |kind: char, key: &str, value: &str| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{kind}{}:{key}{}:{value}", key.len(), value.len());
+        let mut note = |kind: u8, key: &str, value: &str| {
+            text.push(kind);
+            for part in [key, value] {
+                text.extend_from_slice(&part.len().to_le_bytes());
+                text.extend_from_slice(part.as_bytes());
+            }
         };
         for (key, value) in &pod.annotations {
             if self.prefixes.iter().any(|prefix| key.starts_with(prefix.as_str())) {
-                note('a', key, value);
+                note(b'a', key, value);
             }
         }
         for mapping in &self.pods {
             if let Some(value) = pod.labels.get(&mapping.from) {
-                note('l', &mapping.from, value);
+                note(b'l', &mapping.from, value);
             }
         }
     }

@@ -10,7 +10,8 @@ use ringfence_model::Labels;
 
 use super::ComputedWorkload;
 use super::addresses::{AddressBook, Claim, Name, Owner};
-use super::classes::{Class, ClassId, ClassOrigin, Classes};
+use super::class::{Class, ClassId, ClassOrigin};
+use super::classes::Classes;
 use super::settings::Settings;
 use crate::cluster::NodeInfo;
 

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use ringfence_crds::ContainerClusterSpec;
+use smol_str::{SmolStr, format_smolstr};
 
 use crate::cluster::NodeInfo;
 
@@ -15,7 +16,7 @@ const DISCOVERED: &str = "default";
 /// The Pod networks of a cluster, known by their numbers.
 #[derive(Debug, Clone)]
 pub struct Networks {
-    ids: Vec<String>,
+    ids: Vec<SmolStr>,
     /// Prefixes of the networks that the ContainerCluster gives. Empty: there is one network, and any address may be on
     /// it, because nothing says that a Pod's address lies in its node's podCIDR.
     given: Vec<Vec<IpNet>>,
@@ -29,14 +30,18 @@ impl Networks {
         // A prefix that cannot be read covers nothing.
         let prefixes = |texts: &[String]| texts.iter().filter_map(|text| text.parse().ok()).collect();
         Self {
-            ids: names.into_iter().map(|name| format!("{cluster_uid}/{name}")).collect(),
+            ids: names.into_iter().map(|name| format_smolstr!("{cluster_uid}/{name}")).collect(),
             given: spec.pod_networks.iter().map(|network| prefixes(&network.cidrs)).collect(),
         }
     }
 
     /// The id of a network: `<cluster uid>/<name>`.
-    pub fn id(&self, number: u16) -> &str {
-        self.ids.get(usize::from(number)).map_or("", String::as_str)
+    pub fn id(&self, number: u16) -> SmolStr {
+        self.ids.get(usize::from(number)).cloned().unwrap_or_default()
+    }
+
+    fn name(&self, number: u16) -> &str {
+        self.ids.get(usize::from(number)).and_then(|id| id.rsplit('/').next()).unwrap_or_default()
     }
 
     /// The network that a Pod's address is on; `None` if networks are given and none covers it.
@@ -57,22 +62,21 @@ impl Networks {
     /// lie in which network. Before it has a Pod, its own prefix is all there is to go by.
     pub fn of_node(&self, name: &str, node: &NodeInfo, seen: &BTreeMap<u16, usize>) -> (String, Option<String>) {
         if !self.are_several() {
-            return (self.id(0).to_owned(), None);
+            return (self.id(0).to_string(), None);
         }
         let mut networks: Vec<(u16, usize)> = seen.iter().map(|(number, count)| (*number, *count)).collect();
         networks.sort_by_key(|(number, count)| (Reverse(*count), *number));
         let allotted = |nets: &Vec<IpNet>| nets.iter().any(|net| node.pod_cidrs.iter().any(|cidr| net.contains(cidr)));
         let by_prefix = || u16::try_from(self.given.iter().position(allotted)?).ok();
         let number = networks.first().map(|(number, _)| *number).or_else(by_prefix);
-        let name_of = |number: &u16| self.id(*number).rsplit('/').next().unwrap_or_default();
         let odd = (networks.len() > 1).then(|| {
-            let names = networks.iter().map(|(number, _)| name_of(number)).collect::<Vec<_>>();
+            let names = networks.iter().map(|(number, _)| self.name(*number)).collect::<Vec<_>>();
             format!(
                 "node {name} has Pods on the Pod networks {}: its policy knows the peers of {} only",
                 names.join(", "),
                 names[0]
             )
         });
-        (number.map(|number| self.id(number).to_owned()).unwrap_or_default(), odd)
+        (number.map(|number| self.id(number).to_string()).unwrap_or_default(), odd)
     }
 }

@@ -8,24 +8,23 @@
 //! 3. Rules share groups: a selector has one group, however many rules ask for it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use ringfence_crds::PeerGroupSpec;
 use ringfence_model::{Constraint, Dimension, LabelValue};
 use roaring::RoaringBitmap;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::classes::{Class, ClassId, Classes};
-use super::names;
-use super::resolve::WorkloadSelector;
+use super::class::{Class, ClassId};
+use super::classes::Classes;
+use super::selector::{PeerSelector, WorkloadSelector};
 
 /// Number of a group, as long as it lives.
 pub type GroupId = u32;
 
 #[derive(Debug, Clone)]
 struct Group {
-    selector: WorkloadSelector,
-    text: String,
-    name: String,
+    selector: Arc<PeerSelector>,
     /// RuleSets that ask for it.
     users: usize,
     classes: RoaringBitmap,
@@ -38,7 +37,7 @@ struct Group {
 pub struct PeerGroups {
     living: Vec<Option<Group>>,
     free: Vec<GroupId>,
-    numbers: FxHashMap<WorkloadSelector, GroupId>,
+    numbers: FxHashMap<Arc<PeerSelector>, GroupId>,
     /// Groups by the labels that they are filed under.
     filed: FxHashMap<Dimension, FxHashMap<LabelValue, RoaringBitmap>>,
     /// Groups that ask for no value in particular.
@@ -50,7 +49,7 @@ pub struct PeerGroups {
 
 impl PeerGroups {
     /// The number of a selector's group, for one more user of it.
-    pub fn acquire(&mut self, selector: &WorkloadSelector, classes: &mut Classes) -> GroupId {
+    pub fn acquire(&mut self, selector: &Arc<PeerSelector>, classes: &mut Classes) -> GroupId {
         let number = match self.numbers.get(selector) {
             Some(number) => *number,
             None => self.bear(selector, classes),
@@ -78,11 +77,11 @@ impl PeerGroups {
         self.file(number, &group.selector, group.filed_under.as_ref(), RoaringBitmap::remove);
         self.numbers.remove(&group.selector);
         self.changed.remove(&number);
-        self.gone.push(group.name);
+        self.gone.push(group.selector.name.clone());
         self.free.push(number);
     }
 
-    fn bear(&mut self, selector: &WorkloadSelector, classes: &mut Classes) -> GroupId {
+    fn bear(&mut self, selector: &Arc<PeerSelector>, classes: &mut Classes) -> GroupId {
         let number = match self.free.pop() {
             Some(number) => number,
             None => {
@@ -96,17 +95,15 @@ impl PeerGroups {
                 living.groups.insert(number);
             }
         }
-        let text = selector.to_string();
-        let name = names::peer_group(&text);
         let asked = selector.labels.constraints().filter_map(|(dimension, constraint)| match constraint {
             Constraint::In(values) => Some((values.len(), classes.count(dimension, values), dimension)),
             Constraint::NotIn(_) => None,
         });
         let filed_under =
             asked.min_by_key(|(values, count, _)| (*count, *values)).map(|(_, _, dimension)| dimension.clone());
-        self.numbers.insert(selector.clone(), number);
+        self.numbers.insert(Arc::clone(selector), number);
         self.file(number, selector, filed_under.as_ref(), RoaringBitmap::insert);
-        let group = Group { selector: selector.clone(), text, name, users: 0, classes: selected, filed_under };
+        let group = Group { selector: Arc::clone(selector), users: 0, classes: selected, filed_under };
         self.living[number as usize] = Some(group);
         self.changed.insert(number);
         number
@@ -126,7 +123,7 @@ impl PeerGroups {
             return;
         };
         let by_value = self.filed.entry(dimension.clone()).or_default();
-        for value in values {
+        for value in values.iter() {
             let groups = by_value.entry(value.clone()).or_default();
             note(groups, number);
             if groups.is_empty() {
@@ -180,7 +177,8 @@ impl PeerGroups {
     ) -> (Vec<String>, Vec<(String, PeerGroupSpec)>) {
         let changed = std::mem::take(&mut self.changed);
         let groups = changed.into_iter().filter_map(|number| self.living.get(number as usize)?.as_ref());
-        let specs: Vec<_> = groups.map(|group| (group.name.clone(), group.spec(classes, &service_id))).collect();
+        let specs: Vec<_> =
+            groups.map(|group| (group.selector.name.clone(), group.spec(classes, &service_id))).collect();
         // One that one RuleSet let go and another asked for has changed and is not gone.
         let again: FxHashSet<&str> = specs.iter().map(|(name, _)| name.as_str()).collect();
         let mut gone = std::mem::take(&mut self.gone);
@@ -198,6 +196,6 @@ impl Group {
         living().filter(|living| !living.services.is_empty()).for_each(|living| behind |= &living.services);
         let mut services: Vec<String> = behind.iter().map(service_id).collect();
         services.sort_unstable();
-        PeerGroupSpec { selector: self.text.clone(), classes: ids, services, ..PeerGroupSpec::default() }
+        PeerGroupSpec { selector: self.selector.text.clone(), classes: ids, services, ..PeerGroupSpec::default() }
     }
 }

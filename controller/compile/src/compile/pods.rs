@@ -3,14 +3,17 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
+use hashbrown::hash_map::EntryRef;
 use ringfence_crds::common::NamespacedName;
 use ringfence_model::DerivedLabels;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
 use super::ComputedPod;
-use super::addresses::{AddressBook, Claim, Name, Owner, PodKey};
-use super::classes::{Class, ClassId, ClassOrigin, Classes};
+use super::addresses::{AddressBook, Name, Owner, PodId};
+use super::class::{Class, ClassId, ClassOrigin};
+use super::classes::Classes;
 use super::labels::NamespaceProfile;
 use super::settings::Settings;
 use crate::cluster::PodInfo;
@@ -23,14 +26,82 @@ const REMEMBERED: (usize, usize) = (4096, 1024);
 /// What the compiler remembers of a Pod that has not ended.
 #[derive(Debug, Clone)]
 pub struct PodFacts {
-    /// Its name, as shared with its addresses.
-    pub key: PodKey,
+    /// Its namespace and name.
+    pub key: Arc<NamespacedName>,
     /// Its class; none in an unmanaged namespace and for a host-network Pod.
     pub class: Option<(ClassId, Arc<Class>)>,
     /// The addresses that it claims.
     pub claimed: SmallVec<[IpAddr; 1]>,
     /// Its node.
     pub node: Option<Name>,
+    /// Whether something is said of its addresses.
+    pub troubled: bool,
+}
+
+/// The Pods that have not ended, by name and by number.
+#[derive(Debug, Clone, Default)]
+pub struct Pods {
+    numbers: FxHashMap<Arc<NamespacedName>, PodId>,
+    known: Vec<Option<PodFacts>>,
+    free: Vec<PodId>,
+    /// Numbers that nobody has any more, but of which the addresses still speak.
+    left: Vec<PodId>,
+}
+
+impl Pods {
+    /// Makes room for as many Pods more.
+    pub fn reserve(&mut self, pods: usize) {
+        self.numbers.reserve(pods);
+        self.known.reserve(pods);
+    }
+
+    /// The number of a Pod.
+    pub fn number(&self, key: &NamespacedName) -> Option<PodId> {
+        self.numbers.get(key).copied()
+    }
+
+    /// A Pod by its number.
+    pub fn at(&self, number: PodId) -> Option<&PodFacts> {
+        self.known.get(number as usize)?.as_ref()
+    }
+
+    /// The same, to be changed.
+    pub fn at_mut(&mut self, number: PodId) -> Option<&mut PodFacts> {
+        self.known.get_mut(number as usize)?.as_mut()
+    }
+
+    /// The number for a Pod that is about to be known.
+    pub fn next(&mut self) -> PodId {
+        self.free.pop().unwrap_or_else(|| {
+            self.known.push(None);
+            // Four thousand million Pods do not fit into any memory.
+            PodId::try_from(self.known.len() - 1).unwrap_or(PodId::MAX)
+        })
+    }
+
+    /// Knows a Pod by a number that was its own before, or that [`next`](Self::next) gave.
+    pub fn insert(&mut self, number: PodId, facts: PodFacts) {
+        self.numbers.insert(Arc::clone(&facts.key), number);
+        if let Some(slot) = self.known.get_mut(number as usize) {
+            *slot = Some(facts);
+        }
+    }
+
+    /// Takes what is known of a Pod; it keeps its number until [`remove`](Self::remove).
+    pub fn take(&mut self, number: PodId) -> Option<PodFacts> {
+        self.known.get_mut(number as usize)?.take()
+    }
+
+    /// A Pod is gone, or did not come to be known.
+    pub fn remove(&mut self, key: &NamespacedName, number: PodId) {
+        self.numbers.remove(key);
+        self.left.push(number);
+    }
+
+    /// The addresses were settled: numbers of Pods that are gone may be given to others.
+    pub fn forget(&mut self) {
+        self.free.append(&mut self.left);
+    }
 }
 
 /// What holds in a namespace, and the labels that were derived there.
@@ -38,8 +109,16 @@ pub struct PodFacts {
 pub struct Namespace {
     /// Its profile.
     pub profile: NamespaceProfile,
-    /// By [`what counts`](super::labels::LabelReader::what_counts).
-    derived: FxHashMap<String, Derived>,
+    /// What its Pods' labels are.
+    pub derived: DerivedMemo,
+}
+
+/// Labels by [what counts](super::labels::LabelReader::what_counts), as far as they are remembered.
+#[derive(Debug, Clone, Default)]
+pub struct DerivedMemo {
+    known: FxHashMap<Vec<u8>, Derived>,
+    /// Kept, because it is filled for every Pod.
+    text: Vec<u8>,
 }
 
 #[derive(Debug, Clone)]
@@ -53,9 +132,7 @@ struct Derived {
 /// The namespaces that were looked at.
 #[derive(Debug, Clone, Default)]
 pub struct Namespaces {
-    known: FxHashMap<String, Namespace>,
-    /// Kept, because it is filled for every Pod.
-    text: String,
+    known: HashMap<String, Namespace, FxBuildHasher>,
 }
 
 /// A Pod with its labels.
@@ -69,58 +146,51 @@ pub struct Labelled {
 impl Namespaces {
     /// What holds in a namespace.
     pub fn get(&mut self, policy: &Policy, name: &str) -> &mut Namespace {
-        if !self.known.contains_key(name) {
-            let namespace = Namespace { profile: NamespaceProfile::of(policy, name), ..Namespace::default() };
-            self.known.insert(name.to_owned(), namespace);
+        let of = || Namespace { profile: NamespaceProfile::of(policy, name), ..Namespace::default() };
+        match self.known.entry_ref(name) {
+            EntryRef::Occupied(known) => known.into_mut(),
+            EntryRef::Vacant(vacant) => vacant.insert(of()),
         }
-        // Put there just now, if it was not there before.
-        self.known.entry(name.to_owned()).or_default()
     }
 
     /// The profile of a namespace has changed, or nothing of the namespace is left.
     pub fn forget(&mut self, name: &str) {
         self.known.remove(name);
     }
+}
 
+impl DerivedMemo {
     /// The labels and the class of a Pod of a managed namespace with a network of its own.
     pub fn label(
         &mut self,
-        policy: &Policy,
+        profile: &NamespaceProfile,
+        pod: &PodInfo,
         settings: &Settings,
         classes: &mut Classes,
-        namespace: &str,
-        pod: &PodInfo,
     ) -> Labelled {
-        let mut text = std::mem::take(&mut self.text);
-        settings.labels.what_counts(pod, &mut text);
-        let known = self.get(policy, namespace);
-        let labelled = match known.derived.get_mut(text.as_str()) {
-            Some(derived) => {
-                derived.number = classes.acquire_as(derived.number, &derived.class);
-                // A class that died and was born again since is another Arc: from now on that one is known.
-                if let Some(living) = classes.get(derived.number) {
-                    derived.class = Arc::clone(&living.class);
-                }
-                Labelled { labels: Arc::clone(&derived.labels), class: Some((derived.number, derived.class.clone())) }
+        settings.labels.what_counts(pod, &mut self.text);
+        if let Some(derived) = self.known.get_mut(&self.text) {
+            derived.number = classes.acquire_as(derived.number, &derived.class);
+            // A class that died and was born again since is another Arc: from now on that one is known.
+            if let Some(living) = classes.get(derived.number) {
+                derived.class = Arc::clone(&living.class);
             }
-            None => {
-                let labels = Arc::new(settings.labels.of_pod(&known.profile, pod));
-                let class = Arc::new(Class { labels: labels.labels.clone(), origin: ClassOrigin::Pods });
-                let number = classes.acquire(&class);
-                // One class has one Arc, so that knowing the number is enough the next time.
-                let class = classes.get(number).map_or(class, |living| Arc::clone(&living.class));
-                if known.derived.len() >= REMEMBERED.0 {
-                    known.derived.clear();
-                }
-                if text.len() <= REMEMBERED.1 {
-                    let derived = Derived { labels: Arc::clone(&labels), class: Arc::clone(&class), number };
-                    known.derived.insert(text.clone(), derived);
-                }
-                Labelled { labels, class: Some((number, class)) }
-            }
-        };
-        self.text = text;
-        labelled
+            let class = Some((derived.number, Arc::clone(&derived.class)));
+            return Labelled { labels: Arc::clone(&derived.labels), class };
+        }
+        let labels = Arc::new(settings.labels.of_pod(profile, pod));
+        let class = Arc::new(Class { labels: labels.labels.clone(), origin: ClassOrigin::Pods });
+        let number = classes.acquire(&class);
+        // One class has one Arc, so that knowing the number is enough the next time.
+        let class = classes.get(number).map_or(class, |living| Arc::clone(&living.class));
+        if self.known.len() >= REMEMBERED.0 {
+            self.known.clear();
+        }
+        if self.text.len() <= REMEMBERED.1 {
+            let derived = Derived { labels: Arc::clone(&labels), class: Arc::clone(&class), number };
+            self.known.insert(self.text.clone(), derived);
+        }
+        Labelled { labels, class: Some((number, class)) }
     }
 }
 
@@ -135,18 +205,6 @@ pub fn claims(pod: &PodInfo) -> SmallVec<[IpAddr; 1]> {
         }
     }
     claimed
-}
-
-/// Notes or takes back what a Pod claims.
-pub fn note_claims(book: &mut AddressBook, facts: &PodFacts, claimed: &[IpAddr], keep: bool) {
-    let claim = Claim::Pod(Arc::clone(&facts.key));
-    for address in claimed {
-        if keep {
-            book.claim(*address, claim.clone());
-        } else {
-            book.release(*address, &claim);
-        }
-    }
 }
 
 /// What is shown of a Pod, but for its problems.
@@ -184,6 +242,6 @@ pub fn problems(book: &AddressBook, settings: &Settings, pod: &PodInfo) -> (Vec<
 }
 
 /// Whether an address is simply the Pod's.
-pub fn is_plain(book: &AddressBook, address: IpAddr, key: &NamespacedName) -> bool {
-    matches!(book.owner(address), Some(Owner::Pod(own)) if **own == *key)
+pub fn is_plain(book: &AddressBook, address: IpAddr, number: PodId) -> bool {
+    book.owner(address) == Some(&Owner::Pod(number))
 }

@@ -1,163 +1,18 @@
-//! Rules, resolved: names replaced by what they stand for, scopes put into the selectors.
-//!
-//! This is the one form that emission and the evaluator read, so that they cannot differ. Nothing that is empty,
-//! missing or unknown widens it: it selects nothing, and a warning says so.
+//! Rules, resolved: names replaced by what they stand for, scopes put into the selectors. Nothing that is empty, missing
+//! or unknown widens a rule: it selects nothing, and a warning says so.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
-use ringfence_crds::common::NamespacedName;
 use ringfence_crds::rule_set::{PolicyRule, Scope, ServiceRef};
 use ringfence_crds::{PortSpec, RuleSetSpec, ServiceDefinitionSpec};
-use ringfence_model::{Action, AddressSet, PortMatch, Selector, Services};
+use ringfence_model::{Action, PortMatch, Selector, Services};
+use smol_str::{SmolStr, ToSmolStr};
 
 use super::actors::{ActorReader, scope_selector};
-use super::classes::{Class, ClassOrigin};
-use super::services::ServiceFacts;
+use super::rule::{Ref, Resolved, ResolvedRule, RuleServices};
 use super::unprogrammed::without_effect;
 use super::world::Facts;
 use crate::policy::Policy;
-
-/// A rule of one RuleSet in one scope.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ResolvedRule {
-    /// Name of the RuleSet.
-    pub rule_set: String,
-    /// The scope as one line.
-    pub scope: String,
-    /// Name of the rule.
-    pub name: String,
-    /// What it does.
-    pub action: Action,
-    /// Reject instead of drop.
-    pub reject: bool,
-    /// Who connects.
-    pub consumers: Vec<ResolvedActor>,
-    /// Who listens.
-    pub providers: Vec<ResolvedActor>,
-    /// On what.
-    pub services: RuleServices,
-}
-
-/// The services of a rule.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RuleServices {
-    /// As the rule states them.
-    Stated(Services),
-    /// The ports of the virtual services that are its providers.
-    VirtualServicePorts,
-}
-
-impl RuleServices {
-    /// The ports of workloads and addresses that the rule covers.
-    pub fn stated(&self) -> Option<&Services> {
-        match self {
-            Self::Stated(services) => Some(services),
-            Self::VirtualServicePorts => None,
-        }
-    }
-}
-
-/// One term of consumers or providers.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ResolvedActor {
-    /// Workloads.
-    Workloads(WorkloadSelector),
-    /// The addresses of an IP list, its exclusions taken out.
-    Addresses(AddressSet),
-    /// A Service of a managed namespace.
-    VirtualService(NamespacedName),
-}
-
-/// Selects label classes. Its text names the PeerGroup.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WorkloadSelector {
-    /// Which kinds of workload.
-    pub kind: WorkloadKind,
-    /// Which labels.
-    pub labels: Selector,
-}
-
-/// Which kinds of workload a selector is about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum WorkloadKind {
-    /// Pods, nodes and unmanaged machines.
-    Any,
-    /// Pods and nodes.
-    Managed,
-    /// Nodes.
-    ContainerHosts,
-    /// A node or unmanaged machine by name.
-    Named(String),
-}
-
-impl WorkloadSelector {
-    /// Whether a class is selected.
-    pub fn matches(&self, class: &Class) -> bool {
-        let kind = match (&self.kind, &class.origin) {
-            (WorkloadKind::Any, _) => true,
-            (WorkloadKind::Managed, origin) => !matches!(origin, ClassOrigin::Unmanaged(_)),
-            (WorkloadKind::ContainerHosts, origin) => matches!(origin, ClassOrigin::Node(_)),
-            (WorkloadKind::Named(name), ClassOrigin::Node(own) | ClassOrigin::Unmanaged(own)) => name == own,
-            (WorkloadKind::Named(_), ClassOrigin::Pods) => false,
-        };
-        kind && self.labels.matches(&class.labels)
-    }
-
-    /// Whether the back ends of a Service count as selected, so that its front ends may be opened: one class is
-    /// enough, because what is opened is judged at the provider once more.
-    pub fn touches(&self, service: &ServiceFacts) -> bool {
-        service.classes.iter().any(|class| self.matches(class))
-    }
-
-    /// Whether nothing else is behind a Service, so that its front ends may be closed.
-    pub fn covers(&self, service: &ServiceFacts) -> bool {
-        !service.classes.is_empty() && service.classes.iter().all(|class| self.matches(class))
-    }
-}
-
-impl fmt::Display for WorkloadSelector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            WorkloadKind::Any => return self.labels.fmt(f),
-            WorkloadKind::Managed => f.write_str("managed workloads")?,
-            WorkloadKind::ContainerHosts => f.write_str("container hosts")?,
-            WorkloadKind::Named(name) => write!(f, "workload {name}")?,
-        }
-        if self.labels != Selector::everything() {
-            write!(f, " with {}", self.labels)?;
-        }
-        Ok(())
-    }
-}
-
-/// What the rules of a RuleSet refer to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Ref {
-    /// An IPList.
-    IpList(String),
-    /// A LabelGroup.
-    LabelGroup(String),
-    /// A ServiceDefinition.
-    ServiceDefinition(String),
-    /// A VirtualService: whether it is there, and its labels.
-    VirtualService(NamespacedName),
-    /// A Workload: whether it is there, and its labels.
-    Workload(String),
-    /// Which nodes there are, and their labels.
-    Nodes,
-}
-
-/// The rules of a RuleSet that are switched on.
-#[derive(Debug, Clone, Default)]
-pub struct Resolved {
-    /// The rules, by scope and name.
-    pub rules: Vec<ResolvedRule>,
-    /// What selects nothing and why.
-    pub warnings: Vec<String>,
-    /// What they refer to, found or not.
-    pub refs: BTreeSet<Ref>,
-}
 
 /// Resolves the rules of a RuleSet.
 pub fn resolve(name: &str, spec: &RuleSetSpec, policy: &Policy, facts: &Facts) -> Resolved {
@@ -167,32 +22,35 @@ pub fn resolve(name: &str, spec: &RuleSetSpec, policy: &Policy, facts: &Facts) -
     let mut reader = ActorReader::new(policy, facts);
     let mut rules = resolve_rules(name, spec, &mut reader);
     rules.sort_by(|a, b| (&a.scope, &a.name).cmp(&(&b.scope, &b.name)));
-    let warnings: BTreeSet<String> = reader.warnings.into_iter().collect();
-    Resolved { rules, warnings: warnings.into_iter().collect(), refs: reader.refs }
+    reader.warnings.sort_unstable();
+    reader.warnings.dedup();
+    Resolved { rules, warnings: reader.warnings, refs: reader.refs }
 }
 
 fn resolve_rules(name: &str, spec: &RuleSetSpec, reader: &mut ActorReader<'_>) -> Vec<ResolvedRule> {
     if spec.scopes.is_empty() {
         reader.warn("scopes is empty: the RuleSet selects nothing");
     }
-    let mut scopes: BTreeMap<String, Selector> = BTreeMap::new();
+    let mut scopes: BTreeMap<SmolStr, Selector> = BTreeMap::new();
     for scope in &spec.scopes {
         if let Some(selector) = read_scope(scope, reader) {
-            scopes.insert(selector.to_string(), selector);
+            scopes.insert(selector.to_smolstr(), selector);
         }
     }
+    let name = SmolStr::from(name);
     let mut rules = Vec::new();
     for rule in spec.rules.iter().filter(|rule| rule.enabled) {
         reader.enter(&rule.name);
         let Some(services) = read_services(rule, reader) else {
             continue;
         };
+        let rule_name = SmolStr::from(&rule.name);
         for (text, scope) in &scopes {
             let consumers_scope = if rule.extra_scope { None } else { Some(scope) };
             rules.push(ResolvedRule {
-                rule_set: name.to_owned(),
+                rule_set: name.clone(),
                 scope: text.clone(),
-                name: rule.name.clone(),
+                name: rule_name.clone(),
                 action: rule.action,
                 reject: rule.reject && rule.action != Action::Allow,
                 consumers: rule.consumers.iter().filter_map(|actor| reader.consumer(actor, consumers_scope)).collect(),

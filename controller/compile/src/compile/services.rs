@@ -12,9 +12,10 @@ use ringfence_model::{DerivedLabels, PolicyState, Protocol};
 
 use super::addresses::{Claim, Owner};
 use super::backends::BackEnds;
-use super::classes::Class;
+use super::class::Class;
 use super::labels::NamespaceProfile;
 use super::networks::Networks;
+use super::selector::WorkloadSelector;
 use super::world::Facts;
 use super::{names, selects};
 use crate::cluster::{ClusterState, EndpointSliceInfo, OwnerKey, ServiceInfo, ServicePortInfo, TargetPortInfo};
@@ -66,6 +67,17 @@ impl ServiceFacts {
     /// Whether a Pod of the Service's namespace is behind it.
     pub fn has_pod(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
         selects(&self.selector, labels) || self.behind.target_pods.contains(name)
+    }
+
+    /// Whether its back ends count as selected, so that its front ends may be opened: one class is enough, because what is
+    /// opened is judged at the provider once more.
+    pub fn is_touched_by(&self, selector: &WorkloadSelector) -> bool {
+        self.classes.iter().any(|class| selector.matches(class))
+    }
+
+    /// Whether nothing else is behind it, so that its front ends may be closed.
+    pub fn is_covered_by(&self, selector: &WorkloadSelector) -> bool {
+        !self.classes.is_empty() && self.classes.iter().all(|class| selector.matches(class))
     }
 }
 
@@ -272,7 +284,7 @@ impl ServiceFacts {
             target_ports: front.targets.iter().map(|port| i32::from(*port)).collect(),
         });
         let network = |end: &super::backends::BackEnd| match end.owner {
-            Owner::Pod(_) => networks.of_pod(end.address).map(|number| networks.id(number).to_owned()),
+            Owner::Pod(_) => networks.of_pod(end.address).map(|number| networks.id(number).to_string()),
             _ => None,
         };
         let backs = self.behind.accepted.iter().map(|end| BackEnd {

@@ -8,10 +8,12 @@ use ringfence_crds::common::NamespacedName;
 
 use super::Computed;
 use super::addresses::{AddressBook, Owner};
-use super::classes::{Class, Classes};
+use super::class::Class;
+use super::classes::Classes;
 use super::machines::{Machine, NodeFacts};
-use super::pods::PodFacts;
-use super::resolve::ResolvedRule;
+use super::pods::Pods;
+use super::rule::ResolvedRule;
+use super::rule_sets::RuleSets;
 use super::services::ServiceFacts;
 use super::settings::Settings;
 use crate::cluster::ClusterState;
@@ -27,15 +29,15 @@ pub struct Facts {
     /// Classes.
     pub classes: Classes,
     /// Pods that have not ended.
-    pub pods: BTreeMap<Arc<NamespacedName>, PodFacts>,
+    pub pods: Pods,
     /// Nodes.
     pub nodes: BTreeMap<String, NodeFacts>,
     /// Unmanaged machines.
     pub machines: BTreeMap<String, Machine>,
     /// Services.
     pub services: BTreeMap<NamespacedName, ServiceFacts>,
-    /// Rules, by RuleSet; each RuleSet's by scope and name.
-    pub rules: BTreeMap<String, Vec<ResolvedRule>>,
+    /// RuleSets.
+    pub rule_sets: RuleSets,
 }
 
 /// Inputs and facts together.
@@ -69,7 +71,7 @@ impl<'a> World<'a> {
 
     /// All rules that are switched on, by RuleSet, scope and name.
     pub fn rules(self) -> impl Iterator<Item = &'a ResolvedRule> {
-        self.facts.rules.values().flatten()
+        self.facts.rule_sets.rules()
     }
 }
 
@@ -77,7 +79,7 @@ impl Facts {
     /// The class of whoever has an address.
     pub fn class_at(&self, address: IpAddr) -> Option<&Arc<Class>> {
         match self.book.owner(address)? {
-            Owner::Pod(key) => self.pods.get(key)?.class.as_ref().map(|(_, class)| class),
+            Owner::Pod(number) => self.pods.at(*number)?.class.as_ref().map(|(_, class)| class),
             Owner::Node(name) => self.nodes.get(&**name)?.workload.as_ref().map(|workload| &workload.class),
             Owner::Unmanaged(name) => self.machines.get(&**name).map(|machine| &machine.facts.class),
             Owner::Disputed => None,

@@ -10,7 +10,7 @@ use ringfence_model::{EndState, Labels};
 use super::{Endpoint, Evaluator, ExplainError, Port};
 use crate::cluster::PodInfo;
 use crate::compile::addresses::Owner;
-use crate::compile::classes::Class;
+use crate::compile::class::Class;
 use crate::compile::machines::MachineFacts;
 use crate::compile::services::{Front, ServiceFacts};
 
@@ -116,7 +116,9 @@ impl<'a> Evaluator<'a> {
             None => external,
             // Which of the Pods answers is not known, and so neither is its policy.
             Some(Owner::Disputed) => End { known: false, ..external },
-            Some(Owner::Pod(key)) => self.pod_end(key).unwrap_or(external),
+            Some(Owner::Pod(number)) => {
+                self.world.facts.pods.at(*number).and_then(|pod| self.pod_end(&pod.key)).unwrap_or(external)
+            }
             Some(Owner::Node(name)) => self.node_end(name).unwrap_or(external),
             Some(Owner::Unmanaged(name)) => match self.world.facts.machines.get(&**name) {
                 Some(machine) => {
@@ -130,9 +132,10 @@ impl<'a> Evaluator<'a> {
 
     fn pod_end(&self, key: &NamespacedName) -> Option<End<'_>> {
         let (key, pod) = self.world.cluster.pods.get_key_value(key)?;
-        let facts = self.world.facts.pods.get(key)?;
+        let number = self.world.facts.pods.number(key)?;
+        let facts = self.world.facts.pods.at(number)?;
         let shown = self.world.computed.container_workloads.get(key)?;
-        let own = Owner::Pod(Arc::clone(&facts.key));
+        let own = Owner::Pod(number);
         let told = pod.ips.iter().any(|address| self.world.owner(*address) == Some(&own));
         Some(End {
             name: format!("pod/{key}"),

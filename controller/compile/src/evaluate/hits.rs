@@ -7,8 +7,9 @@ use ringfence_model::{Action, Protocol, Services};
 use super::ends::{End, Target};
 use super::{Evaluator, Port};
 use crate::cluster::{PodInfo, TargetPortInfo};
-use crate::compile::classes::Class;
-use crate::compile::resolve::{ResolvedActor, ResolvedRule, RuleServices, WorkloadSelector};
+use crate::compile::class::Class;
+use crate::compile::rule::{ResolvedActor, ResolvedRule, RuleServices};
+use crate::compile::selector::WorkloadSelector;
 use crate::compile::services::{Front, ServiceFacts};
 
 /// What of a rule a connection meets at one end.
@@ -128,8 +129,8 @@ fn workload_target(rule: &ResolvedRule, selector: &WorkloadSelector, target: &Ta
     let mut peer = direct;
     if let Some((_, service, front)) = target.front.filter(|(_, service, front)| service.managed && front.open) {
         let named = match rule.action {
-            Action::Allow => selector.touches(service),
-            Action::Deny | Action::OverrideDeny => selector.covers(service),
+            Action::Allow => service.is_touched_by(selector),
+            Action::Deny | Action::OverrideDeny => service.is_covered_by(selector),
         };
         peer |= named;
         hit |= named && hits_front(rule.action, front, |port| stated.contains(front.protocol, port));

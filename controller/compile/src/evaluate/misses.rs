@@ -12,9 +12,10 @@ use super::nearest::{Asked, Candidate, Party, Respect, Role};
 use super::{Evaluator, Port};
 use crate::cluster::TargetPortInfo;
 use crate::compile::actors::ActorReader;
-use crate::compile::classes::{Class, ClassOrigin};
+use crate::compile::class::{Class, ClassOrigin};
 use crate::compile::labels::NamespaceProfile;
-use crate::compile::resolve::{ResolvedActor, RuleServices, WorkloadKind, WorkloadSelector};
+use crate::compile::rule::{ResolvedActor, RuleServices};
+use crate::compile::selector::{WorkloadKind, WorkloadSelector};
 use words::{addresses, match_text, port_text, some, wanted};
 
 /// A sentence, and how far from the end the term that it speaks of is.

@@ -19,8 +19,9 @@ use super::ends::{End, Target};
 use super::hits::Meets;
 use super::{Evaluator, Port};
 use crate::compile::actors::scope_selector;
-use crate::compile::classes::Class;
-use crate::compile::resolve::{ResolvedRule, resolve};
+use crate::compile::class::Class;
+use crate::compile::resolve::resolve;
+use crate::compile::rule::ResolvedRule;
 use crate::compile::services::{Front, ServiceFacts};
 use crate::compile::world::World;
 
@@ -138,7 +139,7 @@ fn of_rule<'a>(
     let (scoped, _) = resolved(world, name, &rule_set.scopes, written);
     let scopes: Vec<Selector> = rule_set.scopes.iter().filter_map(|scope| scope_selector(&scope.labels)).collect();
     scoped.into_iter().filter_map(move |scoped| {
-        let scope = scopes.iter().find(|scope| scope.to_string() == scoped.scope)?.clone();
+        let scope = scopes.iter().find(|scope| scope.to_string() == scoped.scope.as_str())?.clone();
         Some(Candidate { rule_set, written, scope, has_services, scoped, anywhere: Arc::clone(anywhere.as_ref()?) })
     })
 }

@@ -9,7 +9,7 @@ use super::hits::Meets;
 use super::nearest::{Asked, Party, Role};
 use super::{Evaluator, Port};
 use crate::compile::essentials::DNS_PORT;
-use crate::compile::resolve::ResolvedRule;
+use crate::compile::rule::ResolvedRule;
 use crate::policy::{Kind, ObjectKey};
 
 /// One end, judged.
@@ -101,12 +101,12 @@ impl Evaluator<'_> {
     }
 
     pub(super) fn reference(&self, rule: &ResolvedRule) -> RuleRef {
-        let origin = self.world.policy.origins.get(&ObjectKey::cluster_wide(Kind::RuleSet, &rule.rule_set));
+        let origin = self.world.policy.origins.get(&ObjectKey::cluster_wide(Kind::RuleSet, rule.rule_set.as_str()));
         RuleRef {
-            rule_set: rule.rule_set.clone(),
-            name: rule.name.clone(),
+            rule_set: rule.rule_set.to_string(),
+            name: rule.name.to_string(),
             file: origin.map(|origin| origin.file.clone()),
-            line: origin.map(|origin| origin.rule_lines.get(&rule.name).copied().unwrap_or(origin.line)),
+            line: origin.map(|origin| origin.rule_lines.get(rule.name.as_str()).copied().unwrap_or(origin.line)),
         }
     }
 

@@ -24,8 +24,8 @@ fn rules(rule_set: &str, scope: &str) -> WorkloadPolicySpec {
 }
 fn members(class: &str, addresses: &[&str]) -> AddressGroupSpec {
     let member = |address: &&str| ringfence_crds::common::NetworkAddress {
-        network: "uid/default".to_owned(),
-        address: (*address).to_owned(),
+        network: "uid/default".into(),
+        address: (*address).into(),
     };
     AddressGroupSpec { class: class.to_owned(), members: addresses.iter().map(member).collect(), ..Default::default() }
 }

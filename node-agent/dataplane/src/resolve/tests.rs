@@ -139,10 +139,13 @@ fn nothing_empty_or_malformed_selects_anything() {
     assert_eq!(nothing(&|rule| (rule.services.clear(), rule.virtual_service_ports = true).0), Decision::Default);
     let node = Subject { container_hosts: true, ..Subject::default() };
     assert_eq!(nothing(&|rule| rule.subjects = vec![node.clone()]), Decision::Default, "a Pod is no node");
-    let bad = LabelSelector { is_in: [("Role!".to_owned(), texts(&["web"]))].into(), ..LabelSelector::default() };
+    let bad = LabelSelector {
+        is_in: [("Role!".into(), vec!["web".into()])].into_iter().collect(),
+        ..LabelSelector::default()
+    };
     let bad = Subject { labels: Some(bad), ..Subject::default() };
     assert_eq!(nothing(&|rule| rule.subjects = vec![bad.clone()]), Decision::Default);
-    let none = LabelSelector { is_in: [("role".to_owned(), Vec::new())].into(), ..LabelSelector::default() };
+    let none = LabelSelector { is_in: [("role".into(), Vec::new())].into_iter().collect(), ..LabelSelector::default() };
     let none = Subject { labels: Some(none), ..Subject::default() };
     assert_eq!(nothing(&|rule| rule.subjects = vec![none.clone()]), Decision::Default);
 }

@@ -9,6 +9,10 @@ use ringfence_compile::cluster::PodInfo;
 use ringfence_compile::compile::{Changes, Compiler, Computed, Dirty, Input};
 use ringfence_sim::shapes::{self, Shape, pod_key};
 
+/// The one that the controller has.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures the compiler; one line a benchmark.
 #[derive(Parser)]
 struct Arguments {

@@ -1,12 +1,13 @@
 //! What changed, and what is said of machines, nodes and the cluster.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringfence_crds::{AddressGroupSpec, PeerGroupSpec, WorkloadPolicySpec};
 
 use super::todo::{Keys, Todo};
 use super::{Compiler, Inputs};
-use crate::compile::{Computed, essentials};
+use crate::compile::{Computed, essentials, names};
 
 /// The computed objects that an update changed, made or ended, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,31 +22,68 @@ pub struct Changes {
     pub address_groups: BTreeSet<String>,
     /// Whether anything else of [`Computed`] may have changed: what is shown, and warnings.
     pub others: bool,
+    not_noted: bool,
 }
 
 macro_rules! keep {
-    ($put:ident, $drop:ident, $field:ident, $spec:ty) => {
+    ($put:ident, $put_all:ident, $drop:ident, $field:ident, $spec:ty) => {
         /// Keeps an object, and notes it if it was not so before.
         pub(super) fn $put(&mut self, computed: &mut Computed, name: String, spec: $spec) {
-            if computed.$field.get(&name) != Some(&spec) {
-                computed.$field.insert(name.clone(), spec);
-                self.$field.insert(name);
+            match computed.$field.entry(name) {
+                Entry::Vacant(entry) => {
+                    self.note(entry.key(), |changes| &mut changes.$field);
+                    entry.insert(spec);
+                }
+                Entry::Occupied(mut entry) if *entry.get() != spec => {
+                    self.note(entry.key(), |changes| &mut changes.$field);
+                    entry.insert(spec);
+                }
+                Entry::Occupied(_) => {}
+            }
+        }
+
+        /// The same for many objects.
+        pub(super) fn $put_all(&mut self, computed: &mut Computed, objects: Vec<(String, $spec)>) {
+            if computed.$field.is_empty() {
+                // A map that is made at once from all it holds takes a tenth of the time.
+                objects.iter().for_each(|(name, _)| self.note(name, |changes| &mut changes.$field));
+                computed.$field = objects.into_iter().collect();
+            } else {
+                objects.into_iter().for_each(|(name, spec)| self.$put(computed, name, spec));
             }
         }
 
         /// Ends an object, if there is one.
         pub(super) fn $drop(&mut self, computed: &mut Computed, name: &str) {
             if computed.$field.remove(name).is_some() {
-                self.$field.insert(name.to_owned());
+                self.note(name, |changes| &mut changes.$field);
             }
         }
     };
 }
 
 impl Changes {
-    keep!(put_workload_policy, drop_workload_policy, workload_policies, WorkloadPolicySpec);
-    keep!(put_peer_group, drop_peer_group, peer_groups, PeerGroupSpec);
-    keep!(put_address_group, drop_address_group, address_groups, AddressGroupSpec);
+    keep!(put_workload_policy, put_workload_policies, drop_workload_policy, workload_policies, WorkloadPolicySpec);
+    keep!(put_peer_group, put_peer_groups, drop_peer_group, peer_groups, PeerGroupSpec);
+    keep!(put_address_group, put_address_groups, drop_address_group, address_groups, AddressGroupSpec);
+
+    /// For a compiler that is made anew: nobody asks what changed.
+    pub(super) fn not_noted() -> Self {
+        Self { not_noted: true, ..Self::default() }
+    }
+
+    fn note(&mut self, name: &str, of: fn(&mut Self) -> &mut BTreeSet<String>) {
+        if !self.not_noted {
+            of(self).insert(name.to_owned());
+        }
+    }
+
+    /// Ends the slices of a class from a number on: as many as were written, which may be more than there are now.
+    pub(super) fn drop_slices(&mut self, computed: &mut Computed, class: &str, from: usize) {
+        let names = (from..).map(|slice| names::address_group(class, slice));
+        let gone: Vec<String> = names.take_while(|name| computed.address_groups.contains_key(name)).collect();
+        gone.iter().for_each(|name| self.drop_address_group(computed, name));
+    }
 
     /// Whether no computed object changed.
     pub fn is_empty(&self) -> bool {
@@ -65,6 +103,7 @@ impl Changes {
             peer_groups: differing(&before.peer_groups, &after.peer_groups),
             address_groups: differing(&before.address_groups, &after.address_groups),
             others: true,
+            not_noted: false,
         }
     }
 }

@@ -11,9 +11,9 @@ use super::todo::{Keys, Todo};
 use super::{Changes, Compiler, Inputs};
 use crate::cluster::{EndpointSliceInfo, ServiceInfo};
 use crate::compile::addresses::{AddressBook, Claim};
-use crate::compile::classes::ClassId;
+use crate::compile::class::ClassId;
 use crate::compile::names;
-use crate::compile::resolve::Ref;
+use crate::compile::rule::Ref;
 use crate::compile::services::{self, Reader, ServiceFacts};
 
 /// What leads to a Service, and what a Service leads to.
@@ -183,7 +183,7 @@ impl Compiler {
             facts.as_ref().filter(|facts| facts.managed).map(|facts| facts.labels.labels.clone())
         };
         if known_as(&before) != known_as(&now) {
-            self.rule_sets.mark(&Ref::VirtualService(key.clone()), todo);
+            todo.mark_users(&self.facts, &Ref::VirtualService(key.clone()));
         }
         let managed = now.as_ref().filter(|now| now.managed);
         self.move_service(key, managed);

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use ringfence_crds::common::NamespacedName;
 
 use super::{Compiler, Inputs, of_namespace};
+use crate::compile::addresses::PodId;
 use crate::compile::dirty::{Dirty, Input};
 use crate::compile::essentials;
-use crate::compile::resolve::Ref;
+use crate::compile::rule::Ref;
 
 /// Some keys, or all there are.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ pub struct Todo {
     pub services: Keys<NamespacedName>,
     pub rule_sets: Keys<String>,
     /// Pods that had problems with their addresses before.
-    pub troubled: Vec<NamespacedName>,
+    pub troubled: Vec<PodId>,
     /// Nodes and machines whose addresses may read differently.
     pub shown: Keys<String>,
     /// Claims of the apiserver.
@@ -139,9 +140,9 @@ impl Compiler {
             Input::Owners(namespace) => {
                 of_namespace(&inputs.cluster.services, &namespace).for_each(|key| todo.services.add(key.clone()));
             }
-            Input::IpList(name) => self.rule_sets.mark(&Ref::IpList(name), todo),
-            Input::LabelGroup(name) => self.rule_sets.mark(&Ref::LabelGroup(name), todo),
-            Input::ServiceDefinition(name) => self.rule_sets.mark(&Ref::ServiceDefinition(name), todo),
+            Input::IpList(name) => todo.mark_users(&self.facts, &Ref::IpList(name)),
+            Input::LabelGroup(name) => todo.mark_users(&self.facts, &Ref::LabelGroup(name)),
+            Input::ServiceDefinition(name) => todo.mark_users(&self.facts, &Ref::ServiceDefinition(name)),
             Input::RuleSet(name) => todo.rule_sets.add(name),
         }
     }

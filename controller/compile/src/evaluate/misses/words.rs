@@ -1,8 +1,6 @@
 //! Addresses, ports, and what a selector wants, as a sentence names them.
 
-use std::collections::BTreeSet;
-
-use ringfence_model::{Constraint, Dimension, LabelValue, PortMatch, Ports, Protocol};
+use ringfence_model::{Constraint, Dimension, PortMatch, Ports, Protocol, Values};
 
 use super::super::Port;
 use super::super::nearest::Party;
@@ -18,7 +16,7 @@ pub fn addresses(party: &Party<'_>) -> String {
 
 /// `env=prod or staging`
 pub fn wanted(dimension: &Dimension, constraint: &Constraint) -> String {
-    let texts = |values: &BTreeSet<LabelValue>| values.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let texts = |values: &Values| values.iter().map(ToString::to_string).collect::<Vec<_>>();
     match constraint {
         Constraint::In(values) => format!("{dimension}={}", listed(&texts(values), " or ")),
         Constraint::NotIn(values) => format!("another {dimension} than {}", listed(&texts(values), " or ")),

@@ -35,7 +35,7 @@ fn seen(world: &World) -> BTreeSet<String> {
         let count = group(class, 0).and_then(|group| group.spec.slices).unwrap_or(0);
         let slices: Option<Vec<&AddressGroup>> = (0..count).map(|slice| group(class, slice)).collect();
         let members = slices.into_iter().flatten().flat_map(|group| &group.spec.members);
-        seen.extend(members.map(|member| member.address.clone()));
+        seen.extend(members.map(|member| member.address.to_string()));
     }
     seen
 }

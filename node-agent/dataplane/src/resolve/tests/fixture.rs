@@ -77,7 +77,7 @@ pub fn rule(direction: Direction, action: Action, peer: Peer) -> CompiledRule {
 }
 
 pub fn selector(pairs: &[(&str, &str)]) -> LabelSelector {
-    let is_in = pairs.iter().map(|(dimension, value)| ((*dimension).to_owned(), texts(&[value]))).collect();
+    let is_in = pairs.iter().map(|(dimension, value)| ((*dimension).into(), vec![(*value).into()])).collect();
     LabelSelector { is_in, ..LabelSelector::default() }
 }
 
@@ -119,7 +119,7 @@ pub fn add_slice(
     members: &[&str],
     network: &str,
 ) {
-    let member = |address: &&str| NetworkAddress { network: network.to_owned(), address: (*address).to_owned() };
+    let member = |address: &&str| NetworkAddress { network: network.into(), address: (*address).into() };
     let spec = AddressGroupSpec {
         class: class.to_owned(),
         slice,
