@@ -7,6 +7,7 @@ mod answer;
 mod endpoint;
 mod ends;
 mod hits;
+mod ipv6;
 mod misses;
 mod nearest;
 mod service;
@@ -92,20 +93,19 @@ impl<'a> Evaluator<'a> {
         let port = Port { protocol, number: port };
         let source = self.end(from)?;
         if let Endpoint::Service(key) = to {
-            return self.to_service(&source, key, port);
+            let said = self.to_service(&source, key, port)?;
+            return Ok(if ipv6::is_ipv6(from, &source) { ipv6::as_programmed(said) } else { said });
         }
         let destination = self.end(to)?;
-        if let Some(front) = self.front_at(&destination, port) {
-            return Ok(self.through(&source, &front));
-        }
-        let judged = self.direct(&source, &destination, port);
-        Ok(Explanation {
-            verdict: judged.verdict,
-            reason: judged.reason,
-            source: judged.source,
-            destination: judged.destination,
-            backends: None,
-        })
+        let said = match self.front_at(&destination, port) {
+            Some(front) => self.through(&source, &front),
+            None => self.direct(&source, &destination, port).into(),
+        };
+        // What a Pod sends to itself does not leave its loopback interface.
+        let key = |end: &End<'_>| end.pod.map(|(key, _)| key.clone());
+        let itself = source.pod.is_some() && key(&source) == key(&destination);
+        let over_ipv6 = ipv6::is_ipv6(from, &source) || ipv6::is_ipv6(to, &destination);
+        Ok(if over_ipv6 && !itself { ipv6::as_programmed(said) } else { said })
     }
 
     /// A connection that no Service is in between of.
@@ -136,6 +136,13 @@ impl Both {
         };
         let reason = unknown.filter(|_| verdict == Verdict::Unknown);
         Self { verdict, reason, source: source.side, destination: destination.side }
+    }
+}
+
+impl From<Both> for Explanation {
+    fn from(both: Both) -> Self {
+        let Both { verdict, reason, source, destination } = both;
+        Self { verdict, reason, source, destination, backends: None }
     }
 }
 

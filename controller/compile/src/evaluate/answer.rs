@@ -12,7 +12,7 @@ use serde::Serialize;
 pub struct Explanation {
     /// Both ends together; for a Service that of the worst back end.
     pub verdict: Verdict,
-    /// Why the verdict is `unknown`.
+    /// Why the verdict is `unknown`, or not what the rules say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The end that connects.
