@@ -37,7 +37,7 @@ pub struct Arguments {
     /// Who listens.
     #[arg(long, value_name = "END")]
     to: Endpoint,
-    /// Port and protocol, as in 5432/tcp.
+    /// Port and protocol, as in 5432/tcp; of ICMP the type, as in 8/icmp; 0 of a protocol that has neither, as in 0/47.
     #[arg(long, value_name = "PORT/PROTOCOL")]
     port: PortArgument,
     /// How to print the answer.
@@ -56,11 +56,20 @@ impl FromStr for PortArgument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is no port with its protocol: write one such as 5432/tcp or 53/udp");
+        let wrong = || {
+            format!(
+                "'{text}' is no port with its protocol: write one such as 5432/tcp or 53/udp (of ICMP its type: 8/icmp)"
+            )
+        };
         let (port, protocol) = text.split_once('/').ok_or_else(wrong)?;
         let port = port.parse().map_err(|_| wrong())?;
         let protocol: Protocol = protocol.parse().map_err(|_| wrong())?;
-        if protocol.has_ports() && port == 0 {
+        let possible = match protocol {
+            Protocol::ICMP | Protocol::ICMPV6 => 0..=u16::from(u8::MAX),
+            protocol if protocol.has_ports() => 1..=u16::MAX,
+            _ => 0..=0,
+        };
+        if !possible.contains(&port) {
             return Err(wrong());
         }
         Ok(Self { port, protocol })
@@ -88,34 +97,39 @@ fn text(explanation: &Explanation, from: &Endpoint, to: &Endpoint) -> Result<Str
     if let Some(reason) = &explanation.reason {
         writeln!(out, "  because {reason}")?;
     }
-    writeln!(out, "  from {from}: {}", side(&explanation.source)?)?;
-    writeln!(out, "  to   {to}: {}", side(&explanation.destination)?)?;
+    write!(out, "  from {from}: {}", side(&explanation.source)?)?;
+    write!(out, "  to   {to}: {}", side(&explanation.destination)?)?;
     for backend in explanation.backends.iter().flatten() {
-        writeln!(out, "  back end {}", backend_line(backend)?)?;
+        write!(out, "  back end {}", backend_text(backend)?)?;
     }
     Ok(out)
 }
 
-fn backend_line(backend: &BackendExplanation) -> Result<String> {
+fn backend_text(backend: &BackendExplanation) -> Result<String> {
     let BackendExplanation { endpoint, address, port, .. } = backend;
     let verdict = word(&backend.verdict)?;
     Ok(format!("{endpoint} at {address} port {port}: {verdict}; {}", side(&backend.destination)?))
 }
 
+/// What an end is and decides; below it the other rules that hit, or the one that nearly did.
 fn side(side: &Side) -> Result<String> {
     let labels: Vec<String> = side.labels.iter().map(|(dimension, value)| format!("{dimension}={value}")).collect();
     let labels = if labels.is_empty() { "no labels".to_owned() } else { labels.join(",") };
-    let mut line = format!("{}, {labels}, {}", word(&side.state)?, word(&side.decision)?);
+    let mut text = format!("{}, {labels}, {}", word(&side.state)?, word(&side.decision)?);
     if let Some(rule) = &side.rule {
-        write!(line, " by {}", rule_text(rule))?;
+        write!(text, " by {}", rule_text(rule))?;
     }
+    text.push('\n');
     for other in &side.others {
-        write!(line, "; {} hits too ({})", rule_text(&other.rule), other.action)?;
+        writeln!(text, "       hits too: {} ({})", rule_text(&other.rule), other.action)?;
     }
     if let Some(near) = &side.nearest {
-        write!(line, " (no rule; nearest is {}, which misses on {})", rule_text(&near.rule), near.missed)?;
+        writeln!(text, "       no rule hits; the nearest Allow is {}, which misses:", rule_text(&near.rule))?;
+        for reason in &near.why {
+            writeln!(text, "       - {reason}")?;
+        }
     }
-    Ok(line)
+    Ok(text)
 }
 
 /// `shop/web-to-api at rules/shop.yaml:7`
@@ -141,7 +155,9 @@ mod tests {
     fn a_port_has_its_protocol() {
         let parsed = "5432/tcp".parse::<PortArgument>();
         assert_eq!(parsed, Ok(PortArgument { port: 5432, protocol: Protocol::TCP }));
-        for bad in ["5432", "tcp/5432", "0/tcp", "65536/tcp", "53/dns", "/tcp"] {
+        let echo = "8/icmp".parse::<PortArgument>();
+        assert_eq!(echo, Ok(PortArgument { port: 8, protocol: Protocol::ICMP }));
+        for bad in ["5432", "tcp/5432", "0/tcp", "65536/tcp", "53/dns", "/tcp", "256/icmp", "1/47"] {
             assert!(bad.parse::<PortArgument>().is_err(), "{bad}");
         }
     }

@@ -265,6 +265,10 @@ fn explain_answers_in_the_fixed_form() {
     let blocked = explain("pod/shop/db", "5433/tcp");
     assert_eq!(blocked["verdict"], "blocked");
     assert_eq!((&blocked["source"]["decision"], &blocked["source"]["rule"]), (&"default".into(), &Value::Null));
+    let near = serde_json::json!({
+        "rule": rule, "missed": "services", "why": ["port 5433/TCP is not among 5432/TCP"]
+    });
+    assert_eq!((&blocked["source"]["nearest"], &blocked["destination"]["nearest"]), (&near, &near));
     let outside = explain("198.51.100.1", "443/tcp");
     assert_eq!((&outside["verdict"], &outside["destination"]["state"]), (&"blocked".into(), &"external".into()));
 }
@@ -279,4 +283,111 @@ allowed
   to   pod/shop/db: full, app=shop,role=db, allow by shop/web-to-db at rules/shop.yml:7
 ";
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), expected));
+}
+
+#[test]
+fn explain_for_people_names_what_hits_too_and_what_nearly_did() {
+    let twice = "
+  - name: shop-to-db
+    consumers: [{allWorkloads: true}]
+    providers: [{labels: {role: [db]}}]
+    services: [{protocol: TCP, port: 5432}]
+  - name: never
+    action: Deny
+    consumers: [{allWorkloads: true}]
+    providers: [{labels: {role: [db]}}]
+    services: [{protocol: TCP, port: 5432}]
+";
+    let rules = format!("{}{}", RULES.trim_end(), twice);
+    let shop = folder(&[("policy/a.yaml", PROFILE), ("policy/b.yaml", &rules), ("cluster.yaml", CLUSTER)]);
+    let explain = |from: &str, port: &str| {
+        let arguments = "explain --policy policy --cluster cluster.yaml --to pod/shop/db";
+        let output = ringfence(&[words(arguments), vec!["--from", from, "--port", port]].concat(), shop.path());
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        stdout(&output)
+    };
+    let expected = "\
+allowed
+  from pod/shop/web: full, app=shop,role=web, allow by shop/shop-to-db at b.yaml:11
+       hits too: shop/web-to-db at b.yaml:7 (Allow)
+       hits too: shop/never at b.yaml:15 (Deny)
+  to   pod/shop/db: full, app=shop,role=db, allow by shop/shop-to-db at b.yaml:11
+       hits too: shop/web-to-db at b.yaml:7 (Allow)
+       hits too: shop/never at b.yaml:15 (Deny)
+";
+    assert_eq!(explain("pod/shop/web", "5432/tcp"), expected);
+    let expected = "\
+blocked
+  from 198.51.100.1: external, no labels, external
+  to   pod/shop/db: full, app=shop,role=db, default
+       no rule hits; the nearest Allow is shop/shop-to-db at b.yaml:11, which misses:
+       - the consumer is no workload: address 198.51.100.1 is in no IP list of the rule
+";
+    assert_eq!(explain("198.51.100.1", "5432/tcp"), expected);
+}
+
+/// Every problem of text that can be read, of each kind of check, is shown with the line that it is on and a caret.
+#[test]
+fn check_shows_a_caret_below_every_problem() {
+    let object = |kind: &str, name: &str, spec: &str| {
+        format!("apiVersion: ringfence.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+    };
+    let any = "providers: [{allWorkloads: true}], allServices: true";
+    let rule =
+        |consumers: &str| format!("\n  scopes: [{{}}]\n  rules:\n  - {{name: r, consumers: [{consumers}], {any}}}");
+    let documents = [
+        // Text and frame.
+        "kind: [".to_owned(),
+        "a: 'no end\n\n".to_owned(),
+        "- 1\n".to_owned(),
+        "kind: Ruleset\napiVersion: ringfence.dev/v1\n".to_owned(),
+        "apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: none}\n".to_owned(),
+        // Schema, rules about fields, and what fields mean.
+        object("IPList", "field", "{range: [10.0.0.0/8]}"),
+        object("IPList", "names", "{fqdns: [example.org]}"),
+        object("IPList", "bits", "{ranges: [10.0.0.1/8]}"),
+        object("IPList", "v6", "{ranges: ['2001:db8::/32']}"),
+        object("ContainerWorkloadProfile", "visible", "{managed: true, visibility: Off}"),
+        object("Workload", "node", "{policyState: Full}"),
+        object("ServiceDefinition", "port", "{ports: [{protocol: ICMP, port: 8}]}"),
+        // One object against the others.
+        object("IPList", "twice", "{ranges: [10.0.0.0/8]}"),
+        object("IPList", "twice", "{ranges: [10.0.0.0/8]}"),
+        object("IPList", "empty", "{}"),
+        object("LabelGroup", "a", "{dimension: env, values: [x], groups: [b]}"),
+        object("LabelGroup", "b", "{dimension: env, values: [y], groups: [a]}"),
+        object("LabelGroup", "c", "{dimension: app, groups: [a]}"),
+        object("RuleSet", "list", &rule("{ipList: gone}")),
+        object("RuleSet", "group", &rule("{labelGroups: [gone]}")),
+        object("RuleSet", "nobody", &rule("{ipList: empty}")),
+        object("RuleSet", "machine", &rule("{workload: gone}")),
+        object("ContainerCluster", "one", "{failsafePorts: [{protocol: TCP, port: 22}]}"),
+        object("ContainerCluster", "two", "{}"),
+    ];
+    let names: Vec<String> = (0..documents.len()).map(|number| format!("{number:02}.yaml")).collect();
+    let files: Vec<(&str, &str)> = names.iter().map(String::as_str).zip(documents.iter().map(String::as_str)).collect();
+    let output = ringfence(&["check", "."], folder(&files).path());
+    assert_eq!(output.status.code(), Some(1));
+    let text = stdout(&output);
+    let mut lines = text.lines().peekable();
+    let mut with_problems = Vec::new();
+    while let Some(line) = lines.next().filter(|_| lines.peek().is_some()) {
+        let mut parts = line.splitn(4, ':');
+        let file = parts.next().unwrap_or_default();
+        let number: usize = parts.next().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{line}: {text}"));
+        let column: usize = parts.next().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{line}: {text}"));
+        let written = files.iter().find(|(name, _)| *name == file).and_then(|(_, text)| text.lines().nth(number - 1));
+        assert_eq!(
+            lines.next(),
+            Some(format!("{number:>5} | {}", written.expect("the line is there")).as_str()),
+            "{line}"
+        );
+        assert_eq!(lines.next(), Some(format!("{:>5} | {:>column$}", "", "^").as_str()), "{line}");
+        with_problems.push(file.to_owned());
+    }
+    with_problems.dedup();
+    // The first of two equal objects is good, and so is an empty list that nobody refers to; a cycle is told once.
+    let good = ["12.yaml", "14.yaml", "16.yaml"];
+    let expected: Vec<&String> = names.iter().filter(|name| !good.contains(&name.as_str())).collect();
+    assert_eq!(with_problems.iter().collect::<Vec<_>>(), expected, "{text}");
 }

@@ -10,7 +10,7 @@
 //! rule into the one form that both emission and the evaluator read, so that they cannot differ. [`Compiler`] keeps all
 //! of it and looks again only at what changed.
 
-mod actors;
+pub(crate) mod actors;
 pub(crate) mod addresses;
 mod backends;
 pub(crate) mod class;
@@ -27,13 +27,14 @@ mod networks;
 mod parallel;
 mod peers;
 mod pods;
-mod resolve;
+pub(crate) mod resolve;
 pub(crate) mod rule;
 mod rule_sets;
 pub(crate) mod selector;
 pub(crate) mod services;
 mod settings;
 mod slices;
+pub(crate) mod unprogrammed;
 pub(crate) mod world;
 
 use std::collections::BTreeMap;

@@ -7,11 +7,14 @@ mod answer;
 mod endpoint;
 mod ends;
 mod hits;
+mod ipv6;
+mod misses;
+mod nearest;
 mod service;
 mod side;
 mod translated;
 
-use ringfence_model::{Protocol, Verdict};
+use ringfence_model::{PortMatch, Protocol, Services, Verdict};
 
 use crate::cluster::ClusterState;
 use crate::compile::Compiler;
@@ -23,29 +26,60 @@ pub use answer::{BackendExplanation, Explanation, NearMiss, OtherRule, RuleRef, 
 pub use endpoint::{Endpoint, ExplainError, ParseEndpointError};
 
 use ends::{End, Target};
+use nearest::Candidate;
 use side::Judged;
 
 /// Answers questions about one policy and cluster; made once for many of them.
 pub struct Evaluator<'a> {
     world: World<'a>,
     essentials: Essentials,
+    /// What may be nearest where nothing hits, when that was asked for.
+    candidates: Vec<Candidate<'a>>,
 }
 
-/// A protocol and a port of it; port 0 for a protocol without ports.
+/// A protocol and a port of it; of ICMP the type; 0 for any other protocol.
 #[derive(Debug, Clone, Copy)]
 struct Port {
     protocol: Protocol,
     number: u16,
 }
 
+impl Port {
+    /// Whether an entry of a rule's services means it. Of ICMP the code is 0: the others are those of errors, which
+    /// are related to a connection and open none.
+    fn is_meant_by(self, entry: &PortMatch) -> bool {
+        match u8::try_from(self.number) {
+            Ok(kind) if matches!(self.protocol, Protocol::ICMP | Protocol::ICMPV6) => {
+                entry.contains_icmp(self.protocol, kind, 0)
+            }
+            _ => entry.contains(self.protocol, self.number),
+        }
+    }
+
+    /// Whether the services of a rule mean it.
+    fn is_among(self, services: &Services) -> bool {
+        match services {
+            Services::All => true,
+            Services::Only(entries) => entries.iter().any(|entry| self.is_meant_by(entry)),
+        }
+    }
+}
+
 impl<'a> Evaluator<'a> {
     /// An evaluator of what was compiled from this policy and cluster.
     pub fn new(compiler: &'a Compiler, policy: &'a Policy, cluster: &'a ClusterState) -> Self {
         let world = compiler.world(policy, cluster);
-        Self { world, essentials: Essentials::find(world.cluster, world.facts) }
+        Self { world, essentials: Essentials::find(world.cluster, world.facts), candidates: Vec::new() }
     }
 
-    /// Says what becomes of a connection from `from` to `port` of `to`, and why.
+    /// Says of a default decision also which Allow came nearest, and why it missed. That resolves every Allow once
+    /// more, and compares all of them for each answer.
+    #[must_use]
+    pub fn with_nearest(self) -> Self {
+        Self { candidates: nearest::candidates(self.world), ..self }
+    }
+
+    /// Says what becomes of a connection from `from` to `port` of `to`, and why. Of ICMP the port is the type.
     ///
     /// # Errors
     /// When an end does not exist, or cannot be that end of a connection.
@@ -59,20 +93,19 @@ impl<'a> Evaluator<'a> {
         let port = Port { protocol, number: port };
         let source = self.end(from)?;
         if let Endpoint::Service(key) = to {
-            return self.to_service(&source, key, port);
+            let said = self.to_service(&source, key, port)?;
+            return Ok(if ipv6::is_ipv6(from, &source) { ipv6::as_programmed(said) } else { said });
         }
         let destination = self.end(to)?;
-        if let Some(front) = self.front_at(&destination, port) {
-            return Ok(self.through(&source, &front));
-        }
-        let judged = self.direct(&source, &destination, port);
-        Ok(Explanation {
-            verdict: judged.verdict,
-            reason: judged.reason,
-            source: judged.source,
-            destination: judged.destination,
-            backends: None,
-        })
+        let said = match self.front_at(&destination, port) {
+            Some(front) => self.through(&source, &front),
+            None => self.direct(&source, &destination, port).into(),
+        };
+        // What a Pod sends to itself does not leave its loopback interface.
+        let key = |end: &End<'_>| end.pod.map(|(key, _)| key.clone());
+        let itself = source.pod.is_some() && key(&source) == key(&destination);
+        let over_ipv6 = ipv6::is_ipv6(from, &source) || ipv6::is_ipv6(to, &destination);
+        Ok(if over_ipv6 && !itself { ipv6::as_programmed(said) } else { said })
     }
 
     /// A connection that no Service is in between of.
@@ -106,7 +139,15 @@ impl Both {
     }
 }
 
-/// Says what becomes of a connection from `from` to `port` of `to`, and why.
+impl From<Both> for Explanation {
+    fn from(both: Both) -> Self {
+        let Both { verdict, reason, source, destination } = both;
+        Self { verdict, reason, source, destination, backends: None }
+    }
+}
+
+/// Says what becomes of a connection from `from` to `port` of `to`, and why, the nearest Allow included. Of ICMP the
+/// port is the type.
 ///
 /// # Errors
 /// When an end does not exist, or cannot be that end of a connection.
@@ -119,5 +160,5 @@ pub fn explain(
     port: u16,
 ) -> Result<Explanation, ExplainError> {
     let compiler = Compiler::new(policy, cluster);
-    Evaluator::new(&compiler, policy, cluster).explain(from, to, protocol, port)
+    Evaluator::new(&compiler, policy, cluster).with_nearest().explain(from, to, protocol, port)
 }

@@ -153,7 +153,7 @@ pub fn parse(files: &[SourceFile]) -> Parsed {
                         document::Outcome::Broken(broken) => parsed.broken.push(broken),
                     }
                 }
-                Err(error) => parsed.problems.push(syntax_problem(&file.path, &error, index + 1 == count)),
+                Err(error) => parsed.problems.push(syntax_problem(file, &error, index + 1 == count)),
             }
         }
     }
@@ -162,13 +162,23 @@ pub fn parse(files: &[SourceFile]) -> Parsed {
 }
 
 /// A document that cannot be read. After the last one of a file nobody knows what else there is.
-fn syntax_problem(path: &str, error: &serde_saphyr::Error, last: bool) -> Problem {
-    let place = error.location().map_or(Place::START, Place::of);
+fn syntax_problem(file: &SourceFile, error: &serde_saphyr::Error, last: bool) -> Problem {
+    let place = within(&file.text, error.location().map_or(Place::START, Place::of));
     let text = error.without_snippet().to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
     let unread = if last { "; the rest of the file was not read" } else { "; the rest of the document was not read" };
     let message = format!("not readable as YAML: {reason}{unread}");
-    Problem { path: path.to_owned(), line: place.line, column: place.column, message, severity: Severity::Error }
+    let path = file.path.clone();
+    Problem { path, line: place.line, column: place.column, message, severity: Severity::Error }
+}
+
+/// The place itself; of one behind the end of a text, the end of its last line, so that there is something to show.
+fn within(text: &str, place: Place) -> Place {
+    let lines = text.lines().count() as u64;
+    match text.lines().last() {
+        Some(last) if place.line > lines => Place { line: lines, column: last.chars().count() as u64 + 1 },
+        _ => place,
+    }
 }
 
 /// Checks the objects against each other: duplicates, dangling references, cycles, empty selections. Needs no cluster.

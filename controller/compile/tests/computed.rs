@@ -217,3 +217,48 @@ items:
     assert!(ClusterState::from_list_yaml("kind: Pod").is_err());
     assert!(ClusterState::from_list_yaml("items: [{kind: Pod, metadata: {name: x}, spec: {containers: 7}}]").is_err());
 }
+
+/// Both addresses of a Pod, both ClusterIPs of a Service and both families of a list are told to the agents.
+#[test]
+fn a_dual_stack_cluster_is_told_as_it_is() {
+    let mut lab = shop();
+    for (name, address) in [("a/a", "fd00:10::1"), ("b/b", "fd00:10::2")] {
+        lab.pod_mut(name).ips.push(address.parse().unwrap());
+    }
+    lab.service("b/db", "10.96.0.5", "db", &["80:8080/tcp"]);
+    lab.cluster.services.get_mut(&key("b/db")).unwrap().cluster_ips.push("fd00:96::5".parse().unwrap());
+    lab.ip_list("office", "{ranges: [203.0.113.0/24, '2001:db8::/32'], exclusions: ['2001:db8::/33']}");
+    let computed = lab.compile();
+    let members = |class: &str| -> Vec<String> {
+        let group = computed.address_groups.values().find(|group| group.class_text == class).unwrap();
+        group.members.iter().map(|member| format!("{} {}", member.network, member.address)).collect()
+    };
+    assert_eq!(members("app=a,env=prod,role=web|pods"), ["uid/default 10.0.0.1", "uid/default fd00:10::1"]);
+    assert_eq!(members("app=b,env=prod,role=db|pods"), ["uid/default 10.0.0.2", "uid/default fd00:10::2"]);
+    let ends = computed.address_groups.values().find_map(|group| group.service.clone()).unwrap();
+    let fronts: Vec<&str> = ends.front_ends.iter().map(|front| front.address.as_str()).collect();
+    let backs: Vec<&str> = ends.back_ends.iter().map(|back| back.address.as_str()).collect();
+    assert_eq!((fronts, backs), (vec!["10.96.0.5", "fd00:96::5"], vec!["10.0.0.2", "fd00:10::2"]));
+    let policy = computed.workload_policies.values().next().unwrap();
+    let deny = policy.rules.iter().find(|rule| rule.name == "deny").unwrap();
+    let prefixes = deny.peers[0].addresses.clone().unwrap();
+    assert_eq!(prefixes, ["203.0.113.0/24", "2001:db8:8000::/33"]);
+    // The agents leave IPv6 out: whoever writes it in policy is told.
+    assert_eq!(
+        computed.warnings["shop"],
+        ["rule deny: IPList office: IPv6 selects nothing yet: rules are programmed for IPv4 only"]
+    );
+}
+
+#[test]
+fn what_is_never_programmed_is_told() {
+    let mut lab = pair("Full", "Full");
+    lab.rules("r", "[{name: six, consumers: [{labels: {app: [a]}}], providers: [{labels: {app: [b]}}], services: [{protocol: ICMPv6}, {protocol: \"0\"}]}]");
+    assert_eq!(
+        lab.compile().warnings["r"],
+        [
+            "rule six: a service selects nothing: ICMPv6 is not programmed yet, as rules are for IPv4 only",
+            "rule six: a service selects nothing: protocol 0 cannot be programmed",
+        ]
+    );
+}

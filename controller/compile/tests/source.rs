@@ -105,7 +105,7 @@ fn the_frame_of_an_object_is_checked(#[case] text: &str, #[case] place: &str, #[
     "6:16",
     "the lower one first"
 )]
-#[case::fqdn("IPList", "  fqdns: [example.org]\n", "4:1", "names are not resolved yet")]
+#[case::fqdn("IPList", "  fqdns: [example.org]\n", "5:10", "names are not resolved yet")]
 #[case::state_word(
     "ContainerWorkloadProfile",
     "  managed: true\n  policyState: Fulll\n",
@@ -113,11 +113,11 @@ fn the_frame_of_an_object_is_checked(#[case] text: &str, #[case] place: &str, #[
     "did you mean 'Full'?"
 )]
 #[case::yes("ContainerWorkloadProfile", "  managed: yes\n", "5:12", "write true or false")]
-#[case::unmanaged_full("ContainerWorkloadProfile", "  policyState: Full\n", "4:1", "set managed: true")]
+#[case::unmanaged_full("ContainerWorkloadProfile", "  policyState: Full\n", "5:16", "set managed: true")]
 #[case::two_ways(
     "ContainerWorkloadProfile",
     "  labels:\n    role: {value: a, allowed: [b]}\n",
-    "6:11",
+    "6:19",
     "exactly one of value"
 )]
 #[case::number_label(
@@ -164,7 +164,7 @@ fn the_frame_of_an_object_is_checked(#[case] text: &str, #[case] place: &str, #[
 #[case::port_text("ServiceDefinition", "  ports: [{protocol: TCP, port: '80'}]\n", "5:33", "without quotes")]
 #[case::protocol("ServiceDefinition", "  ports: [{protocol: tcp, port: 80}]\n", "5:22", "write TCP, UDP")]
 #[case::protocol_number("ServiceDefinition", "  ports: [{protocol: '300'}]\n", "5:22", "'300' is no protocol")]
-#[case::swapped("ServiceDefinition", "  ports: [{protocol: TCP, port: 9, endPort: 8}]\n", "5:11", "swap them")]
+#[case::swapped("ServiceDefinition", "  ports: [{protocol: TCP, port: 9, endPort: 8}]\n", "5:45", "swap them")]
 #[case::bad_cidr(
     "ContainerCluster",
     "  podNetworks: [{name: a, cidrs: [10.0.0.0/33]}]\n",
@@ -181,7 +181,7 @@ fn the_fields_of_a_spec_are_checked(
 }
 
 #[rstest]
-#[case::no_scopes("  scopes: []\n", "4:1", "scopes: [{}]")]
+#[case::no_scopes("  scopes: []\n", "5:11", "scopes: [{}]")]
 #[case::empty_term("  scopes: [{labels: {app: []}}]\n", "5:27", "warning: no value of app is listed")]
 #[case::scope_typo("  scopes: [{label: {app: [a]}}]\n", "5:13", "did you mean 'labels'?")]
 fn scopes_are_checked(#[case] spec: &str, #[case] place: &str, #[case] fragment: &str) {
@@ -201,7 +201,7 @@ fn scopes_are_checked(#[case] spec: &str, #[case] place: &str, #[case] fragment:
 )]
 #[case::no_consumers(
     "  - {name: a, consumers: [], providers: [{allWorkloads: true}], allServices: true}\n",
-    "7:5",
+    "7:26",
     "consumers is empty"
 )]
 #[case::missing_providers(
@@ -211,7 +211,7 @@ fn scopes_are_checked(#[case] spec: &str, #[case] place: &str, #[case] fragment:
 )]
 #[case::reject_allow(
     "  - {name: a, consumers: [{allWorkloads: true}], providers: [{allWorkloads: true}], allServices: true, reject: true}\n",
-    "7:5",
+    "7:112",
     "reject belongs to Deny"
 )]
 #[case::action(
@@ -221,7 +221,7 @@ fn scopes_are_checked(#[case] spec: &str, #[case] place: &str, #[case] fragment:
 )]
 #[case::icmp_port(
     "  - name: a\n    consumers: [{allWorkloads: true}]\n    providers: [{allWorkloads: true}]\n    services:\n    - {protocol: ICMP, port: 8}\n",
-    "11:7",
+    "11:30",
     "only TCP, UDP and SCTP have ports"
 )]
 #[case::service_shape(
@@ -245,18 +245,18 @@ fn a_rule_repeats_no_error_but_hides_none() {
     );
     let found = all_problems(&[("a.yaml", &text)]);
     // The name, the reject that an Allow may not have, and the misspelled field, which leaves its term empty.
-    assert_eq!(places(&found), ["a.yaml:7:5 error", "a.yaml:7:12 error", "a.yaml:7:99 error"], "{found:#?}");
+    assert_eq!(places(&found), ["a.yaml:7:12 error", "a.yaml:7:45 error", "a.yaml:7:99 error"], "{found:#?}");
 }
 
 /// Each mistake shows up beside the other ones, and none of them twice.
 #[rstest]
 #[case::other_field("IPList", "  ranges: [10.0.0.1/8]\n  exclusions: 5\n", &["5:12", "6:15"])]
-#[case::rule_about_all("IPList", "  fqdns: [example.org]\n  ranges: [10.0.0.1/8]\n", &["4:1", "6:12"])]
+#[case::rule_about_all("IPList", "  fqdns: [example.org]\n  ranges: [10.0.0.1/8]\n", &["5:10", "6:12"])]
 #[case::parts_of_a_port("ServiceDefinition", "  ports: [{protocol: '300', port: 0}]\n", &["5:22", "5:35"])]
 #[case::rule_within(
     "ContainerWorkloadProfile",
     "  managed: 1\n  labels: {role: {value: a, allowed: [b]}}\n",
-    &["5:12", "6:18"]
+    &["5:12", "6:26"]
 )]
 #[case::no_names(
     "ContainerCluster",
@@ -268,16 +268,16 @@ fn a_rule_repeats_no_error_but_hides_none() {
     "  labelMap: [{kind: Nod, from: topology.kubernetes.io/region, to: loc}]\n",
     &["5:21"]
 )]
-#[case::unknown_field("RuleSet", "  scopes: []\n  foo: 1\n", &["4:1", "6:3"])]
+#[case::unknown_field("RuleSet", "  scopes: []\n  foo: 1\n", &["5:11", "6:3"])]
 #[case::two_rules_of_one_thing(
     "RuleSet",
     "  scopes: [{}]\n  rules: [{name: a, consumers: [], providers: [], allServices: true}]\n",
-    &["6:11", "6:11"]
+    &["6:32", "6:47"]
 )]
 #[case::same_name_beside_none(
     "RuleSet",
     "  scopes: [{}]\n  rules:\n  - &a {name: a, consumers: [{allWorkloads: true}], providers: [{allWorkloads: true}], allServices: true}\n  - *a\n  - {consumers: [{allWorkloads: true}], providers: [{allWorkloads: true}], allServices: true}\n",
-    &["4:1", "9:5"]
+    &["6:3", "9:5"]
 )]
 #[case::wrong_all_over("RuleSet", "  scopes: 1\n  rules: [2, {name: 3, consumers: 4}]\n", &["5:11", "6:11", "6:14", "6:14", "6:21", "6:35"])]
 fn a_mistake_hides_no_other(#[case] kind: &str, #[case] spec: &str, #[case] expected: &[&str]) {
@@ -382,5 +382,36 @@ fn the_name_of_a_rule_set_leaves_room_for_those_of_what_is_compiled() {
 fn ranges_are_taken_in_every_form() {
     let ranges = "[192.0.2.1, 192.0.2.0/24, 0.0.0.0/0, 192.0.2.10-192.0.2.20, '192.0.2.10 - 192.0.2.20', '::1', \
                   '2001:db8::/32', '::/0', '::ffff:192.0.2.1', '2001:DB8::1-2001:db8::9']";
-    assert_eq!(all_problems(&[("a.yaml", &object("IPList", "x", &format!("  ranges: {ranges}\n")))]), []);
+    let found = all_problems(&[("a.yaml", &object("IPList", "x", &format!("  ranges: {ranges}\n")))]);
+    assert!(found.iter().all(|problem| problem.message.starts_with("IPv6 selects nothing yet")), "{found:#?}");
+    assert_eq!(found.len(), 5);
+}
+
+/// What can be written and is not programmed by any agent yet.
+#[rstest]
+#[case::visibility(
+    "ContainerWorkloadProfile",
+    "  managed: true\n  visibility: Blocked\n",
+    "6:15",
+    "visibility has no effect yet"
+)]
+#[case::failsafe(
+    "ContainerCluster",
+    "  failsafePorts: [{protocol: TCP, port: 22}]\n",
+    "5:18",
+    "failsafePorts has no effect yet"
+)]
+#[case::ipv6_range("IPList", "  ranges: [192.0.2.0/24, '2001:db8::/32']\n", "5:26", "IPv6 selects nothing yet")]
+#[case::ipv6_machine("Workload", "  addresses: ['2001:db8::1']\n", "5:15", "IPv6 selects nothing yet")]
+#[case::icmpv6("ServiceDefinition", "  ports: [{protocol: ICMPv6}]\n", "5:11", "ICMPv6 is not programmed yet")]
+#[case::protocol_0("ServiceDefinition", "  ports: [{protocol: '0'}]\n", "5:11", "protocol 0 cannot be programmed")]
+#[case::icmp_255(
+    "ServiceDefinition",
+    "  ports: [{protocol: ICMP, icmpType: 255}]\n",
+    "5:11",
+    "ICMP type 255 cannot be programmed"
+)]
+fn what_has_no_effect_yet_warns(#[case] kind: &str, #[case] spec: &str, #[case] place: &str, #[case] fragment: &str) {
+    assert_only(&object(kind, "a", spec), place, fragment);
+    assert_only(&object(kind, "a", spec), place, "warning");
 }

@@ -334,3 +334,30 @@ fn no_value_of_one_pod_reads_like_the_annotations_of_another() {
     assert_eq!((labels("a/a0"), labels("a/a1")), (String::new(), String::new()));
     assert_eq!(labels("a/honest"), "app=web,role=db");
 }
+
+/// Agents program IPv4 only: of IPv6 a Pod in Full drops everything, and one in another state nothing.
+#[rstest]
+#[case("Full", "Full", V::Blocked)]
+#[case("Selective", "Full", V::Blocked)]
+#[case("Full", "Idle", V::Blocked)]
+#[case("Selective", "VisibilityOnly", V::PotentiallyBlocked)]
+#[case("Idle", "Idle", V::Allowed)]
+fn ipv6_is_answered_as_the_kernel_does(#[case] from: &str, #[case] to: &str, #[case] expected: V) {
+    let mut lab = pair(from, to);
+    for (name, address) in [("a/a", "fd00:10::1"), ("b/b", "fd00:10::2")] {
+        lab.pod_mut(name).ips.push(address.parse().unwrap());
+    }
+    // Neither opens nor closes anything there.
+    for (set, action) in [("allow", "Allow"), ("deny", "OverrideDeny")] {
+        lab.rules(set, &format!("[{{name: ab, action: {action}, consumers: [{{labels: {{app: [a]}}}}], providers: [{{labels: {{app: [b]}}}}], allServices: true}}]"));
+        let answer = lab.explain("pod/a/a", "fd00:10::2", "80/tcp");
+        assert_eq!(answer.verdict, expected, "{action}");
+        assert_eq!((answer.source.rule, answer.destination.rule), (None, None), "{action}");
+        let said = answer.reason.is_some_and(|reason| reason.starts_with("rules are programmed for IPv4 only"));
+        assert_eq!(said, (from, to) != ("Idle", "Idle"));
+    }
+    assert_eq!(lab.verdict("pod/a/a", "fd00:10::1", "80/tcp"), V::Allowed, "a Pod reaches itself");
+    // A Pod that has no other address is reached by no other.
+    lab.pod_mut("b/b").ips.remove(0);
+    assert_eq!(lab.verdict("pod/a/a", "pod/b/b", "80/tcp"), expected);
+}

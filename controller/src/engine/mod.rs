@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
 use crate::kubelink::sources;
-use crate::publish::{self, Memory, Since};
+use crate::publish::{self, Look, Memory, Since};
 use crate::write::Write;
 use chores::{Chores, Done, Settled};
 pub use commits::Commits;
@@ -80,6 +80,8 @@ pub struct Engine {
     compiler: Compiler,
     /// Ticks since everything was compiled anew to be sure.
     ticks: u32,
+    /// Whether the next publication should find nothing to do: everything is looked at, to be sure.
+    to_be_sure: bool,
     /// Known once the world is complete.
     memory: Option<Memory>,
     last: Revision,
@@ -107,6 +109,7 @@ pub async fn run(client: Client, instance: String, management: Management, commi
         policy: Policy::default(),
         compiler: Compiler::new(&Policy::default(), &ClusterState::default()),
         ticks: 0,
+        to_be_sure: false,
         memory: None,
         last: Revision::default(),
         pending: Effect::Compile,
@@ -164,7 +167,6 @@ impl Engine {
                 rule_sets = self.world.rule_sets.len(),
                 "everything is listed"
             );
-            self.last = publish::plan::newest(&self.world);
             self.memory = Some(Memory { since: Since::recover(&self.world), ..Memory::default() });
         }
     }
@@ -172,11 +174,13 @@ impl Engine {
     fn note(&mut self, effect: Effect) {
         self.pending = self.pending.max(effect);
         self.chores_due |= effect >= Effect::Chores;
+        // There is something to do, and it is known.
+        self.to_be_sure &= effect < Effect::Publish;
     }
 
     fn tick(&mut self) {
-        self.chores_due = true;
         self.ticks += 1;
+        let due = std::mem::replace(&mut self.chores_due, true);
         if self.ticks < TICKS_TO_BE_SURE || self.memory.is_none() || self.pending == Effect::Compile {
             return;
         }
@@ -190,6 +194,10 @@ impl Engine {
             self.note(Effect::Publish);
         }
         self.compiler = anew;
+        let settled = self.pending < Effect::Publish && !due && self.running.is_empty();
+        self.world.look = Look::Everything;
+        self.note(Effect::Publish);
+        self.to_be_sure = settled;
     }
 
     /// Looks at what has changed.
@@ -200,7 +208,8 @@ impl Engine {
             dirty.merge(Dirty::of_policy(&self.policy, &policy));
             self.policy = policy;
         }
-        self.compiler.update(&self.policy, &self.world.cluster, dirty);
+        let changes = self.compiler.update(&self.policy, &self.world.cluster, dirty);
+        self.world.look.add_computed(changes);
     }
 
     async fn publish(&mut self) {
@@ -212,13 +221,17 @@ impl Engine {
         let compiled = began.elapsed();
         self.pending = Effect::Nothing;
         self.chores_due = true;
-        let revision = publish::plan::next_revision(&self.world, self.last);
-        let plan = publish::plan(&self.world, self.compiler.computed(), memory, revision, &now());
+        let mut look = std::mem::replace(&mut self.world.look, Look::nowhere());
+        let plan = publish::plan(&self.world, self.compiler.computed(), memory, &mut look, self.last, &now());
+        if std::mem::take(&mut self.to_be_sure) && !plan.is_empty() {
+            tracing::error!(writes = plan.len(), "found objects to write that nothing had told of; please report this");
+        }
         if plan.is_empty() {
             self.world.commit = None;
             self.publishing.succeeded(Duration::ZERO);
             return;
         }
+        let revision = plan.revision;
         self.last = revision;
         let span = tracing::info_span!("publish", %revision, commit = plan.commit.as_deref().unwrap_or("-"));
         let (writes, closes, unfinished) = (plan.len(), plan.marker.is_some(), plan.unfinished);
@@ -246,6 +259,8 @@ impl Engine {
         }
         if unfinished || !published.complete {
             self.pending = self.pending.max(Effect::Publish);
+            // What could not be written is looked at again.
+            self.world.look.merge(look);
         }
         self.chores_pace.due = self.chores_pace.due.max(Instant::now() + CHORES_PAUSE);
         span.in_scope(|| {

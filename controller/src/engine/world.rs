@@ -18,7 +18,8 @@ use ringfence_crds::names;
 use super::commits::Commits;
 use super::input::{Caller, Input, version};
 use crate::kubelink::watch::Change;
-use marks::Place;
+use crate::publish::Look;
+use marks::{Place, Sight};
 
 /// Objects of one kind by namespace (empty for a cluster-wide kind) and name.
 pub type Index<T> = BTreeMap<NamespacedName, T>;
@@ -66,6 +67,8 @@ pub struct World {
     pub workload_policies: Index<crds::WorkloadPolicy>,
     pub peer_groups: Index<crds::PeerGroup>,
     pub address_groups: Index<crds::AddressGroup>,
+    /// What the next plan of a publication looks at: as far as it is told here, what changed in the cluster.
+    pub look: Look,
     /// What of the cluster may have changed since it was last compiled.
     pub dirty: Dirty,
     /// Whether policy may have.
@@ -92,11 +95,13 @@ impl World {
     /// Takes in a change and says what it makes necessary.
     pub fn take(&mut self, input: Input) -> Effect {
         let place = Place::of(&input);
+        let sight = Sight::of(&input);
         let uid = self.cluster.uid.clone();
         let effect = self.take_in(input);
         if effect == Effect::Compile {
             self.mark(place);
         }
+        self.look_at(sight, effect);
         if uid != self.cluster.uid {
             self.dirty.mark_everything();
         }

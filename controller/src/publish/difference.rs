@@ -1,6 +1,6 @@
 //! The writes that bring the objects of one computed kind to what is wanted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 use ringfence_crds::{
@@ -10,6 +10,7 @@ use ringfence_crds::{
 use serde::Serialize;
 use serde_json::json;
 
+use super::look;
 use crate::engine::world::{Index, cluster_wide};
 use crate::write::{Operation, Target, Write};
 
@@ -21,6 +22,8 @@ pub trait Published: ResourceExt {
     const TARGET: Target;
     /// What this one says.
     fn spec(&self) -> &Self::Spec;
+    /// The revision that it was published in.
+    fn published_in(&self) -> Revision;
     /// The revision within a spec.
     fn revision(spec: &mut Self::Spec) -> &mut Revision;
     /// Where it came from does not count as content: what did not change is not written.
@@ -49,6 +52,9 @@ macro_rules! published {
             const TARGET: Target = Target::$kind;
             fn spec(&self) -> &$spec {
                 &self.spec
+            }
+            fn published_in(&self) -> Revision {
+                self.spec.revision
             }
             fn revision(spec: &mut $spec) -> &mut Revision {
                 &mut spec.revision
@@ -82,20 +88,22 @@ pub struct Difference {
     pub deletions: Vec<Write>,
 }
 
-/// What to write so that of one kind there is what is wanted and nothing else.
+/// What to write so that of one kind there is what is wanted and nothing else, as far as is looked at: `names`, or all
+/// without any.
 pub fn difference<K: Published>(
     known: &Index<K>,
     wanted: &BTreeMap<String, K::Spec>,
+    names: Option<&BTreeSet<String>>,
     revision: Revision,
 ) -> Difference {
     let mut upserts = Vec::new();
-    for (name, spec) in wanted {
+    for (name, spec) in look::wanted(wanted, names) {
         let live = known.get(&cluster_wide(name));
         if live.is_none_or(|live| !live.same(spec, revision.epoch)) {
             upserts.push(upsert(live, name, spec.clone(), revision));
         }
     }
-    let gone = known.iter().filter(|(key, _)| key.name != names::MARKER && !wanted.contains_key(&key.name));
+    let gone = look::seen(known, names).filter(|(key, _)| key.name != names::MARKER && !wanted.contains_key(&key.name));
     let deletions = gone
         .map(|(key, object)| Write {
             target: K::TARGET,

@@ -8,9 +8,12 @@
 //!    has seen it has seen all WorkloadPolicies, those that are gone too. What nothing refers to any more goes after it.
 //! 5. Nothing is lost: a plan is the difference between what should be and what is known to live in the cluster. What
 //!    could not be written is in the next plan, and the marker is not written before everything else was.
-//! 6. What the apiserver will never take holds up nobody else: it is planned around and reported ([`refused`]).
+//! 6. A plan looks at what may have changed, and not at every object ([`look`]).
+//! 7. What the apiserver will never take holds up nobody else: it is planned around and reported ([`refused`]).
 
 pub mod difference;
+pub mod look;
+pub mod newest;
 pub mod order;
 pub mod plan;
 pub mod refused;
@@ -20,6 +23,8 @@ use std::collections::BTreeSet;
 
 use kube::Client;
 
+pub use look::Look;
+pub use newest::Newest;
 pub use plan::{Plan, plan};
 pub use refused::Refused;
 pub use since::Since;
@@ -27,10 +32,12 @@ pub use since::Since;
 use crate::write::{self, Outcome, Target, Write, WriteError};
 
 /// What is remembered from one publication to the next.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Memory {
     /// The revisions of the last changes.
     pub since: Since,
+    /// The newest revisions.
+    pub newest: Newest,
     /// What the apiserver does not take.
     pub refused: Refused,
 }

@@ -13,7 +13,8 @@ use ringfence_compile::compile::Computed;
 use ringfence_crds::common::NetworkAddress;
 use ringfence_crds::{AddressGroup, AddressGroupSpec, Revision};
 
-use super::difference::{difference, upsert};
+use super::difference::{Difference, difference, upsert};
+use super::look::Look;
 use crate::engine::world::World;
 use crate::write::Write;
 
@@ -40,10 +41,11 @@ enum Step {
     Lose,
 }
 
-/// What to write so that the AddressGroups are what was computed.
-pub fn address_groups(world: &World, computed: &Computed, revision: Revision) -> Ordered {
-    let difference = difference(&world.address_groups, &computed.address_groups, revision);
-    let lost = lost(world, computed, &difference.upserts);
+/// What to write so that the AddressGroups are what was computed, as far as is looked at.
+pub fn address_groups(world: &World, computed: &Computed, look: &Look, revision: Revision) -> Ordered {
+    let names = look.at(|names| &names.address_groups);
+    let difference = difference(&world.address_groups, &computed.address_groups, names, revision);
+    let lost = lost(world, computed, &difference);
     let mut ordered = Ordered { deletions: difference.deletions, ..Ordered::default() };
     for write in difference.upserts {
         let name = &write.key.name;
@@ -99,11 +101,11 @@ fn missing<T: Ord>(before: &[T], after: &[T]) -> bool {
 /// Members that a group has now and is not to have, with the classes that lose them.
 type Lost<'w> = BTreeMap<&'w NetworkAddress, BTreeSet<&'w str>>;
 
-fn lost<'w>(world: &'w World, computed: &Computed, upserts: &[Write]) -> Lost<'w> {
-    let changed = upserts.iter().filter_map(|write| world.address_groups.get(&write.key));
-    let gone = world.address_groups.values().filter(|group| wanted(computed, group).is_none());
+fn lost<'w>(world: &'w World, computed: &Computed, difference: &Difference) -> Lost<'w> {
+    let writes = difference.upserts.iter().chain(&difference.deletions);
+    let changed = writes.filter_map(|write| world.address_groups.get(&write.key));
     let mut lost = Lost::new();
-    for group in changed.chain(gone) {
+    for group in changed {
         let stay: BTreeSet<&NetworkAddress> = wanted(computed, group).iter().flat_map(|spec| &spec.members).collect();
         for member in group.spec.members.iter().filter(|member| !stay.contains(member)) {
             lost.entry(member).or_default().insert(&group.spec.class);

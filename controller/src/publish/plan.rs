@@ -7,10 +7,11 @@ use ringfence_crds::{Revision, WorkloadPolicySpec, names};
 use serde_json::json;
 
 use super::Memory;
-use super::difference::{Published, difference, upsert};
+use super::difference::{difference, upsert};
+use super::look::{self, Look};
 use super::order;
 use super::since::Since;
-use crate::engine::world::{Index, World, cluster_wide};
+use crate::engine::world::{World, cluster_wide};
 use crate::status;
 use crate::write::{Operation, Target, Write};
 
@@ -61,19 +62,6 @@ impl Plan {
     }
 }
 
-/// The newest revision among the computed objects in the cluster.
-pub fn newest(world: &World) -> Revision {
-    newest_policy(world).max(newest_of(&world.address_groups)).max(marker_revision(world))
-}
-
-fn newest_policy(world: &World) -> Revision {
-    newest_of(&world.peer_groups).max(newest_of(&world.workload_policies)).max(newest_of(&world.node_policies))
-}
-
-fn newest_of<K: Published>(index: &Index<K>) -> Revision {
-    index.values().map(|object| *K::revision(&mut object.spec().clone())).max().unwrap_or_default()
-}
-
 /// The revision of the marker in the cluster.
 pub fn marker_revision(world: &World) -> Revision {
     world.workload_policies.get(&cluster_wide(names::MARKER)).map(|marker| marker.spec.revision).unwrap_or_default()
@@ -81,35 +69,55 @@ pub fn marker_revision(world: &World) -> Revision {
 
 /// The revision that the next publication carries. `last` is the one before, whatever came of it. An epoch never goes
 /// back: that of the ContainerCluster counts once it is the higher one.
-pub fn next_revision(world: &World, last: Revision) -> Revision {
-    let newest = newest(world).max(last);
+pub fn next_revision(world: &World, memory: &Memory, last: Revision) -> Revision {
+    let newest = memory.newest.any.max(last);
     let asked = world.first_cluster().and_then(|cluster| cluster.spec.policy_epoch).unwrap_or(0);
     Revision { epoch: newest.epoch.max(asked), number: newest.number + 1 }
 }
 
-/// What to write so that the cluster holds what was compiled, as far as it can be written, and what that means for
-/// what is remembered.
-pub fn plan(world: &World, computed: &Computed, memory: &mut Memory, revision: Revision, now: &Time) -> Plan {
+/// What to write so that the cluster holds what was compiled, as far as it can be written and as far as is looked at, and
+/// what that means for what is remembered. `look` becomes everything where that has to be looked at: what could not be
+/// written is to be looked at again. `last` is the revision of the publication before.
+pub fn plan(
+    world: &World,
+    computed: &Computed,
+    memory: &mut Memory,
+    look: &mut Look,
+    last: Revision,
+    now: &Time,
+) -> Plan {
+    memory.newest.learn(world, look);
+    let revision = next_revision(world, memory, last);
+    // What is refused changes what is wanted of others, and a new epoch everything.
+    if !memory.refused.is_empty() || marker_revision(world).epoch < revision.epoch {
+        *look = Look::Everything;
+    }
+    let look = &*look;
     memory.refused.forget_changed(computed);
     let computed = &*memory.refused.possible(world, computed);
     let since = &mut memory.since;
-    let addresses = order::address_groups(world, computed, revision);
-    let peers = difference(&world.peer_groups, &computed.peer_groups, revision);
-    let mut policies = difference(&world.workload_policies, &computed.workload_policies, revision);
-    let nodes = difference(&world.node_policies, &computed.node_policies, revision);
-    let profiles = since.changed_profiles(world);
+    let addresses = order::address_groups(world, computed, look, revision);
+    let (groups, rules, nodes) = (
+        look.at(|names| &names.peer_groups),
+        look.at(|names| &names.workload_policies),
+        look.at(|names| &names.node_policies),
+    );
+    let peers = difference(&world.peer_groups, &computed.peer_groups, groups, revision);
+    let mut policies = difference(&world.workload_policies, &computed.workload_policies, rules, revision);
+    let nodes = difference(&world.node_policies, &computed.node_policies, nodes, revision);
+    let profiles = since.changed_profiles(world, look);
 
     let changed: Vec<&str> =
         policies.upserts.iter().chain(&policies.deletions).map(|write| write.key.name.as_str()).collect();
     let commit = world.commit.clone().or_else(|| commit_of(world, computed, &changed, &profiles));
-    since.note_rule_sets(world, computed, &changed, revision);
+    since.note_rule_sets(world, computed, &changed, look, revision);
     since.note_profiles(world, &profiles, revision);
 
     let first_marker = !world.workload_policies.contains_key(&cluster_wide(names::MARKER));
     let unchanged = peers.upserts.is_empty() && changed.is_empty() && nodes.upserts.is_empty() && profiles.is_empty();
     let changes_policy = !unchanged
         || first_marker
-        || marker_revision(world) < newest_policy(world).max(since.owed())
+        || marker_revision(world) < memory.newest.policy.max(since.owed())
         || marker_revision(world).epoch < revision.epoch;
     let marker = changes_policy.then(|| marker(world, revision, commit.clone()));
     if marker.is_some() {
@@ -126,7 +134,7 @@ pub fn plan(world: &World, computed: &Computed, memory: &mut Memory, revision: R
             policies.upserts.into(),
             Rank { writes: policies.deletions, after: &[Target::WorkloadPolicy] },
             nodes.upserts.into(),
-            enforced_states(world, since, now).into(),
+            enforced_states(world, since, look, now).into(),
             Rank { writes: addresses.announcements, after: taken_up },
             Rank { writes: addresses.losses, after: taken_up },
         ],
@@ -165,8 +173,8 @@ fn commit_of(world: &World, computed: &Computed, policies: &[&str], profiles: &[
 
 /// Statuses of profiles whose enforced state is another than they ask for: those are policy. Other changes of a
 /// status can wait.
-fn enforced_states(world: &World, since: &Since, now: &Time) -> Vec<Write> {
-    let due = world.profiles.iter().filter(|(_, profile)| {
+fn enforced_states(world: &World, since: &Since, look: &Look, now: &Time) -> Vec<Write> {
+    let due = look::seen(&world.profiles, look.at(|names| &names.profiles)).filter(|(_, profile)| {
         let enforced = profile.status.as_ref().and_then(|status| status.enforced_state);
         enforced != profile.spec.wanted_state()
     });

@@ -21,10 +21,10 @@ use crate::write::{Operation, Target, Write};
 const MESSAGE_LENGTH: usize = 1024;
 
 /// What the apiserver refuses.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Refused(BTreeMap<(Target, NamespacedName), Entry>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Entry {
     /// What was refused, without what is not content.
     content: Value,
@@ -67,6 +67,11 @@ fn wanted(computed: &Computed, target: Target, name: &str) -> Option<Value> {
 }
 
 impl Refused {
+    /// Whether nothing is refused.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether a publication may go on without this write.
     pub fn may_leave_out(write: &Write) -> bool {
         let Some(spec) = spec_of(write) else { return false };

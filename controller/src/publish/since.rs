@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kube::ResourceExt;
 use ringfence_compile::compile::Computed;
 use ringfence_crds::{ContainerWorkloadProfileSpec, Revision, names};
 
+use super::look::{self, Look};
 use super::plan::marker_revision;
 use crate::engine::world::{World, cluster_wide};
 use crate::status::condition::is_ready;
 
 /// The revisions of the last changes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Since {
     rule_sets: BTreeMap<String, Revision>,
     profiles: BTreeMap<String, (ContainerWorkloadProfileSpec, Revision)>,
@@ -73,14 +73,13 @@ impl Since {
 
     /// Profiles that say something else to agents than before: changed, new and managed, or gone after having been
     /// managed.
-    pub fn changed_profiles(&self, world: &World) -> Vec<String> {
-        let changed = world.profiles.iter().filter(|(key, profile)| match self.profiles.get(&key.name) {
+    pub fn changed_profiles(&self, world: &World, look: &Look) -> Vec<String> {
+        let names = look.at(|names| &names.profiles);
+        let changed = look::seen(&world.profiles, names).filter(|(key, profile)| match self.profiles.get(&key.name) {
             Some((before, _)) => *before != profile.spec,
             None => profile.spec.managed,
         });
-        let gone = self
-            .profiles
-            .iter()
+        let gone = look::wanted(&self.profiles, names)
             .filter(|(name, (before, _))| before.managed && !world.profiles.contains_key(&cluster_wide(name.as_str())));
         changed.map(|(key, _)| key.name.clone()).chain(gone.map(|(name, _)| name.clone())).collect()
     }
@@ -96,21 +95,32 @@ impl Since {
     }
 
     /// Notes that the RuleSets of these WorkloadPolicies changed in this revision.
-    pub fn note_rule_sets(&mut self, world: &World, computed: &Computed, policies: &[&str], revision: Revision) {
-        let concerned: BTreeSet<&str> = policies
-            .iter()
-            .flat_map(|name| {
-                let before = world.workload_policies.get(&cluster_wide(*name)).map(|live| live.spec.rule_set.as_str());
-                let after = computed.workload_policies.get(*name).map(|spec| spec.rule_set.as_str());
-                [before, after]
-            })
-            .flatten()
-            .collect();
-        for name in concerned {
-            self.rule_sets.insert(name.to_owned(), revision);
+    pub fn note_rule_sets(
+        &mut self,
+        world: &World,
+        computed: &Computed,
+        policies: &[&str],
+        look: &Look,
+        revision: Revision,
+    ) {
+        let rule_sets = policies.iter().flat_map(|name| {
+            let before = world.workload_policies.get(&cluster_wide(*name)).map(|live| live.spec.rule_set.as_str());
+            let after = computed.workload_policies.get(*name).map(|spec| spec.rule_set.as_str());
+            [before, after]
+        });
+        let concerned: BTreeSet<&str> = rule_sets.flatten().collect();
+        for name in &concerned {
+            self.rule_sets.insert((*name).to_owned(), revision);
         }
         // A RuleSet of the same name that comes later begins anew.
-        let live: BTreeSet<String> = world.rule_sets.values().map(ResourceExt::name_any).collect();
-        self.rule_sets.retain(|name, _| live.contains(name));
+        let lives = |name: &str| world.rule_sets.contains_key(&cluster_wide(name));
+        match look.at(|names| &names.rule_sets) {
+            None => self.rule_sets.retain(|name, _| lives(name)),
+            Some(names) => {
+                for name in names.iter().map(String::as_str).chain(concerned).filter(|name| !lives(name)) {
+                    self.rule_sets.remove(name);
+                }
+            }
+        }
     }
 }

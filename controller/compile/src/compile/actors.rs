@@ -10,6 +10,7 @@ use ringfence_model::{AddressSet, Constraint, Dimension, LabelValue, Labels, Sel
 
 use super::rule::{Ref, ResolvedActor};
 use super::selector::{PeerSelector, WorkloadKind, WorkloadSelector};
+use super::unprogrammed::IPV6_SELECTS_NOTHING;
 use super::world::Facts;
 use crate::policy::Policy;
 
@@ -223,6 +224,9 @@ impl<'a> ActorReader<'a> {
         if let Some(text) = bad.first() {
             self.warn(&format!("IPList {name} selects nothing: its exclusion '{text}' cannot be read"));
             return None;
+        }
+        if ranges.iter().any(|net| matches!(net, IpNet::V6(_))) {
+            self.warn(&format!("IPList {name}: {IPV6_SELECTS_NOTHING}"));
         }
         let set = AddressSet::from_nets(ranges).minus(&AddressSet::from_nets(exclusions));
         if set.is_empty() {

@@ -10,6 +10,7 @@ use smol_str::{SmolStr, ToSmolStr};
 
 use super::actors::{ActorReader, scope_selector};
 use super::rule::{Ref, Resolved, ResolvedRule, RuleServices};
+use super::unprogrammed::without_effect;
 use super::world::Facts;
 use crate::policy::Policy;
 
@@ -121,7 +122,12 @@ fn read_service(service: &ServiceRef, reader: &mut ActorReader<'_>) -> Vec<PortM
     let mut matches = Vec::new();
     for port in &ports {
         match PortMatch::try_from(port) {
-            Ok(port) => matches.push(port),
+            Ok(port) => {
+                if let Some(reason) = without_effect(&port) {
+                    reader.warn(&format!("a service selects nothing: {reason}"));
+                }
+                matches.push(port);
+            }
             Err(error) => reader.warn(&format!("a service selects nothing: {error}")),
         }
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 pub struct Explanation {
     /// Both ends together; for a Service that of the worst back end.
     pub verdict: Verdict,
-    /// Why the verdict is `unknown`.
+    /// Why the verdict is `unknown`, or not what the rules say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The end that connects.
@@ -39,7 +39,7 @@ pub struct Side {
     /// Every other rule that hits here too, and what each would do.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<OtherRule>,
-    /// When nothing hit: the Allow that came nearest.
+    /// When nothing hit: the Allow that came nearest, if it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nearest: Option<NearMiss>,
 }
@@ -60,8 +60,10 @@ pub struct OtherRule {
 pub struct NearMiss {
     /// The rule.
     pub rule: RuleRef,
-    /// What did not match: `services`, `consumers` or `providers`.
+    /// What did not match, the first of it: `enabled`, `services`, `scopes`, `consumers` or `providers`.
     pub missed: String,
+    /// All that did not match, a sentence each.
+    pub why: Vec<String>,
 }
 
 /// Where a rule is written.

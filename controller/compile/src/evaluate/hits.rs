@@ -19,6 +19,8 @@ pub struct Meets {
     pub subject: bool,
     /// The other end is one that the rule names, on whatever port.
     pub peer: bool,
+    /// The port is one that the rule opens at the provider that it names.
+    pub served: bool,
     /// It hits: other end and port together.
     pub hit: bool,
 }
@@ -39,6 +41,7 @@ impl Evaluator<'_> {
                 ResolvedActor::VirtualService(key) => self.service_target(rule, key, target),
             };
             meets.peer |= peer;
+            meets.served |= hit;
             meets.hit |= subject && hit;
         }
         meets
@@ -82,6 +85,7 @@ impl Evaluator<'_> {
                 }
             };
             meets.subject |= subject;
+            meets.served |= subject && served;
             meets.hit |= subject && served && peer;
         }
         meets
@@ -105,7 +109,7 @@ fn selects(actor: &ResolvedActor, class: &Class) -> bool {
 }
 
 fn contains(services: Option<&Services>, port: Port) -> bool {
-    services.is_some_and(|services| services.contains(port.protocol, port.number))
+    services.is_some_and(|services| port.is_among(services))
 }
 
 /// Whether a rule towards a virtual service covers one of its target ports.

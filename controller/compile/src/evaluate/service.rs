@@ -166,7 +166,8 @@ fn target<'e>(entrance: &'e Entrance<'_>, addresses: &'e BTreeSet<IpAddr>, owner
     }
 }
 
-fn badness(verdict: Verdict) -> u8 {
+/// How bad a verdict is for who connects.
+pub fn badness(verdict: Verdict) -> u8 {
     match verdict {
         Verdict::Allowed => 0,
         Verdict::PotentiallyBlocked => 1,

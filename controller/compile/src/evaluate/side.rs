@@ -3,9 +3,10 @@
 use ringfence_model::verdict::Outcome;
 use ringfence_model::{Action, Decision, EndState, Protocol};
 
-use super::answer::{NearMiss, OtherRule, RuleRef, Side};
+use super::answer::{OtherRule, RuleRef, Side};
 use super::ends::{End, Target};
 use super::hits::Meets;
+use super::nearest::{Asked, Party, Role};
 use super::{Evaluator, Port};
 use crate::compile::essentials::DNS_PORT;
 use crate::compile::rule::ResolvedRule;
@@ -26,19 +27,19 @@ impl Judged {
     }
 }
 
-/// Which end of a connection it is, for saying what a rule missed.
-#[derive(Clone, Copy)]
-enum Role {
-    Consumer,
-    Provider,
-}
-
 impl Evaluator<'_> {
     /// The end that connects.
     pub(super) fn source_side(&self, source: &End<'_>, target: &Target<'_>) -> Judged {
+        let asked = Asked {
+            role: Role::Consumer,
+            own: Party::own(source),
+            peer: Party::target(target),
+            port: target.port,
+            front: target.front,
+        };
         self.judge(
             source,
-            Role::Consumer,
+            &asked,
             || self.essential_out(source, target),
             |rule| match source.class.as_deref() {
                 Some(class) => self.meets_out(rule, class, target),
@@ -49,18 +50,14 @@ impl Evaluator<'_> {
 
     /// The end that listens.
     pub(super) fn destination_side(&self, end: &End<'_>, source: &End<'_>, port: Port) -> Judged {
-        self.judge(
-            end,
-            Role::Provider,
-            || self.essential_in(end, source, port),
-            |rule| self.meets_in(rule, end, source, port),
-        )
+        let asked = Asked { role: Role::Provider, own: Party::own(end), peer: Party::peer(source), port, front: None };
+        self.judge(end, &asked, || self.essential_in(end, source, port), |rule| self.meets_in(rule, end, source, port))
     }
 
     fn judge(
         &self,
         end: &End<'_>,
-        role: Role,
+        asked: &Asked<'_>,
         essential: impl Fn() -> bool,
         meets: impl Fn(&ResolvedRule) -> Meets,
     ) -> Judged {
@@ -71,7 +68,7 @@ impl Evaluator<'_> {
             _ if essential() => (Decision::Essential, Vec::new()),
             _ => self.decide(&meets),
         };
-        let nearest = (decision == Decision::Default).then(|| self.nearest(role, &meets)).flatten();
+        let nearest = (decision == Decision::Default).then(|| self.nearest(asked, &meets)).flatten();
         let side = Side {
             state: end.state,
             labels: end.labels.to_strings(),
@@ -103,21 +100,7 @@ impl Evaluator<'_> {
         (decision, hits)
     }
 
-    /// The Allow that is programmed here and misses by one thing only: the port before the other end.
-    fn nearest(&self, role: Role, meets: &impl Fn(&ResolvedRule) -> Meets) -> Option<NearMiss> {
-        let allows = self.world.rules().filter(|rule| rule.action == Action::Allow);
-        let here: Vec<(&ResolvedRule, Meets)> =
-            allows.map(|rule| (rule, meets(rule))).filter(|(_, meets)| meets.subject).collect();
-        let (rule, met) = here.iter().find(|(_, meets)| meets.peer).or_else(|| here.first())?;
-        let missed = match (met.peer, role) {
-            (true, _) => "services",
-            (false, Role::Consumer) => "providers",
-            (false, Role::Provider) => "consumers",
-        };
-        Some(NearMiss { rule: self.reference(rule), missed: missed.to_owned() })
-    }
-
-    fn reference(&self, rule: &ResolvedRule) -> RuleRef {
+    pub(super) fn reference(&self, rule: &ResolvedRule) -> RuleRef {
         let origin = self.world.policy.origins.get(&ObjectKey::cluster_wide(Kind::RuleSet, rule.rule_set.as_str()));
         RuleRef {
             rule_set: rule.rule_set.to_string(),

@@ -6,18 +6,21 @@ use std::net::IpAddr;
 use ringfence_crds::container_cluster::LabelMapKind;
 use ringfence_crds::container_workload_profile::DimensionLabels;
 use ringfence_crds::rule_set::{Actor, ServiceRef};
-use ringfence_crds::{ContainerClusterSpec, IpListSpec, PortSpec, RuleSetSpec, WorkloadSpec};
+use ringfence_crds::{
+    ContainerClusterSpec, ContainerWorkloadProfileSpec, IpListSpec, PortSpec, RuleSetSpec, WorkloadSpec,
+};
 use ringfence_model::{AddressSet, Dimension, LabelValue, ParsePortError, PortMatch};
 
 use super::ParsedSpec;
 use super::places::{Report, at, field};
 use crate::compile::labels::{KUBELET_CAN_SET, kubelet_cannot_set};
+use crate::compile::unprogrammed::{IPV6_SELECTS_NOTHING, without_effect};
 
 /// Checks what the fields of a spec mean.
 pub(super) fn check(spec: &ParsedSpec, report: &mut Report<'_>) {
     match spec {
         ParsedSpec::ContainerCluster(spec) => check_cluster(spec, report),
-        ParsedSpec::ContainerWorkloadProfile(spec) => check_profile_labels("spec.labels", &spec.labels, report),
+        ParsedSpec::ContainerWorkloadProfile(spec) => check_profile(spec, report),
         ParsedSpec::VirtualService(spec) => check_labels("spec.labels", &spec.labels, report),
         ParsedSpec::Workload(spec) => check_workload(spec, report),
         ParsedSpec::IpList(spec) => check_ip_list(spec, report),
@@ -27,9 +30,20 @@ pub(super) fn check(spec: &ParsedSpec, report: &mut Report<'_>) {
     }
 }
 
+fn check_profile(spec: &ContainerWorkloadProfileSpec, report: &mut Report<'_>) {
+    check_profile_labels("spec.labels", &spec.labels, report);
+    if spec.visibility.is_some() {
+        report.warning("spec.visibility", "visibility has no effect yet: nothing is reported per connection");
+    }
+}
+
 fn check_cluster(spec: &ContainerClusterSpec, report: &mut Report<'_>) {
     check_profile_labels("spec.defaultProfile.labels", &spec.default_profile.labels, report);
     check_ports("spec.failsafePorts", &spec.failsafe_ports, report);
+    if !spec.failsafe_ports.is_empty() {
+        let message = "failsafePorts has no effect yet: rules for a node's own traffic are not programmed";
+        report.warning("spec.failsafePorts", message);
+    }
     check_ranges("spec.externalIpRanges", &spec.external_ip_ranges, report);
     for (index, entry) in spec.label_map.iter().enumerate() {
         let path = at("spec.labelMap", index);
@@ -55,8 +69,12 @@ fn check_workload(spec: &WorkloadSpec, report: &mut Report<'_>) {
     check_labels("spec.labels", &spec.labels, report);
     for (index, address) in spec.addresses.iter().enumerate() {
         let path = at("spec.addresses", index);
-        if address.parse::<IpAddr>().is_err() && !report.is_faulty(&path) {
-            report.error(&path, format!("'{address}' is no address: write one such as 192.0.2.10 or 2001:db8::10"));
+        match address.parse::<IpAddr>() {
+            Err(_) if report.is_faulty(&path) => {}
+            Err(_) => {
+                report.error(&path, format!("'{address}' is no address: write one such as 192.0.2.10 or 2001:db8::10"));
+            }
+            Ok(address) => warn_of_ipv6(&path, address.is_ipv6(), report),
         }
     }
 }
@@ -64,6 +82,9 @@ fn check_workload(spec: &WorkloadSpec, report: &mut Report<'_>) {
 fn check_ip_list(spec: &IpListSpec, report: &mut Report<'_>) {
     check_ranges("spec.ranges", &spec.ranges, report);
     check_ranges("spec.exclusions", &spec.exclusions, report);
+    for (index, range) in spec.ranges.iter().enumerate() {
+        warn_of_ipv6(&at("spec.ranges", index), range.contains(':'), report);
+    }
 }
 
 fn check_rule_set(spec: &RuleSetSpec, report: &mut Report<'_>) {
@@ -143,11 +164,18 @@ fn check_value(path: &str, value: &str, report: &mut Report<'_>) {
 fn check_ranges(path: &str, ranges: &[String], report: &mut Report<'_>) {
     for (index, range) in ranges.iter().enumerate() {
         let path = at(path, index);
-        if let Err(error) = AddressSet::parse(range)
-            && !report.is_faulty(&path)
-        {
-            report.error(&path, error.to_string());
+        match AddressSet::parse(range) {
+            Err(_) if report.is_faulty(&path) => {}
+            Err(error) => report.error(&path, error.to_string()),
+            Ok(_) => {}
         }
+    }
+}
+
+/// Rules are programmed for IPv4 only.
+fn warn_of_ipv6(path: &str, is_ipv6: bool, report: &mut Report<'_>) {
+    if is_ipv6 {
+        report.warning(path, IPV6_SELECTS_NOTHING);
     }
 }
 
@@ -164,7 +192,15 @@ fn check_service(path: &str, service: &ServiceRef, report: &mut Report<'_>) {
 }
 
 fn check_port(path: &str, parsed: Result<PortMatch, ParsePortError>, report: &mut Report<'_>) {
-    let Err(error) = parsed else { return };
+    let error = match parsed {
+        Err(error) => error,
+        Ok(entry) => {
+            if let Some(reason) = without_effect(&entry) {
+                report.warning(path, format!("this selects nothing: {reason}"));
+            }
+            return;
+        }
+    };
     // A protocol is wrong whatever the ports beside it are, unless a rule about both has said so.
     let own = matches!(error, ParsePortError::Protocol(_)) && !report.is_faulty_itself(path);
     let path = if own { field(path, "protocol") } else { path.to_owned() };

@@ -64,6 +64,14 @@ fn around(path: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The fields of its value that a CEL rule speaks of.
+fn spoken_of(rule: &str) -> impl Iterator<Item = &str> {
+    rule.split("self.").skip(1).map(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+        &rest[..end]
+    })
+}
+
 /// The path of a field of a mapping.
 pub(super) fn field(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
@@ -115,6 +123,13 @@ impl<'a> Report<'a> {
     pub(super) fn error(&mut self, path: &str, message: impl Into<String>) {
         self.faults.at.insert(path.to_owned());
         self.push(self.places.of(path), message.into(), Severity::Error);
+    }
+
+    /// An error that a rule about a value found: shown at the first field that the rule speaks of and that is written.
+    pub(super) fn error_of_rule(&mut self, path: &str, rule: &str, message: impl Into<String>) {
+        self.faults.at.insert(path.to_owned());
+        let written = spoken_of(rule).map(|name| field(path, name)).find(|path| self.places.values.contains_key(path));
+        self.push(self.places.of(written.as_deref().unwrap_or(path)), message.into(), Severity::Error);
     }
 
     /// An error at a field's value: it cannot be read, and a stand-in has its place.
@@ -177,10 +192,7 @@ impl<'a> Report<'a> {
 
     /// Whether a rule speaks of a field that is not written.
     fn misses_a_field(&self, path: &str, rule: &str) -> bool {
-        rule.split("self.").skip(1).any(|rest| {
-            let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
-            !self.places.keys.contains_key(&field(path, &rest[..end]))
-        })
+        spoken_of(rule).any(|name| !self.places.keys.contains_key(&field(path, name)))
     }
 
     /// Whether any error was found.

@@ -87,7 +87,7 @@ impl Schemas {
             !tripped && !report.explains(&error.field_path, &error.rule) && error.rule != pattern::DIMENSION_KEYS
         });
         // Only now: one rule about a value does not explain another.
-        errors.into_iter().for_each(|error| report.error(&error.field_path, error.message));
+        errors.into_iter().for_each(|error| report.error_of_rule(&error.field_path, &error.rule, error.message));
     }
 
     fn check_node(&self, path: &str, schema: &Json, node: &Node, report: &mut Report<'_>) -> Json {

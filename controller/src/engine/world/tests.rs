@@ -214,3 +214,47 @@ fn ranges_of_cluster_ips_are_known_to_the_compiler() {
     assert_eq!(world.take(ranges("10.96.0.0/12")), Effect::Nothing);
     assert_eq!(world.cluster.service_ranges, ["10.96.0.0/12".parse().expect("a literal of the test")]);
 }
+
+/// What is not looked at is not published again.
+#[test]
+fn what_publishing_looks_at() {
+    use crate::publish::Look;
+    use ringfence_crds::node_policy::NodePolicyStatus;
+    use ringfence_crds::{AddressGroup, AddressGroupSpec, NodePolicy, NodePolicySpec};
+
+    let mut world = World::default();
+    assert_eq!(world.look, Look::Everything, "after a start");
+    let mut seen = |input: Input| {
+        world.look = Look::nowhere();
+        world.take(input);
+        world.look.clone()
+    };
+    let at = |kind: fn(&mut crate::publish::look::Names) -> &mut BTreeSet<String>, name: &str| {
+        let mut look = Look::nowhere();
+        look.add(Some(&cluster_wide(name)), kind);
+        look
+    };
+    let group = |class: &str| {
+        let spec = AddressGroupSpec { class: class.to_owned(), ..AddressGroupSpec::default() };
+        Input::AddressGroup(applied("c-1-0", AddressGroup::new("c-1-0", spec)))
+    };
+    let groups = at(|names| &mut names.address_groups, "c-1-0");
+    assert_eq!(seen(group("c-1")), groups, "it is new");
+    assert_eq!(seen(group("c-1")), Look::nowhere(), "the same again");
+    assert_eq!(seen(group("edited")), groups);
+    assert_eq!(seen(Input::AddressGroup(Change::Deleted(cluster_wide("c-1-0")))), groups);
+    let node = |address: Option<&str>| {
+        let mut node = NodePolicy::new("n1", NodePolicySpec::default());
+        let node_addresses = address.map(str::to_owned).into_iter().collect();
+        node.status = Some(NodePolicyStatus { node_addresses, ..NodePolicyStatus::default() });
+        Input::NodePolicy(applied("n1", node))
+    };
+    assert_eq!(seen(node(None)), at(|names| &mut names.node_policies, "n1"));
+    assert_eq!(seen(node(Some("10.244.0.1"))), Look::nowhere(), "what an agent reports");
+    assert_eq!(seen(Input::Profile(applied("shop", profile(1, true)))), at(|names| &mut names.profiles, "shop"));
+    let mut reported = profile(2, true);
+    reported.status = Some(ContainerWorkloadProfileStatus::default());
+    assert_eq!(seen(Input::Profile(applied("shop", reported))), at(|names| &mut names.profiles, "shop"));
+    assert_eq!(seen(Input::NodePolicy(Change::Listed(BTreeMap::new()))), Look::Everything, "a list was read anew");
+    assert_eq!(seen(Input::Pod(Change::Listed(BTreeMap::new()))), Look::nowhere(), "that is for the compiler");
+}

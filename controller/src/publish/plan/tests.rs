@@ -1,8 +1,10 @@
 //! Plans from small worlds.
 
+mod look;
 mod order;
 mod refused;
 
+use super::super::Newest;
 use super::*;
 use k8s_openapi::jiff::Timestamp;
 use ringfence_compile::cluster::NamespaceInfo;
@@ -50,10 +52,10 @@ impl Fake {
     }
 
     fn plan(&mut self) -> Plan {
-        let revision = next_revision(&self.world, self.last);
-        let plan = plan(&self.world, &self.computed, &mut self.memory, revision, &Time(Timestamp::UNIX_EPOCH));
+        let now = Time(Timestamp::UNIX_EPOCH);
+        let plan = plan(&self.world, &self.computed, &mut self.memory, &mut Look::Everything, self.last, &now);
         if !plan.is_empty() {
-            self.last = revision;
+            self.last = plan.revision;
         }
         plan
     }
@@ -248,7 +250,7 @@ fn after_a_restart_only_what_was_ready_is() {
     let since = Since::recover(&fake.world);
     assert_eq!((since.rule_set("shop"), since.rule_set("bank")), (number(1), number(2)));
     fake.memory = Memory { since, ..Memory::default() };
-    fake.last = newest(&fake.world);
+    fake.last = Revision::default();
     assert_eq!(fake.publish(), "marker 0.2", "which is what nodes are to acknowledge");
     assert_eq!(fake.publish(), "");
 }
@@ -282,7 +284,8 @@ fn revisions_go_on_after_a_restart_and_an_epoch_never_goes_back() {
     fake.computed.workload_policies.insert("shop-1".to_owned(), rules("shop", "everything"));
     fake.publish();
     fake.last = Revision::default();
-    assert_eq!(next_revision(&fake.world, fake.last), number(2));
+    fake.memory.newest = Newest::default();
+    assert_eq!(fake.plan().revision, number(2));
     let epoch = |epoch: i64| ContainerClusterSpec { policy_epoch: Some(epoch), ..ContainerClusterSpec::default() };
     fake.world.clusters.insert(cluster_wide("this"), ContainerCluster::new("this", epoch(3)));
     assert_eq!(fake.publish(), "~shop-1 > marker 3.2", "in a new epoch everything is published anew");

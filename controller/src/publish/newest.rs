@@ -1,0 +1,36 @@
+//! The newest revisions among the computed objects that were ever seen in the cluster.
+
+use ringfence_crds::Revision;
+
+use super::difference::Published;
+use super::look::{Look, seen};
+use super::plan::marker_revision;
+use crate::engine::world::World;
+
+/// The newest revisions that were seen. They never go back: what was published once is not published again under an
+/// older number, whoever deletes it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Newest {
+    /// Among all computed objects.
+    pub any: Revision,
+    /// Among those that change with policy: all but AddressGroups.
+    pub policy: Revision,
+}
+
+impl Newest {
+    /// Takes in what is looked at.
+    pub fn learn(&mut self, world: &World, look: &Look) {
+        let policy = [
+            of(seen(&world.peer_groups, look.at(|names| &names.peer_groups))),
+            of(seen(&world.workload_policies, look.at(|names| &names.workload_policies))),
+            of(seen(&world.node_policies, look.at(|names| &names.node_policies))),
+        ];
+        let members = of(seen(&world.address_groups, look.at(|names| &names.address_groups)));
+        self.policy = policy.into_iter().fold(self.policy, Revision::max);
+        self.any = self.any.max(self.policy).max(members).max(marker_revision(world));
+    }
+}
+
+fn of<'w, K: Published + 'w, N>(objects: impl Iterator<Item = (N, &'w K)>) -> Revision {
+    objects.map(|(_, object)| object.published_in()).max().unwrap_or_default()
+}
