@@ -124,7 +124,9 @@ pub struct LabelSelector {
 
 impl From<&Selector> for LabelSelector {
     fn from(selector: &Selector) -> Self {
-        let mut out = Self::default();
+        let asked = selector.constraints().filter(|(_, constraint)| matches!(constraint, Constraint::In(_))).count();
+        let excluded = selector.constraints().count() - asked;
+        let mut out = Self { is_in: LiteMap::with_capacity(asked), not_in: LiteMap::with_capacity(excluded) };
         for (dimension, constraint) in selector.constraints() {
             let (map, values) = match constraint {
                 Constraint::In(values) => (&mut out.is_in, values),

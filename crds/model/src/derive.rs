@@ -101,7 +101,11 @@ pub fn derive_labels(
     prefixes: &[String],
     mappings: &[LabelMapping],
 ) -> DerivedLabels {
-    let mut derived = DerivedLabels::default();
+    let mut derived = DerivedLabels {
+        labels: Labels::with_capacity(profile.0.len()),
+        sources: LiteMap::with_capacity(profile.0.len()),
+        refused: Vec::new(),
+    };
     for (dimension, rule) in &profile.0 {
         let annotation = prefixes.iter().find_map(|prefix| {
             let key = format!("{prefix}{dimension}");

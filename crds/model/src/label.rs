@@ -113,6 +113,11 @@ impl Labels {
         Self::default()
     }
 
+    /// The same, with room for so many.
+    pub fn with_capacity(dimensions: usize) -> Self {
+        Self(LiteMap::with_capacity(dimensions))
+    }
+
     /// Parses a map of plain strings, as the custom resources hold them.
     ///
     /// # Errors

@@ -62,7 +62,9 @@ impl Selector {
     /// The selector that both selectors' workloads satisfy.
     #[must_use]
     pub fn intersect(&self, other: &Self) -> Self {
-        other.0.iter().fold(self.clone(), |all, (dimension, constraint)| all.and(dimension.clone(), constraint.clone()))
+        let mut all = Self(LiteMap::with_capacity(self.0.len() + other.0.len()));
+        all.0.extend(self.0.iter().map(|(dimension, constraint)| (dimension.clone(), constraint.clone())));
+        other.0.iter().fold(all, |all, (dimension, constraint)| all.and(dimension.clone(), constraint.clone()))
     }
 
     /// Whether a workload with these labels is selected.

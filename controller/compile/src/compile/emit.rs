@@ -25,11 +25,17 @@ pub struct Emitted {
 
 /// Writes the rules of a RuleSet, which are sorted by scope. `commit`: that the RuleSet came from.
 pub fn emit(rule_set: &str, rules: &[ResolvedRule], facts: &Facts, commit: Option<&String>) -> Emitted {
-    let mut emitted = Emitted::default();
+    let of_scopes = rules.chunk_by(|a, b| a.scope == b.scope);
+    let count = of_scopes.clone().count();
+    let mut emitted = Emitted {
+        workload_policies: Vec::with_capacity(count),
+        names: Vec::with_capacity(count),
+        selectors: Vec::new(),
+    };
     let mut selectors = FxHashSet::default();
-    for of_scope in rules.chunk_by(|a, b| a.scope == b.scope) {
-        let compiled: Vec<CompiledRule> =
-            of_scope.iter().flat_map(|rule| compile_rule(facts, rule, &mut selectors)).collect();
+    for of_scope in of_scopes {
+        let mut compiled = Vec::with_capacity(2 * of_scope.len());
+        of_scope.iter().for_each(|rule| compile_rule(facts, rule, &mut selectors, &mut compiled));
         let (false, Some(first)) = (compiled.is_empty(), of_scope.first()) else { continue };
         let name = names::workload_policy(rule_set, &first.scope);
         // Names hold a short hash of the scope: two that have the same share an object rather than lose rules.
@@ -57,14 +63,14 @@ fn compile_rule<'r>(
     facts: &Facts,
     rule: &'r ResolvedRule,
     selectors: &mut FxHashSet<&'r Arc<PeerSelector>>,
-) -> Vec<CompiledRule> {
+    compiled: &mut Vec<CompiledRule>,
+) {
     // A provider by label has no ports of its own that a rule could use.
     let ported =
         |actor: &&ResolvedActor| rule.services.stated().is_some() || matches!(actor, ResolvedActor::VirtualService(_));
     let providers: Vec<&ResolvedActor> = rule.providers.iter().filter(ported).collect();
     let consumers: Vec<&ResolvedActor> = rule.consumers.iter().collect();
     let sides = [(Direction::Inbound, &providers, &consumers), (Direction::Outbound, &consumers, &providers)];
-    let mut compiled = Vec::new();
     for (direction, here, there) in sides {
         let subjects = subjects(facts, here);
         if subjects.is_empty() || there.is_empty() {
@@ -76,7 +82,6 @@ fn compile_rule<'r>(
         }));
         compiled.push(written(rule, direction, subjects, peers(there)));
     }
-    compiled
 }
 
 fn written(rule: &ResolvedRule, direction: Direction, subjects: Vec<Subject>, peers: Vec<Peer>) -> CompiledRule {
@@ -99,7 +104,7 @@ fn written(rule: &ResolvedRule, direction: Direction, subjects: Vec<Subject>, pe
 
 /// The workloads of a side that rules can be programmed at, in a fixed order.
 fn subjects(facts: &Facts, actors: &[&ResolvedActor]) -> Vec<Subject> {
-    let mut subjects: Vec<Subject> = Vec::new();
+    let mut subjects: Vec<Subject> = Vec::with_capacity(actors.len());
     for actor in actors {
         match actor {
             ResolvedActor::Workloads(selector) => subjects.extend(workload_subjects(facts, selector)),

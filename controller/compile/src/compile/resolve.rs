@@ -53,14 +53,21 @@ fn resolve_rules(name: &str, spec: &RuleSetSpec, reader: &mut ActorReader<'_>) -
                 name: rule_name.clone(),
                 action: rule.action,
                 reject: rule.reject && rule.action != Action::Allow,
-                consumers: rule.consumers.iter().filter_map(|actor| reader.consumer(actor, consumers_scope)).collect(),
-                providers: rule.providers.iter().filter_map(|actor| reader.provider(actor, scope)).collect(),
+                consumers: exact(rule.consumers.iter().filter_map(|actor| reader.consumer(actor, consumers_scope))),
+                providers: exact(rule.providers.iter().filter_map(|actor| reader.provider(actor, scope))),
                 services: services.clone(),
             });
         }
         reader.leave();
     }
-    rules
+    exact(rules)
+}
+
+/// A list without room for more: there are very many of them.
+fn exact<T>(items: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.into_iter().collect();
+    items.shrink_to_fit();
+    items
 }
 
 /// A scope that can hold anything.
