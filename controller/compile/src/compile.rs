@@ -19,6 +19,7 @@ mod dirty;
 mod emit;
 pub(crate) mod essentials;
 pub(crate) mod labels;
+pub mod limits;
 pub(crate) mod machines;
 mod names;
 mod networks;
@@ -28,6 +29,7 @@ pub(crate) mod resolve;
 pub(crate) mod services;
 mod settings;
 mod slices;
+mod widest;
 pub(crate) mod world;
 
 use std::collections::BTreeMap;

@@ -129,7 +129,7 @@ fn workload_subjects(facts: &Facts, selector: &WorkloadSelector) -> Vec<Subject>
 /// The other side, in a fixed order.
 fn peers(actors: &[&ResolvedActor]) -> Vec<Peer> {
     let mut peers: Vec<Peer> = actors.iter().map(|actor| peer(actor)).collect();
-    peers.sort_by_key(|peer| (peer.peer_group.clone(), peer.virtual_service.clone(), peer.addresses.clone()));
+    peers.sort_by_cached_key(|peer| (peer.peer_group.clone(), peer.virtual_service.clone(), peer.addresses.clone()));
     peers.dedup();
     peers
 }

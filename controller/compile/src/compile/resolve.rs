@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use ringfence_crds::common::NamespacedName;
 use ringfence_crds::rule_set::{PolicyRule, Scope, ServiceRef};
@@ -13,7 +14,9 @@ use ringfence_model::{Action, AddressSet, PortMatch, Selector, Services};
 
 use super::actors::{ActorReader, scope_selector};
 use super::classes::{Class, ClassOrigin};
+use super::limits::{self, RULE_SET_ITEMS};
 use super::services::ServiceFacts;
+use super::widest;
 use super::world::Facts;
 use crate::policy::Policy;
 
@@ -63,9 +66,22 @@ pub enum ResolvedActor {
     /// Workloads.
     Workloads(WorkloadSelector),
     /// The addresses of an IP list, its exclusions taken out.
-    Addresses(AddressSet),
+    Addresses(Arc<AddressSet>),
     /// A Service of a managed namespace.
     VirtualService(NamespacedName),
+}
+
+impl ResolvedActor {
+    /// What it comes to, counted as [`RULE_SET_ITEMS`] is.
+    fn items(&self) -> usize {
+        match self {
+            Self::Workloads(selector) => {
+                1 + selector.labels.constraints().map(|(_, asked)| asked.values().len()).sum::<usize>()
+            }
+            Self::Addresses(set) => 1 + set.nets().len(),
+            Self::VirtualService(_) => 1,
+        }
+    }
 }
 
 /// Selects label classes. Its text names the PeerGroup.
@@ -164,13 +180,19 @@ pub fn resolve(name: &str, spec: &RuleSetSpec, policy: &Policy, facts: &Facts) -
         return Resolved::default();
     }
     let mut reader = ActorReader::new(policy, facts);
-    let mut rules = resolve_rules(name, spec, &mut reader);
+    let mut rules = resolve_rules(name, spec, &mut reader).unwrap_or_else(|| {
+        reader.warn(&format!(
+            "it comes to more than {RULE_SET_ITEMS} rules, terms, label values and prefixes over all of its scopes: what it \
+             allows is not opened, and what it denies is blocked for everybody; split it, or shorten its lists"
+        ));
+        widest::resolve(name, spec, &mut reader)
+    });
     rules.sort_by(|a, b| (&a.scope, &a.name).cmp(&(&b.scope, &b.name)));
-    let warnings: BTreeSet<String> = reader.warnings.into_iter().collect();
-    Resolved { rules, warnings: warnings.into_iter().collect(), refs: reader.refs }
+    Resolved { rules, warnings: limits::shown(reader.warnings.into_iter().collect()), refs: reader.refs }
 }
 
-fn resolve_rules(name: &str, spec: &RuleSetSpec, reader: &mut ActorReader<'_>) -> Vec<ResolvedRule> {
+/// The rules in every scope; nothing if they come to too much.
+fn resolve_rules(name: &str, spec: &RuleSetSpec, reader: &mut ActorReader<'_>) -> Option<Vec<ResolvedRule>> {
     if spec.scopes.is_empty() {
         reader.warn("scopes is empty: the RuleSet selects nothing");
     }
@@ -181,27 +203,44 @@ fn resolve_rules(name: &str, spec: &RuleSetSpec, reader: &mut ActorReader<'_>) -
         }
     }
     let mut rules = Vec::new();
+    let mut items = 0_usize;
+    let mut over = false;
     for rule in spec.rules.iter().filter(|rule| rule.enabled) {
-        reader.enter(&rule.name);
+        reader.enter(&rule.name, rule.action);
         let Some(services) = read_services(rule, reader) else {
             continue;
         };
         for (text, scope) in &scopes {
             let consumers_scope = if rule.extra_scope { None } else { Some(scope) };
+            // Counted term by term: what is too much is never made.
+            let mut counted = |actor: ResolvedActor| {
+                items = items.saturating_add(actor.items());
+                over |= items > RULE_SET_ITEMS;
+                (!over).then_some(actor)
+            };
+            let consumers = rule.consumers.iter().filter_map(|actor| reader.consumer(actor, consumers_scope));
+            let consumers: Vec<_> = consumers.map_while(&mut counted).collect();
+            let providers = rule.providers.iter().filter_map(|actor| reader.provider(actor, scope));
+            let providers: Vec<_> = providers.map_while(&mut counted).collect();
+            items = items.saturating_add(1);
+            if over {
+                reader.leave();
+                return None;
+            }
             rules.push(ResolvedRule {
                 rule_set: name.to_owned(),
                 scope: text.clone(),
                 name: rule.name.clone(),
                 action: rule.action,
                 reject: rule.reject && rule.action != Action::Allow,
-                consumers: rule.consumers.iter().filter_map(|actor| reader.consumer(actor, consumers_scope)).collect(),
-                providers: rule.providers.iter().filter_map(|actor| reader.provider(actor, scope)).collect(),
+                consumers,
+                providers,
                 services: services.clone(),
             });
         }
         reader.leave();
     }
-    rules
+    Some(rules)
 }
 
 /// A scope that can hold anything.
@@ -215,7 +254,7 @@ fn read_scope(scope: &Scope, reader: &mut ActorReader<'_>) -> Option<Selector> {
 }
 
 /// The services of a rule; nothing when it has none.
-fn read_services(rule: &PolicyRule, reader: &mut ActorReader<'_>) -> Option<RuleServices> {
+pub(super) fn read_services(rule: &PolicyRule, reader: &mut ActorReader<'_>) -> Option<RuleServices> {
     if rule.use_virtual_service_ports {
         return Some(RuleServices::VirtualServicePorts);
     }
