@@ -114,7 +114,7 @@ pub struct LabelMapEntry {
     pub to: String,
     /// From Kubernetes value to policy value; when left out, values are taken as they are.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("additionalProperties" = {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}))]
+    #[schemars(extend("maxProperties" = 1024), extend("additionalProperties" = {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}))]
     pub values: BTreeMap<String, String>,
 }
 

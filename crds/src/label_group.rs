@@ -30,10 +30,13 @@ pub struct LabelGroupSpec {
     pub dimension: String,
     /// The values. Together with `groups` empty, the group selects nothing.
     #[serde(default)]
-    #[schemars(length(max = 1024), inner(regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")))]
+    #[schemars(
+        length(max = 1024),
+        inner(length(max = 63), regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"))
+    )]
     pub values: Vec<String>,
     /// Other groups of the same dimension whose values belong to this one too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(length(max = 253)))]
     pub groups: Vec<String>,
 }

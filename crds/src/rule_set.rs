@@ -38,6 +38,7 @@ use crate::pattern;
 #[x_kube(
     cel,
     validation = Rule::new("size(self.scopes) > 0").message("scopes is empty and would select nothing: write a scope, or 'scopes: [{}]' for everything"),
+    validation = Rule::new("!has(self.rules) || size(self.scopes) * size(self.rules) <= 4096").message("scopes times rules are more than 4096, each rule being made for each scope: split the RuleSet"),
     validation = Rule::new("self.rules.all(r, self.rules.exists_one(o, o.name == r.name))").message("two rules have the same name: give each its own")
 )]
 pub struct RuleSetSpec {
@@ -63,7 +64,7 @@ fn enabled() -> bool {
 pub struct Scope {
     /// From dimension to the values that are in the scope.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16), extend("additionalProperties" = {"type": "array", "items": {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}}))]
+    #[schemars(extend("maxProperties" = 16), extend("additionalProperties" = {"type": "array", "maxItems": 256, "items": {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}}))]
     #[x_kube(validation = Rule::new(pattern::DIMENSION_KEYS).message(pattern::DIMENSION_KEYS_HELP))]
     pub labels: BTreeMap<String, Vec<String>>,
 }
@@ -125,17 +126,17 @@ pub struct PolicyRule {
 pub struct Actor {
     /// Workloads by label: dimensions AND, values of one dimension OR.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16), extend("additionalProperties" = {"type": "array", "items": {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}}))]
+    #[schemars(extend("maxProperties" = 16), extend("additionalProperties" = {"type": "array", "maxItems": 256, "items": {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}}))]
     #[x_kube(validation = Rule::new(pattern::DIMENSION_KEYS).message(pattern::DIMENSION_KEYS_HELP))]
     pub labels: BTreeMap<String, Vec<String>>,
     /// Workloads that have another value than these in each of the dimensions. One without the dimension does not match.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16), extend("additionalProperties" = {"type": "array", "items": {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}}))]
+    #[schemars(extend("maxProperties" = 16), extend("additionalProperties" = {"type": "array", "maxItems": 256, "items": {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}}))]
     #[x_kube(validation = Rule::new(pattern::DIMENSION_KEYS).message(pattern::DIMENSION_KEYS_HELP))]
     pub not: BTreeMap<String, Vec<String>>,
     /// LabelGroups: groups of one dimension OR, dimensions AND.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 32), inner(length(max = 253)))]
     pub label_groups: Vec<String>,
     /// All workloads of the scope; as extra-scope consumers, all managed workloads.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

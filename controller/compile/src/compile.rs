@@ -20,6 +20,7 @@ mod dirty;
 mod emit;
 pub(crate) mod essentials;
 pub(crate) mod labels;
+pub mod limits;
 pub(crate) mod machines;
 mod names;
 mod namespaces;
@@ -35,6 +36,7 @@ pub(crate) mod services;
 mod settings;
 mod slices;
 pub(crate) mod unprogrammed;
+mod widest;
 pub(crate) mod world;
 
 use std::collections::BTreeMap;

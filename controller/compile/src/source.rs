@@ -5,9 +5,11 @@
 //! points at it.
 
 mod check;
+mod cycles;
 mod document;
 mod entries;
 mod index;
+mod limits;
 mod meaning;
 mod places;
 mod schema;
@@ -25,7 +27,8 @@ use ringfence_crds::{
     ServiceDefinitionSpec, VirtualServiceSpec, WorkloadSpec,
 };
 
-pub use self::entries::{EntryError, EntryKind, FILE_BYTES, Reading, file, join, reading};
+pub use self::entries::{EntryError, EntryKind, Reading, file, join, reading};
+pub use self::limits::FILE_BYTES;
 pub use self::places::Places;
 pub use self::tree::Place;
 use crate::policy::{ObjectKey, Origin, Policy};
@@ -134,31 +137,47 @@ pub struct LiveNames {
 }
 
 /// Reads files (multi-document YAML; those that are not named `*.yaml` or `*.yml` are left out). Every problem of
-/// every document is reported; only a fault of the YAML itself ends its file.
+/// every document is reported, up to a bound for each document and file; only a fault of the YAML itself ends its file.
 pub fn parse(files: &[SourceFile]) -> Parsed {
     let mut files: Vec<&SourceFile> = files.iter().filter(|file| entries::is_policy(&file.path)).collect();
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let schemas = schema::Schemas::get();
     let mut parsed = Parsed::default();
     for file in files {
-        let documents = tree::documents(&file.text);
-        let count = documents.len();
-        for (index, document) in documents.into_iter().enumerate() {
+        let mut text = file.text.as_bytes();
+        let mut documents = tree::documents(&mut text).peekable();
+        let mut errors = 0;
+        while let Some(document) = documents.next() {
             match document {
                 Ok(root) => {
                     let (outcome, problems) = document::read(&file.path, &root, schemas);
+                    errors += problems.iter().filter(|problem| problem.severity == Severity::Error).count();
                     parsed.problems.extend(problems);
                     match outcome {
                         document::Outcome::Whole(object) => parsed.objects.push(object),
                         document::Outcome::Broken(broken) => parsed.broken.push(broken),
                     }
+                    if errors >= limits::FILE_ERRORS && documents.peek().is_some() {
+                        parsed.problems.push(too_many_errors(&file.path, root.place, errors));
+                        break;
+                    }
                 }
-                Err(error) => parsed.problems.push(syntax_problem(file, &error, index + 1 == count)),
+                Err(error) => {
+                    errors += 1;
+                    parsed.problems.push(syntax_problem(file, &error, documents.peek().is_none()));
+                }
             }
         }
     }
     parsed.problems.sort();
     parsed
+}
+
+/// A file with so many errors that it is not read on: it is refused already.
+fn too_many_errors(path: &str, place: Place, errors: usize) -> Problem {
+    let Place { line, column } = place;
+    let message = format!("{errors} errors up to here: the rest of the file was not read, mend these first");
+    Problem { path: path.to_owned(), line, column, message, severity: Severity::Error }
 }
 
 /// A document that cannot be read. After the last one of a file nobody knows what else there is.
@@ -167,7 +186,7 @@ fn syntax_problem(file: &SourceFile, error: &serde_saphyr::Error, last: bool) ->
     let text = error.without_snippet().to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
     let unread = if last { "; the rest of the file was not read" } else { "; the rest of the document was not read" };
-    let message = format!("not readable as YAML: {reason}{unread}");
+    let message = words::short(format!("not readable as YAML: {reason}{unread}"));
     let path = file.path.clone();
     Problem { path, line: place.line, column: place.column, message, severity: Severity::Error }
 }

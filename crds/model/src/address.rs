@@ -82,11 +82,28 @@ impl AddressSet {
     /// What is in this set and not in the other, by exact prefix subtraction.
     #[must_use]
     pub fn minus(&self, other: &Self) -> Self {
-        let mut rest = self.0.clone();
-        for hole in &other.0 {
-            rest = rest.into_iter().flat_map(|net| subtract(net, *hole)).collect();
+        // No machine holds so many prefixes.
+        self.minus_up_to(other, usize::MAX).unwrap_or_default()
+    }
+
+    /// The same; nothing if it takes more than `most` prefixes. The work is bounded as well: one address that is taken out of
+    /// everything leaves 32 or 128 prefixes, so that short lists may have long differences.
+    pub fn minus_up_to(&self, other: &Self, most: usize) -> Option<Self> {
+        // Both are sorted and their prefixes do not overlap, so that of a prefix the holes in it stand together, and what
+        // contains it stands right before them. What is left is as few prefixes as possible: a half that is whole stays
+        // whole, and its other half has a hole.
+        let mut rest = Vec::new();
+        for net in &self.0 {
+            let from = other.0.partition_point(|hole| hole < net);
+            let around = from.checked_sub(1).and_then(|before| other.0.get(before));
+            if around.is_some_and(|hole| hole.contains(net)) {
+                continue;
+            }
+            let holes = &other.0[from..];
+            let inside = holes.partition_point(|hole| net.contains(hole) || hole.contains(net));
+            split(*net, &holes[..inside], most, &mut rest)?;
         }
-        Self::from_nets(rest)
+        Some(Self(rest))
     }
 
     /// Whether the address is in the set.
@@ -105,23 +122,19 @@ impl AddressSet {
     }
 }
 
-/// `net` without `hole`: the sibling of every prefix on the way down from `net` to `hole`.
-fn subtract(net: IpNet, hole: IpNet) -> Vec<IpNet> {
-    if hole.contains(&net) {
-        return Vec::new();
+/// Adds `net` without the holes in it, which are sorted. Nothing as soon as there are more than `most`.
+fn split(net: IpNet, holes: &[IpNet], most: usize, rest: &mut Vec<IpNet>) -> Option<()> {
+    let Some(first) = holes.first() else {
+        rest.push(net);
+        return (rest.len() <= most).then_some(());
+    };
+    if first.contains(&net) {
+        return Some(());
     }
-    if !net.contains(&hole) {
-        return vec![net];
-    }
-    let mut rest = Vec::new();
-    let mut current = net;
-    while current != hole {
-        let (lower, upper) = halves(current);
-        let (inside, outside) = if lower.contains(&hole) { (lower, upper) } else { (upper, lower) };
-        rest.push(outside);
-        current = inside;
-    }
-    rest
+    let (lower, upper) = halves(net);
+    let (below, above) = holes.split_at(holes.partition_point(|hole| lower.contains(hole)));
+    split(lower, below, most, rest)?;
+    split(upper, above, most, rest)
 }
 
 /// Both halves of a prefix that is no single address; the prefix itself twice if it is one.
@@ -180,6 +193,51 @@ mod tests {
         assert_eq!(most.nets().len(), 32);
         assert!(!most.contains("10.0.0.1".parse().expect("valid")));
         assert!(most.contains("10.0.0.2".parse().expect("valid")));
+    }
+
+    #[test]
+    fn many_holes() {
+        let holes =
+            set(&["10.0.0.1", "10.0.0.4/30", "10.0.1.0/24", "10.0.0.255", "192.0.2.0/24", "::1", "2001:db8::/32"]);
+        let rest = set(&["10.0.0.0/23", "192.0.2.7", "::/0"]).minus(&holes);
+        assert_eq!(rest, AddressSet::from_nets(rest.nets().to_vec()), "sorted, and as few as possible");
+        assert_eq!(rest.minus(&holes), rest, "no hole is in it");
+        let v4: Vec<String> = text(&rest).into_iter().filter(|net| net.contains('.')).collect();
+        let expected = [
+            "10.0.0.0/32",
+            "10.0.0.2/31",
+            "10.0.0.8/29",
+            "10.0.0.16/28",
+            "10.0.0.32/27",
+            "10.0.0.64/26",
+            "10.0.0.128/26",
+            "10.0.0.192/27",
+            "10.0.0.224/28",
+            "10.0.0.240/29",
+            "10.0.0.248/30",
+            "10.0.0.252/31",
+            "10.0.0.254/32",
+        ];
+        assert_eq!(v4, expected);
+        // On the way down to ::1 and to 2001:db8::/32: two bits are the same, and at the third each is the other's sibling.
+        assert_eq!(rest.nets().len() - v4.len(), 128 + 32 - 2 - 2);
+        for (address, inside) in
+            [("::", true), ("::1", false), ("::2", true), ("2001:db7::", true), ("2001:db8::9", false)]
+        {
+            assert_eq!(rest.contains(address.parse().expect("valid")), inside, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_long_difference_is_bounded() {
+        let holes = AddressSet::from_nets(
+            (0..10_000_u128).map(|number| IpNet::from(IpAddr::from((number << 64).to_be_bytes()))),
+        );
+        let everything = set(&["::/0"]);
+        assert_eq!(everything.minus_up_to(&holes, 1_000), None);
+        let one = AddressSet::from_nets([holes.nets()[0]]);
+        assert_eq!(everything.minus_up_to(&one, 127), None);
+        assert_eq!(everything.minus_up_to(&one, 128).map(|rest| rest.nets().len()), Some(128));
     }
 
     #[test]

@@ -27,6 +27,13 @@ impl Constraint {
         }
     }
 
+    /// The values that it names.
+    pub fn values(&self) -> &Values {
+        match self {
+            Self::In(values) | Self::NotIn(values) => values,
+        }
+    }
+
     fn and(&self, other: &Self) -> Self {
         match (self, other) {
             (Self::In(a), Self::In(b)) => Self::In(a.both(b)),

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use ringfence_crds::IpListSpec;
 use ringfence_crds::common::NamespacedName;
 use ringfence_crds::rule_set::Actor;
-use ringfence_model::{AddressSet, Constraint, Dimension, LabelValue, Labels, Selector, Values};
+use ringfence_model::address::{all_ipv4, all_ipv6};
+use ringfence_model::{Action, AddressSet, Constraint, Dimension, LabelValue, Labels, Selector, Values};
 
+use super::limits::{GROUP_VALUES, LIST_PREFIXES};
 use super::rule::{Ref, ResolvedActor};
 use super::selector::{PeerSelector, WorkloadKind, WorkloadSelector};
 use super::unprogrammed::IPV6_SELECTS_NOTHING;
@@ -22,13 +25,39 @@ pub struct ActorReader<'a> {
     /// What they refer to, found or not: when one of these changes, the RuleSet is read again.
     pub refs: BTreeSet<Ref>,
     /// What selects nothing and why.
-    pub warnings: Vec<String>,
+    pub warnings: BTreeSet<String>,
     rule: Option<String>,
     /// The selector that was read last: most rules name the same on both sides.
     last: Option<Arc<PeerSelector>>,
+    /// Whether the rule blocks: what is over a limit blocks whoever it may mean, and opens nothing.
+    blocks: bool,
+    /// Lists and groups that were read, with the warnings about them; by name, and whether for a rule that blocks.
+    lists: BTreeMap<(String, bool), Read<Arc<AddressSet>>>,
+    groups: BTreeMap<(String, bool), Read<(Dimension, Constraint)>>,
     /// Objects that lie in a scope, and objects that lie outside of one.
     inside: BTreeSet<String>,
     outside: BTreeSet<String>,
+}
+
+/// What was read of an object that rules refer to.
+#[derive(Debug, Clone)]
+struct Read<T> {
+    /// What it stands for; nothing if it selects nothing.
+    found: Option<T>,
+    warnings: Vec<String>,
+}
+
+/// Every rule that refers to an object repeats what is said of it: the first warnings, and the last, which says what follows.
+fn few(name: &str, mut warnings: Vec<String>) -> Vec<String> {
+    const MOST: usize = 10;
+    if warnings.len() > MOST {
+        let last = warnings.split_off(warnings.len() - 1);
+        let more = warnings.len() + 1 - MOST;
+        warnings.truncate(MOST - 1);
+        warnings.push(format!("{name}: and {more} more of the same"));
+        warnings.extend(last);
+    }
+    warnings
 }
 
 /// The selector of a scope or label term: dimensions AND, values of one dimension OR. Nothing if a dimension is not
@@ -59,17 +88,21 @@ impl<'a> ActorReader<'a> {
             policy,
             facts,
             refs: BTreeSet::new(),
-            warnings: Vec::new(),
+            warnings: BTreeSet::new(),
             rule: None,
             last: None,
+            blocks: false,
+            lists: BTreeMap::new(),
+            groups: BTreeMap::new(),
             inside: BTreeSet::new(),
             outside: BTreeSet::new(),
         }
     }
 
     /// Begins a rule.
-    pub fn enter(&mut self, rule: &str) {
+    pub fn enter(&mut self, rule: &str, action: Action) {
         self.rule = Some(rule.to_owned());
+        self.blocks = action != Action::Allow;
         self.inside.clear();
         self.outside.clear();
     }
@@ -94,7 +127,13 @@ impl<'a> ActorReader<'a> {
     /// Notes something that selects nothing.
     pub fn warn(&mut self, text: &str) {
         let place = self.rule.as_ref().map(|rule| format!("rule {rule}: ")).unwrap_or_default();
-        self.warnings.push(format!("{place}{text}"));
+        self.warnings.insert(format!("{place}{text}"));
+    }
+
+    /// What was read, with its warnings given for this rule too.
+    fn told<T>(&mut self, read: Read<T>) -> Option<T> {
+        read.warnings.iter().for_each(|text| self.warn(text));
+        read.found
     }
 
     /// A term of consumers. `scope`: that of an intra-scope rule; nothing for an extra-scope rule.
@@ -155,13 +194,18 @@ impl<'a> ActorReader<'a> {
             self.warn("a term with a dimension that is not valid selects nothing");
             return None;
         };
-        let mut groups: BTreeMap<Dimension, BTreeSet<LabelValue>> = BTreeMap::new();
+        let mut groups: BTreeMap<Dimension, Constraint> = BTreeMap::new();
         for name in &actor.label_groups {
             let (dimension, values) = self.group(name)?;
-            groups.entry(dimension).or_default().extend(values);
+            let both = match (groups.remove(&dimension), values) {
+                (Some(Constraint::In(a)), Constraint::In(b)) => Constraint::In(a.either(&b)),
+                (Some(Constraint::NotIn(any)), _) | (_, Constraint::NotIn(any)) => Constraint::NotIn(any),
+                (None, values) => values,
+            };
+            groups.insert(dimension, both);
         }
-        for (dimension, values) in groups {
-            selector = selector.and(dimension, Constraint::In(values.into_iter().collect()));
+        for (dimension, constraint) in groups {
+            selector = selector.and(dimension, constraint);
         }
         if selector.is_nothing() {
             self.warn(&format!("the term '{selector}' selects nothing: a dimension without a value"));
@@ -171,14 +215,25 @@ impl<'a> ActorReader<'a> {
     }
 
     /// Dimension and values of a group, those of the groups in it included.
-    fn group(&mut self, name: &str) -> Option<(Dimension, BTreeSet<LabelValue>)> {
+    fn group(&mut self, name: &str) -> Option<(Dimension, Constraint)> {
+        let key = (name.to_owned(), self.blocks);
+        if !self.groups.contains_key(&key) {
+            let mut warnings = Vec::new();
+            let found = self.read_group(name, &mut warnings);
+            self.groups.insert(key.clone(), Read { found, warnings: few(name, warnings) });
+        }
+        let read = self.groups.get(&key).cloned()?;
+        self.told(read)
+    }
+
+    fn read_group(&mut self, name: &str, warnings: &mut Vec<String>) -> Option<(Dimension, Constraint)> {
         self.refs.insert(Ref::LabelGroup(name.to_owned()));
         let Some(root) = self.policy.label_groups.get(name) else {
-            self.warn(&format!("there is no LabelGroup {name}: the term selects nothing"));
+            warnings.push(format!("there is no LabelGroup {name}: the term selects nothing"));
             return None;
         };
         let dimension: Dimension = root.dimension.parse().ok()?;
-        let mut values = BTreeSet::new();
+        let mut values: BTreeSet<LabelValue> = BTreeSet::new();
         let mut seen = BTreeSet::new();
         let mut open = vec![name.to_owned()];
         // Groups may be written in a circle: each is read once.
@@ -188,52 +243,46 @@ impl<'a> ActorReader<'a> {
             }
             self.refs.insert(Ref::LabelGroup(current.clone()));
             match self.policy.label_groups.get(&current) {
-                None => self.warn(&format!("there is no LabelGroup {current}: it adds nothing to {name}")),
+                None => warnings.push(format!("there is no LabelGroup {current}: it adds nothing to {name}")),
                 Some(group) if group.dimension != root.dimension => {
-                    self.warn(&format!("LabelGroup {current} is of another dimension: it adds nothing to {name}"));
+                    warnings.push(format!("LabelGroup {current} is of another dimension: it adds nothing to {name}"));
                 }
                 Some(group) => {
                     values.extend(group.values.iter().filter_map(|value| value.parse::<LabelValue>().ok()));
-                    open.extend(group.groups.iter().cloned());
+                    open.extend(group.groups.iter().filter(|inner| !seen.contains(*inner)).cloned());
                 }
             }
         }
         if values.is_empty() {
-            self.warn(&format!("LabelGroup {name} is empty: the term selects nothing"));
+            warnings.push(format!("LabelGroup {name} is empty: the term selects nothing"));
             return None;
         }
-        Some((dimension, values))
+        if values.len() > GROUP_VALUES {
+            let count = values.len();
+            let effect = if self.blocks { "this rule blocks every value of its dimension" } else { "it opens nothing" };
+            warnings
+                .push(format!("LabelGroup {name} comes to {count} values and at most {GROUP_VALUES} count: {effect}"));
+            return self.blocks.then_some((dimension, Constraint::NotIn(Values::new())));
+        }
+        Some((dimension, Constraint::In(values.into_iter().collect())))
     }
 
-    fn ip_list(&mut self, name: &str) -> Option<AddressSet> {
-        self.refs.insert(Ref::IpList(name.to_owned()));
-        let Some(list) = self.policy.ip_lists.get(name) else {
-            self.warn(&format!("there is no IPList {name}: it selects nothing"));
-            return None;
-        };
-        if !list.fqdns.is_empty() {
-            self.warn(&format!("IPList {name}: names are not resolved, they select nothing"));
+    fn ip_list(&mut self, name: &str) -> Option<Arc<AddressSet>> {
+        let key = (name.to_owned(), self.blocks);
+        if !self.lists.contains_key(&key) {
+            self.refs.insert(Ref::IpList(name.to_owned()));
+            let mut warnings = Vec::new();
+            let found = match self.policy.ip_lists.get(name) {
+                Some(list) => read_list(name, list, self.blocks, &mut warnings).map(Arc::new),
+                None => {
+                    warnings.push(format!("there is no IPList {name}: it selects nothing"));
+                    None
+                }
+            };
+            self.lists.insert(key.clone(), Read { found, warnings: few(name, warnings) });
         }
-        // A range that cannot be read selects nothing; with an exclusion that cannot be read nobody knows what to
-        // leave out, and the whole list selects nothing.
-        let (ranges, bad) = parse_ranges(&list.ranges);
-        for text in bad {
-            self.warn(&format!("IPList {name}: the range '{text}' cannot be read and selects nothing"));
-        }
-        let (exclusions, bad) = parse_ranges(&list.exclusions);
-        if let Some(text) = bad.first() {
-            self.warn(&format!("IPList {name} selects nothing: its exclusion '{text}' cannot be read"));
-            return None;
-        }
-        if ranges.iter().any(|net| matches!(net, IpNet::V6(_))) {
-            self.warn(&format!("IPList {name}: {IPV6_SELECTS_NOTHING}"));
-        }
-        let set = AddressSet::from_nets(ranges).minus(&AddressSet::from_nets(exclusions));
-        if set.is_empty() {
-            self.warn(&format!("IPList {name} is empty and selects nothing"));
-            return None;
-        }
-        Some(set)
+        let read = self.lists.get(&key).cloned()?;
+        self.told(read)
     }
 
     fn virtual_service(&mut self, text: &str, scope: &Selector) -> Option<NamespacedName> {
@@ -260,6 +309,46 @@ impl<'a> ActorReader<'a> {
         };
         self.in_scope(format!("Workload {name}"), &machine.labels, scope).then_some(())
     }
+}
+
+/// The addresses of a list. Over the limit, it opens nothing, and blocks its ranges whatever is excluded from them.
+fn read_list(name: &str, list: &IpListSpec, blocks: bool, warnings: &mut Vec<String>) -> Option<AddressSet> {
+    if !list.fqdns.is_empty() {
+        warnings.push(format!("IPList {name}: names are not resolved, they select nothing"));
+    }
+    // A range that cannot be read selects nothing; with an exclusion that cannot be read nobody knows what to
+    // leave out, and the whole list selects nothing.
+    let (ranges, bad) = parse_ranges(&list.ranges);
+    for text in bad {
+        warnings.push(format!("IPList {name}: the range '{text}' cannot be read and selects nothing"));
+    }
+    let (exclusions, bad) = parse_ranges(&list.exclusions);
+    if let Some(text) = bad.first() {
+        warnings.push(format!("IPList {name} selects nothing: its exclusion '{text}' cannot be read"));
+        return None;
+    }
+    if ranges.iter().any(|net| matches!(net, IpNet::V6(_))) {
+        warnings.push(format!("IPList {name}: {IPV6_SELECTS_NOTHING}"));
+    }
+    let ranges = AddressSet::from_nets(ranges);
+    let Some(set) = ranges.minus_up_to(&AddressSet::from_nets(exclusions), LIST_PREFIXES) else {
+        let effect = if blocks { "this rule blocks what may be in it" } else { "it opens nothing" };
+        let advice = "write fewer or shorter exclusions";
+        warnings.push(format!("IPList {name} comes to more than {LIST_PREFIXES} prefixes: {effect}; {advice}"));
+        return blocks.then(|| if ranges.nets().len() <= LIST_PREFIXES { ranges } else { whole_families(&ranges) });
+    };
+    if set.is_empty() {
+        warnings.push(format!("IPList {name} is empty and selects nothing"));
+        return None;
+    }
+    Some(set)
+}
+
+/// Every address of the families that are in a set.
+fn whole_families(set: &AddressSet) -> AddressSet {
+    let of = |v4: bool| set.nets().iter().any(|net| net.network().is_ipv4() == v4);
+    let all = [(true, all_ipv4()), (false, all_ipv6())];
+    AddressSet::from_nets(all.into_iter().filter(|(v4, _)| of(*v4)).map(|(_, net)| net))
 }
 
 /// The prefixes of ranges, and the texts that are none.

@@ -8,11 +8,13 @@ use std::net::IpAddr;
 
 use ringfence_crds::common::NamespacedName;
 use ringfence_model::Protocol;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::addresses::Owner;
+use super::limits::BACK_ENDS;
 use super::selects;
 use super::world::Facts;
-use crate::cluster::{ClusterState, EndpointInfo, EndpointSliceInfo, ServiceInfo, ServicePortInfo};
+use crate::cluster::{ClusterState, EndpointInfo, EndpointSliceInfo, ServiceInfo};
 
 /// One address and port behind a Service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +55,10 @@ pub struct BackEnds {
     pub refused: Vec<Refused>,
     /// Names of Pods of the namespace that are behind it without being selected.
     pub target_pods: BTreeSet<String>,
+    /// Addresses times ports that were looked at.
+    pairs: usize,
+    /// Whether there are more than [`BACK_ENDS`]. Who is behind it is not known then: no front end may be opened.
+    pub too_many: bool,
 }
 
 impl BackEnds {
@@ -68,6 +74,11 @@ impl BackEnds {
         for slice in slices {
             for endpoint in &slice.endpoints {
                 for address in &endpoint.addresses {
+                    found.pairs = found.pairs.saturating_add(slice.ports.len().max(1));
+                    if found.pairs > BACK_ENDS {
+                        found.too_many = true;
+                        break;
+                    }
                     let judged = judge(*address, endpoint, key, cluster, facts);
                     found.add(*address, judged, slice, service, cluster);
                 }
@@ -109,11 +120,20 @@ impl BackEnds {
         }
     }
 
-    /// Whether one port of the Service leads to an address that is none of the Service's.
-    pub fn foreign_on(&self, port: &ServicePortInfo) -> bool {
-        self.refused.iter().filter(|refused| refused.foreign).any(|refused| {
-            refused.ports.iter().any(|(name, protocol, _)| *name == port.name && *protocol == port.protocol)
-        })
+    /// The ports of the Service, by protocol and name, that lead to an address that is none of the Service's.
+    pub fn foreign(&self) -> FxHashSet<(Protocol, &str)> {
+        let foreign = self.refused.iter().filter(|refused| refused.foreign);
+        let ports = foreign.flat_map(|refused| &refused.ports);
+        ports.map(|(name, protocol, _)| (*protocol, name.as_str())).collect()
+    }
+
+    /// The numbers that the ports of the Service, by protocol and name, lead to.
+    pub fn targets(&self) -> FxHashMap<(Protocol, &str), BTreeSet<u16>> {
+        let mut targets: FxHashMap<_, BTreeSet<u16>> = FxHashMap::default();
+        for end in &self.accepted {
+            targets.entry((end.protocol, end.port_name.as_str())).or_default().insert(end.port);
+        }
+        targets
     }
 }
 

@@ -9,8 +9,10 @@ use ringfence_model::{Action, PortMatch, Selector, Services};
 use smol_str::{SmolStr, ToSmolStr};
 
 use super::actors::{ActorReader, scope_selector};
-use super::rule::{Ref, Resolved, ResolvedRule, RuleServices};
+use super::limits::{self, RULE_SET_ITEMS};
+use super::rule::{Ref, Resolved, ResolvedActor, ResolvedRule, RuleServices};
 use super::unprogrammed::without_effect;
+use super::widest;
 use super::world::Facts;
 use crate::policy::Policy;
 
@@ -20,14 +22,19 @@ pub fn resolve(name: &str, spec: &RuleSetSpec, policy: &Policy, facts: &Facts) -
         return Resolved::default();
     }
     let mut reader = ActorReader::new(policy, facts);
-    let mut rules = resolve_rules(name, spec, &mut reader);
+    let mut rules = resolve_rules(name, spec, &mut reader).unwrap_or_else(|| {
+        reader.warn(&format!(
+            "it comes to more than {RULE_SET_ITEMS} rules, terms, label values and prefixes over all of its scopes: what it \
+             allows is not opened, and what it denies is blocked for everybody; split it, or shorten its lists"
+        ));
+        widest::resolve(name, spec, &mut reader)
+    });
     rules.sort_by(|a, b| (&a.scope, &a.name).cmp(&(&b.scope, &b.name)));
-    reader.warnings.sort_unstable();
-    reader.warnings.dedup();
-    Resolved { rules, warnings: reader.warnings, refs: reader.refs }
+    Resolved { rules, warnings: limits::shown(reader.warnings.into_iter().collect()), refs: reader.refs }
 }
 
-fn resolve_rules(name: &str, spec: &RuleSetSpec, reader: &mut ActorReader<'_>) -> Vec<ResolvedRule> {
+/// The rules in every scope; nothing if they come to too much.
+fn resolve_rules(name: &str, spec: &RuleSetSpec, reader: &mut ActorReader<'_>) -> Option<Vec<ResolvedRule>> {
     if spec.scopes.is_empty() {
         reader.warn("scopes is empty: the RuleSet selects nothing");
     }
@@ -39,28 +46,45 @@ fn resolve_rules(name: &str, spec: &RuleSetSpec, reader: &mut ActorReader<'_>) -
     }
     let name = SmolStr::from(name);
     let mut rules = Vec::new();
+    let mut items = 0_usize;
+    let mut over = false;
     for rule in spec.rules.iter().filter(|rule| rule.enabled) {
-        reader.enter(&rule.name);
+        reader.enter(&rule.name, rule.action);
         let Some(services) = read_services(rule, reader) else {
             continue;
         };
         let rule_name = SmolStr::from(&rule.name);
         for (text, scope) in &scopes {
             let consumers_scope = if rule.extra_scope { None } else { Some(scope) };
+            // Counted term by term: what is too much is never made.
+            let mut counted = |actor: ResolvedActor| {
+                items = items.saturating_add(actor.items());
+                over |= items > RULE_SET_ITEMS;
+                (!over).then_some(actor)
+            };
+            let consumers = rule.consumers.iter().filter_map(|actor| reader.consumer(actor, consumers_scope));
+            let consumers = exact(consumers.map_while(&mut counted));
+            let providers = rule.providers.iter().filter_map(|actor| reader.provider(actor, scope));
+            let providers = exact(providers.map_while(&mut counted));
+            items = items.saturating_add(1);
+            if over {
+                reader.leave();
+                return None;
+            }
             rules.push(ResolvedRule {
                 rule_set: name.clone(),
                 scope: text.clone(),
                 name: rule_name.clone(),
                 action: rule.action,
                 reject: rule.reject && rule.action != Action::Allow,
-                consumers: exact(rule.consumers.iter().filter_map(|actor| reader.consumer(actor, consumers_scope))),
-                providers: exact(rule.providers.iter().filter_map(|actor| reader.provider(actor, scope))),
+                consumers,
+                providers,
                 services: services.clone(),
             });
         }
         reader.leave();
     }
-    exact(rules)
+    Some(exact(rules))
 }
 
 /// A list without room for more: there are very many of them.
@@ -81,7 +105,7 @@ fn read_scope(scope: &Scope, reader: &mut ActorReader<'_>) -> Option<Selector> {
 }
 
 /// The services of a rule; nothing when it has none.
-fn read_services(rule: &PolicyRule, reader: &mut ActorReader<'_>) -> Option<RuleServices> {
+pub(super) fn read_services(rule: &PolicyRule, reader: &mut ActorReader<'_>) -> Option<RuleServices> {
     if rule.use_virtual_service_ports {
         return Some(RuleServices::VirtualServicePorts);
     }

@@ -56,9 +56,22 @@ pub enum ResolvedActor {
     /// Workloads.
     Workloads(Arc<PeerSelector>),
     /// The addresses of an IP list, its exclusions taken out.
-    Addresses(AddressSet),
+    Addresses(Arc<AddressSet>),
     /// A Service of a managed namespace.
     VirtualService(NamespacedName),
+}
+
+impl ResolvedActor {
+    /// What it comes to, counted as [`RULE_SET_ITEMS`](super::limits::RULE_SET_ITEMS) is.
+    pub fn items(&self) -> usize {
+        match self {
+            Self::Workloads(selector) => {
+                1 + selector.labels.constraints().map(|(_, asked)| asked.values().len()).sum::<usize>()
+            }
+            Self::Addresses(set) => 1 + set.nets().len(),
+            Self::VirtualService(_) => 1,
+        }
+    }
 }
 
 /// What the rules of a RuleSet refer to.

@@ -14,6 +14,7 @@ use super::addresses::{Claim, Owner};
 use super::backends::BackEnds;
 use super::class::Class;
 use super::labels::NamespaceProfile;
+use super::limits::{self, BACK_ENDS};
 use super::networks::Networks;
 use super::selector::WorkloadSelector;
 use super::world::Facts;
@@ -116,6 +117,11 @@ impl Reader<'_> {
             facts.warnings.push("an ExternalName leads out of the cluster: nothing is opened for it".to_owned());
         } else {
             facts.behind = BackEnds::find(key, service, self.cluster, self.facts, slices);
+            if facts.behind.too_many {
+                facts.warnings.push(format!(
+                    "more than {BACK_ENDS} addresses times ports are behind it: none of its addresses is opened; split it"
+                ));
+            }
             facts.warnings.extend(facts.behind.refused.iter().map(|refused| refused.reason.clone()));
         }
         if facts.managed {
@@ -130,6 +136,7 @@ impl Reader<'_> {
         facts.classes = ends.filter_map(|end| self.facts.class_at(end.address).cloned()).collect();
         facts.target_ports = target_ports(service, &facts.behind);
         facts.fronts = self.fronts(service, &mut facts);
+        facts.warnings = limits::shown(std::mem::take(&mut facts.warnings));
         facts.hidden_source = hidden_source(service, &facts, profile);
         facts.shown = self.shown(service, &facts);
         facts
@@ -146,15 +153,19 @@ impl Reader<'_> {
                 ));
             }
         }
+        let (foreign, behind) = (facts.behind.foreign(), facts.behind.targets());
         let mut fronts = BTreeSet::new();
         for port in &service.ports {
+            let name = (port.protocol, port.name.as_str());
+            let targets = targets(service, port, behind.get(&name));
+            let open = !facts.behind.too_many && !foreign.contains(&name);
             let front = |address: IpAddr, number: u16| Front {
                 address,
                 protocol: port.protocol,
                 port: number,
-                targets: targets(service, port, &facts.behind),
+                targets: targets.clone(),
                 service_port: port.port,
-                open: !facts.behind.foreign_on(port),
+                open,
             };
             fronts.extend(addresses.iter().map(|address| front(*address, port.port)));
             if let Some(node_port) = port.node_port {
@@ -260,14 +271,9 @@ fn target_ports(service: &ServiceInfo, behind: &BackEnds) -> BTreeSet<(Protocol,
     service.ports.iter().map(|port| (port.protocol, port.target_port.clone())).collect()
 }
 
-/// The numbers of the ports behind one port of a Service.
-fn targets(service: &ServiceInfo, port: &ServicePortInfo, behind: &BackEnds) -> BTreeSet<u16> {
-    let mut targets: BTreeSet<u16> = behind
-        .accepted
-        .iter()
-        .filter(|end| end.protocol == port.protocol && end.port_name == port.name)
-        .map(|end| end.port)
-        .collect();
+/// The numbers of the ports behind one port of a Service; `behind`: those that its slices give.
+fn targets(service: &ServiceInfo, port: &ServicePortInfo, behind: Option<&BTreeSet<u16>>) -> BTreeSet<u16> {
+    let mut targets = behind.cloned().unwrap_or_default();
     if let (TargetPortInfo::Number(number), false) = (&port.target_port, service.selector.is_empty()) {
         targets.insert(*number);
     }

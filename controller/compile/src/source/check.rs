@@ -1,13 +1,15 @@
 //! Checks objects against each other: duplicates, references, cycles, and what selects nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ringfence_crds::rule_set::{Actor, PolicyRule};
 use ringfence_crds::{LabelGroupSpec, RuleSetSpec};
 
+use super::cycles::cycles;
 use super::index::{Document, Index, documents};
+use super::limits::CHECK_PROBLEMS;
 use super::places::{at, field};
-use super::{LiveNames, Parsed, ParsedSpec, Problem, Severity};
+use super::{LiveNames, Parsed, ParsedSpec, Place, Problem, Severity, words};
 use crate::policy::{Kind, ObjectKey};
 
 /// Where an object's name is written.
@@ -18,7 +20,7 @@ const NAME: &str = "metadata.name";
 pub(super) fn check(parsed: &Parsed, live: &LiveNames) -> Vec<Problem> {
     let documents = documents(parsed);
     let index = Index::new(&documents, parsed, live);
-    let mut problems = Vec::new();
+    let mut problems = Problems::default();
     check_duplicates(&documents, &mut problems);
     check_clusters(&documents, live, &mut problems);
     for document in &documents {
@@ -31,15 +33,47 @@ pub(super) fn check(parsed: &Parsed, live: &LiveNames) -> Vec<Problem> {
         }
     }
     check_cycles(&index, &mut problems);
-    problems.sort();
-    problems
+    problems.into_sorted()
+}
+
+/// What was found, up to a bound.
+#[derive(Default)]
+struct Problems {
+    found: Vec<Problem>,
+    /// Those beyond the bound: how many, and the last of them that is an error, or else any.
+    more: usize,
+    last: Option<Problem>,
+}
+
+impl Problems {
+    fn push(&mut self, problem: Problem) {
+        if self.found.len() < CHECK_PROBLEMS {
+            self.found.push(problem);
+            return;
+        }
+        self.more += 1;
+        if self.last.as_ref().is_none_or(|last| last.severity == Severity::Warning) {
+            self.last = Some(problem);
+        }
+    }
+
+    fn into_sorted(self) -> Vec<Problem> {
+        let mut problems = self.found;
+        // What is not told is as bad as it is.
+        problems.extend(self.last.map(|last| Problem {
+            message: format!("{} (and {} more problems are not shown)", last.message, self.more - 1),
+            ..last
+        }));
+        problems.sort();
+        problems
+    }
 }
 
 /// One document that refers to others.
 struct Checker<'a, 'b> {
     index: &'a Index<'a>,
     document: &'a Document<'a>,
-    problems: &'b mut Vec<Problem>,
+    problems: &'b mut Problems,
 }
 
 impl Checker<'_, '_> {
@@ -149,11 +183,11 @@ impl Checker<'_, '_> {
 }
 
 fn problem(document: &Document<'_>, path: &str, message: String, severity: Severity) -> Problem {
-    let place = document.places.of(path);
-    Problem { path: document.origin.file.clone(), line: place.line, column: place.column, message, severity }
+    let Place { line, column } = document.places.of(path);
+    Problem { path: document.origin.file.clone(), line, column, message: words::short(message), severity }
 }
 
-fn check_duplicates(documents: &[Document<'_>], problems: &mut Vec<Problem>) {
+fn check_duplicates(documents: &[Document<'_>], problems: &mut Problems) {
     let mut first: BTreeMap<&ObjectKey, &Document<'_>> = BTreeMap::new();
     for document in documents {
         // Without their namespaces nobody knows whether two are the same.
@@ -173,7 +207,7 @@ fn place_of_name(document: &Document<'_>) -> String {
 }
 
 /// There is one ContainerCluster; a second one would never be Ready.
-fn check_clusters(documents: &[Document<'_>], live: &LiveNames, problems: &mut Vec<Problem>) {
+fn check_clusters(documents: &[Document<'_>], live: &LiveNames, problems: &mut Problems) {
     let keyed = documents.iter().filter_map(|document| Some((document, document.key?)));
     let mut clusters = keyed.filter(|(_, key)| key.kind == Kind::ContainerCluster);
     let Some((first, key)) = clusters.next() else { return };
@@ -190,40 +224,12 @@ fn check_clusters(documents: &[Document<'_>], live: &LiveNames, problems: &mut V
 }
 
 /// Reports each cycle of LabelGroups once, at its member whose name comes first.
-fn check_cycles(index: &Index<'_>, problems: &mut Vec<Problem>) {
-    for (start, group) in index.label_groups() {
-        if let Some(cycle) = shortest_cycle(index, start)
-            && cycle.iter().all(|name| *name >= start)
-        {
-            let names = cycle.join(" > ");
-            let next = cycle.get(1).copied().unwrap_or(start);
-            let position = group.spec.groups.iter().position(|name| name == next).unwrap_or(0);
-            let message = format!("LabelGroups contain each other: {names}; take one out of another's groups");
-            problems.push(problem(&group.document, &at("spec.groups", position), message, Severity::Error));
-        }
+fn check_cycles(index: &Index<'_>, problems: &mut Problems) {
+    for cycle in cycles(index) {
+        let Some(group) = cycle.first().and_then(|name| index.label_group(name)) else { continue };
+        let position = group.spec.groups.iter().position(|name| Some(&name.as_str()) == cycle.get(1)).unwrap_or(0);
+        let names = cycle.join(" > ");
+        let message = format!("LabelGroups contain each other: {names}; take one out of another's groups");
+        problems.push(problem(&group.document, &at("spec.groups", position), message, Severity::Error));
     }
-}
-
-/// The shortest way from a group back to itself, its name at both ends.
-fn shortest_cycle<'a>(index: &Index<'a>, start: &'a str) -> Option<Vec<&'a str>> {
-    let mut ways = vec![vec![start]];
-    let mut seen = BTreeSet::new();
-    while !ways.is_empty() {
-        let mut longer = Vec::new();
-        for way in ways {
-            let Some(group) = way.last().and_then(|name| index.label_group(name)) else { continue };
-            for name in &group.spec.groups {
-                let mut next = way.clone();
-                next.push(name);
-                if name == start {
-                    return Some(next);
-                }
-                if seen.insert(name) {
-                    longer.push(next);
-                }
-            }
-        }
-        ways = longer;
-    }
-    None
 }

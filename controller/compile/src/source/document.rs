@@ -1,13 +1,16 @@
 //! One document: what it is, its metadata, its spec.
 
+use std::collections::HashMap;
+
 use serde_json::Value as Json;
 
 use ringfence_crds::{names, pattern};
 
+use super::limits::KEY_BYTES;
 use super::places::{Faults, Places, Report, at, field};
 use super::schema::Schemas;
-use super::tree::{Node, Place, Value};
-use super::{ParsedObject, ParsedSpec, Problem, meaning, words};
+use super::tree::{Entry, Node, Place, Value};
+use super::{ParsedObject, ParsedSpec, Problem, Severity, meaning, words};
 use crate::policy::{Kind, ObjectKey, Origin};
 
 /// The longest name of a RuleSet, as [`pattern::RULE_SET_NAME`] has it.
@@ -39,6 +42,9 @@ pub(super) struct Broken {
 
 /// Reads one document.
 pub(super) fn read(file: &str, root: &Node, schemas: &Schemas) -> (Outcome, Vec<Problem>) {
+    if let Some(entry) = root.long_key() {
+        return (Outcome::Broken(unread(file, root)), vec![long_key(file, entry)]);
+    }
     let places = Places::new(root);
     let mut report = Report::new(file, &places);
     report_duplicate_keys(root, &mut report);
@@ -62,15 +68,36 @@ pub(super) fn read(file: &str, root: &Node, schemas: &Schemas) -> (Outcome, Vec<
     (outcome, problems)
 }
 
+/// Of a document that is not looked at.
+fn unread(file: &str, root: &Node) -> Broken {
+    let origin = Origin { file: file.to_owned(), line: root.place.line, ..Origin::default() };
+    Broken { key: None, origin, spec: None, places: Places::default(), faults: Faults::default() }
+}
+
+/// Paths are made of keys, so that a long one would be in many.
+fn long_key(file: &str, entry: &Entry) -> Problem {
+    let Place { line, column } = entry.place;
+    let length = entry.key.len();
+    let advice = "shorten it; the rest of the document was not looked at";
+    let message = words::short(format!(
+        "the key '{}' has {length} bytes and at most {KEY_BYTES} are possible: {advice}",
+        entry.key
+    ));
+    Problem { path: file.to_owned(), line, column, message, severity: Severity::Error }
+}
+
 fn report_duplicate_keys(node: &Node, report: &mut Report<'_>) {
     if let Value::List(items) = &node.value {
         items.iter().for_each(|item| report_duplicate_keys(item, report));
     }
-    let entries = node.entries();
-    for (index, entry) in entries.iter().enumerate() {
-        if let Some(first) = entries[..index].iter().find(|other| other.key == entry.key) {
-            let line = first.place.line;
-            report.error_at(entry.place, format!("'{}' is written twice, first on line {line}: remove one", entry.key));
+    let mut lines: HashMap<&str, u64> = HashMap::new();
+    for entry in node.entries() {
+        match lines.get(entry.key.as_str()) {
+            Some(line) => {
+                let message = format!("'{}' is written twice, first on line {line}: remove one", entry.key);
+                report.error_at(entry.place, message);
+            }
+            None => _ = lines.insert(&entry.key, entry.place.line),
         }
         report_duplicate_keys(&entry.node, report);
     }
@@ -242,13 +269,13 @@ fn check_string_map(name: &str, metadata: &Node, report: &mut Report<'_>) {
 
 fn report_foreign_fields(root: &Node, report: &mut Report<'_>) {
     const KNOWN: [&str; 4] = ["apiVersion", "kind", "metadata", "spec"];
+    let free: Vec<&str> = KNOWN.into_iter().filter(|name| root.entry(name).is_none()).collect();
     for entry in root.entries() {
         if entry.key == "status" {
             report.error_at_key("status", "status is written by the controller and never by people: remove it");
         } else if !KNOWN.contains(&entry.key.as_str()) {
-            let free = KNOWN.into_iter().filter(|name| root.entry(name).is_none());
-            let message = format!("unknown field '{}': {}", entry.key, words::suggest(&entry.key, free));
-            report.error_at_key(&entry.key, message);
+            let advice = words::suggest(&entry.key, free.iter().copied());
+            report.error_at_key(&entry.key, format!("unknown field '{}': {advice}", entry.key));
         }
     }
 }
@@ -332,7 +359,7 @@ mod tests {
             let fields: Vec<String> = fields.expect("fields").keys().map(|name| format!("{name}: [[]]")).collect();
             for spec in ["5", "{}", &format!("{{{}}}", fields.join(", "))] {
                 let text = format!("apiVersion: ringfence.dev/v1alpha1\nkind: {kind}\nspec: {spec}\n");
-                let root = tree::documents(&text).remove(0).expect("readable");
+                let root = tree::documents(&mut text.as_bytes()).next().expect("one").expect("readable");
                 let (Outcome::Broken(broken), _) = read("a.yaml", &root, Schemas::get()) else {
                     panic!("there is no name: {text}")
                 };

@@ -3,9 +3,6 @@
 
 use super::{Parsed, Place, Problem, Severity, SourceFile};
 
-/// Bytes that one file of policy may have.
-pub const FILE_BYTES: usize = 2 << 20;
-
 /// What an entry of a folder is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryKind {

@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ringfence_crds::{IpListSpec, LabelGroupSpec};
-use ringfence_model::AddressSet;
+use ringfence_crds::LabelGroupSpec;
 
 use super::places::{Faults, NO_FAULTS, Places};
-use super::{LiveNames, Parsed, ParsedSpec};
+use super::{LiveNames, Parsed, ParsedSpec, meaning};
 use crate::policy::{Kind, ObjectKey, Origin};
 
 /// A document as the checks see it, whole or broken.
@@ -53,6 +52,8 @@ pub(super) struct Index<'a> {
     /// Specs of whole documents: what the others say is not known.
     whole: BTreeMap<&'a ObjectKey, &'a ParsedSpec>,
     label_groups: BTreeMap<&'a str, Group<'a>>,
+    /// LabelGroups and IPLists that are whole, as are all that they are made of, and hold nothing.
+    empty: BTreeSet<(Kind, &'a str)>,
     live: &'a BTreeSet<ObjectKey>,
 }
 
@@ -70,7 +71,8 @@ impl<'a> Index<'a> {
             }
         }
         let declared = documents.iter().filter_map(|document| document.key).collect();
-        Self { declared, whole, label_groups, live: &live.keys }
+        let empty = empty_ones(&whole);
+        Self { declared, whole, label_groups, empty, live: &live.keys }
     }
 
     /// Whether an object is there. One whose document lacks the namespace may be the one that is meant.
@@ -96,29 +98,48 @@ impl<'a> Index<'a> {
 
     /// Whether everything that the name stands for is in this source, and is nothing.
     pub(super) fn selects_nothing(&self, kind: Kind, name: &str) -> bool {
-        match self.spec(kind, name) {
-            Some(ParsedSpec::IpList(spec)) => is_empty_list(spec),
-            Some(ParsedSpec::ServiceDefinition(spec)) => spec.ports.is_empty(),
-            Some(ParsedSpec::LabelGroup(spec)) => self.is_empty_group(spec, &mut BTreeSet::new()),
-            _ => false,
-        }
-    }
-
-    fn is_empty_group(&self, spec: &'a LabelGroupSpec, seen: &mut BTreeSet<&'a str>) -> bool {
-        spec.values.is_empty()
-            && spec.groups.iter().all(|name| {
-                let first_time = seen.insert(name);
-                match self.spec(Kind::LabelGroup, name) {
-                    Some(ParsedSpec::LabelGroup(group)) => !first_time || self.is_empty_group(group, seen),
-                    // A group that lives in the cluster only, or cannot be read, may hold values.
-                    _ => false,
-                }
-            })
+        self.empty.contains(&(kind, name))
     }
 }
 
-fn is_empty_list(spec: &IpListSpec) -> bool {
-    let set =
-        |list: &[String]| AddressSet::from_nets(list.iter().filter_map(|text| AddressSet::parse(text).ok()).flatten());
-    set(&spec.ranges).minus(&set(&spec.exclusions)).is_empty()
+/// Objects that hold nothing. Each is looked at once, however many refer to it.
+fn empty_ones<'a>(whole: &BTreeMap<&'a ObjectKey, &'a ParsedSpec>) -> BTreeSet<(Kind, &'a str)> {
+    let mut empty = BTreeSet::new();
+    let mut groups: BTreeMap<&str, &LabelGroupSpec> = BTreeMap::new();
+    for (key, spec) in whole {
+        let is_empty = match spec {
+            ParsedSpec::IpList(spec) => meaning::prefixes_of(spec).is_some_and(|set| set.is_empty()),
+            ParsedSpec::ServiceDefinition(spec) => spec.ports.is_empty(),
+            ParsedSpec::LabelGroup(spec) => {
+                groups.insert(&key.name, spec);
+                false
+            }
+            _ => false,
+        };
+        if is_empty {
+            empty.insert((key.kind, key.name.as_str()));
+        }
+    }
+    let full = full_groups(&groups);
+    empty.extend(groups.into_keys().filter(|name| !full.contains(name)).map(|name| (Kind::LabelGroup, name)));
+    empty
+}
+
+/// Groups that hold a value, or may: one that lives in the cluster only, or cannot be read, may hold some.
+fn full_groups<'a>(groups: &BTreeMap<&'a str, &'a LabelGroupSpec>) -> BTreeSet<&'a str> {
+    let mut around: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, spec) in groups {
+        spec.groups.iter().for_each(|inner| around.entry(inner).or_default().push(name));
+    }
+    let may = |spec: &LabelGroupSpec| {
+        !spec.values.is_empty() || spec.groups.iter().any(|inner| !groups.contains_key(inner.as_str()))
+    };
+    let mut open: Vec<&str> = groups.iter().filter(|(_, spec)| may(spec)).map(|(name, _)| *name).collect();
+    let mut full = BTreeSet::new();
+    while let Some(name) = open.pop() {
+        if full.insert(name) {
+            open.extend(around.get(name).into_iter().flatten());
+        }
+    }
+    full
 }

@@ -14,6 +14,7 @@ use ringfence_model::{AddressSet, Dimension, LabelValue, ParsePortError, PortMat
 use super::ParsedSpec;
 use super::places::{Report, at, field};
 use crate::compile::labels::{KUBELET_CAN_SET, kubelet_cannot_set};
+use crate::compile::limits::LIST_PREFIXES;
 use crate::compile::unprogrammed::{IPV6_SELECTS_NOTHING, without_effect};
 
 /// Checks what the fields of a spec mean.
@@ -85,6 +86,21 @@ fn check_ip_list(spec: &IpListSpec, report: &mut Report<'_>) {
     for (index, range) in spec.ranges.iter().enumerate() {
         warn_of_ipv6(&at("spec.ranges", index), range.contains(':'), report);
     }
+    if !report.is_faulty("spec") && prefixes_of(spec).is_none() {
+        let field = if spec.exclusions.is_empty() { "spec.ranges" } else { "spec.exclusions" };
+        let advice = "write fewer or shorter ones, or ranges that leave the hole out";
+        report
+            .error(field, format!("the list comes to more than {LIST_PREFIXES} prefixes, which is too many: {advice}"));
+    }
+}
+
+/// The prefixes of a list, unless they are too many.
+pub(super) fn prefixes_of(spec: &IpListSpec) -> Option<AddressSet> {
+    let set = |list: &[String]| {
+        let nets = list.iter().filter_map(|text| AddressSet::parse(text).ok());
+        AddressSet::from_nets(nets.flatten())
+    };
+    set(&spec.ranges).minus_up_to(&set(&spec.exclusions), LIST_PREFIXES)
 }
 
 fn check_rule_set(spec: &RuleSetSpec, report: &mut Report<'_>) {

@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::limits::{DOCUMENT_ERRORS, PLACES_BYTES};
 use super::tree::{Node, Place, Value};
-use super::{Problem, Severity};
+use super::{Problem, Severity, words};
 
 /// The places of a document's fields, by path such as `spec.rules[2].services[0].port`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Places {
     values: BTreeMap<String, Place>,
     keys: BTreeMap<String, Place>,
+    /// Of all paths.
+    bytes: usize,
 }
 
 impl Places {
@@ -37,13 +40,23 @@ impl Places {
             Value::Map(entries) => {
                 for entry in entries {
                     let path = field(&path, &entry.key);
-                    self.keys.entry(path.clone()).or_insert(entry.place);
+                    if self.has_room_for(&path) {
+                        self.keys.entry(path.clone()).or_insert(entry.place);
+                    }
                     self.add(path, Some(entry.place), &entry.node);
                 }
             }
             _ => {}
         }
-        self.values.entry(path).or_insert(place);
+        if self.has_room_for(&path) {
+            self.values.entry(path).or_insert(place);
+        }
+    }
+
+    /// Deep within long keys, many fields could have paths longer than what is written.
+    fn has_room_for(&mut self, path: &str) -> bool {
+        self.bytes = self.bytes.saturating_add(path.len());
+        self.bytes <= PLACES_BYTES
     }
 
     /// The place of a field's value; of what is nearest around it when it is not written.
@@ -109,6 +122,7 @@ pub(super) struct Report<'a> {
     file: &'a str,
     places: &'a Places,
     problems: Vec<Problem>,
+    errors: usize,
     faults: Faults,
     /// Fields that nothing knows, most often misspelled ones, so that rules about what holds them miss the right one.
     unknown: BTreeSet<String>,
@@ -116,12 +130,12 @@ pub(super) struct Report<'a> {
 
 impl<'a> Report<'a> {
     pub(super) fn new(file: &'a str, places: &'a Places) -> Self {
-        Self { file, places, problems: Vec::new(), faults: Faults::default(), unknown: BTreeSet::new() }
+        Self { file, places, problems: Vec::new(), errors: 0, faults: Faults::default(), unknown: BTreeSet::new() }
     }
 
     /// An error at a field's value.
     pub(super) fn error(&mut self, path: &str, message: impl Into<String>) {
-        self.faults.at.insert(path.to_owned());
+        self.note(path);
         self.push(self.places.of(path), message.into(), Severity::Error);
     }
 
@@ -140,13 +154,15 @@ impl<'a> Report<'a> {
 
     /// An error at a field's name.
     pub(super) fn error_at_key(&mut self, path: &str, message: impl Into<String>) {
-        self.faults.at.insert(path.to_owned());
+        self.note(path);
         self.push(self.places.of_key(path), message.into(), Severity::Error);
     }
 
     /// An error at a field's name: nothing knows it.
     pub(super) fn unknown_field(&mut self, path: &str, message: impl Into<String>) {
-        self.unknown.insert(path.to_owned());
+        if !self.is_full() {
+            self.unknown.insert(path.to_owned());
+        }
         self.error_at_key(path, message);
     }
 
@@ -197,7 +213,7 @@ impl<'a> Report<'a> {
 
     /// Whether any error was found.
     pub(super) fn has_errors(&self) -> bool {
-        self.problems.iter().any(|problem| problem.severity == Severity::Error)
+        self.errors > 0
     }
 
     /// What was found, and where.
@@ -205,8 +221,30 @@ impl<'a> Report<'a> {
         (self.problems, self.faults)
     }
 
+    /// Whether so many errors were found that no more are told.
+    pub(super) fn is_full(&self) -> bool {
+        self.errors >= DOCUMENT_ERRORS
+    }
+
+    fn note(&mut self, path: &str) {
+        if !self.is_full() {
+            self.faults.at.insert(path.to_owned());
+        }
+    }
+
+    /// After many errors of one document, which is refused by the first, no more are told; the last one that is says so.
     fn push(&mut self, place: Place, message: String, severity: Severity) {
+        if self.is_full() {
+            return;
+        }
         let Place { line, column } = place;
+        let mut message = words::short(message);
+        if severity == Severity::Error {
+            self.errors += 1;
+            if self.is_full() {
+                message.push_str(" (any further problems of this document are not shown)");
+            }
+        }
         self.problems.push(Problem { path: self.file.to_owned(), line, column, message, severity });
     }
 }

@@ -1,7 +1,7 @@
 //! Checks a document against its kind's schema, the one that the apiserver has: fields, types, bounds and CEL rules.
 //! Unlike serde, which stops at the first fault, this finds all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -76,7 +76,7 @@ impl Schemas {
 
     /// Runs the CEL rules of the kind, as the apiserver would.
     pub(super) fn check_rules(&self, kind: Kind, object: &Json, report: &mut Report<'_>) {
-        let Some(schema) = self.kinds.get(&kind) else { return };
+        let Some(schema) = self.kinds.get(&kind).filter(|_| !report.is_full()) else { return };
         let Err(errors) = Validator::new().validate_compiled(&schema.rules, object, None) else { return };
         let mut errors = errors.into_vec();
         let had_errors = report.has_errors();
@@ -109,7 +109,14 @@ impl Schemas {
         let known = schema.get("properties").and_then(Json::as_object);
         let others = schema.get("additionalProperties").filter(|others| others.is_object());
         check_size(path, schema, node, report);
+        if report.is_unread(path) {
+            // Too many to be looked at one by one.
+            return stand_in(path, schema);
+        }
         let dimensions = has_rule(schema, pattern::DIMENSION_KEYS);
+        let written: HashSet<&str> = node.entries().iter().map(|entry| entry.key.as_str()).collect();
+        let names = known.into_iter().flat_map(|known| known.keys().map(String::as_str));
+        let free: Vec<&str> = names.filter(|name| !written.contains(name)).collect();
         let mut json = serde_json::Map::new();
         for entry in node.entries() {
             let path = field(path, &entry.key);
@@ -123,9 +130,7 @@ impl Schemas {
                 }
                 Some(_) => {}
                 None => {
-                    let names = known.into_iter().flat_map(|known| known.keys().map(String::as_str));
-                    let free = names.filter(|name| node.entry(name).is_none());
-                    let advice = words::suggest(&entry.key, free);
+                    let advice = words::suggest(&entry.key, free.iter().copied());
                     report.unknown_field(&path, format!("unknown field '{}': {advice}", entry.key));
                 }
             }
@@ -141,7 +146,8 @@ impl Schemas {
         if let Some(most) = schema.get("maxItems").and_then(Json::as_u64)
             && items.len() as u64 > most
         {
-            report.error(path, format!("{} entries are too many: at most {most}, split the object", items.len()));
+            report.unread(path, format!("{} entries are too many: at most {most}, split the object", items.len()));
+            return stand_in(path, schema);
         }
         let item_schema = schema.get("items").unwrap_or(&Json::Null);
         let checked = items.iter().enumerate();
@@ -182,7 +188,7 @@ fn has_rule(schema: &Json, rule: &str) -> bool {
 fn check_size(path: &str, schema: &Json, node: &Node, report: &mut Report<'_>) {
     let count = node.entries().len() as u64;
     if let Some(most) = schema.get("maxProperties").and_then(Json::as_u64).filter(|most| count > *most) {
-        report.error(path, format!("{count} entries are too many: at most {most}"));
+        report.unread(path, format!("{count} entries are too many: at most {most}"));
     }
 }
 

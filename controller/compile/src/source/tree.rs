@@ -6,6 +6,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number};
 use serde_saphyr::{DuplicateKeyPolicy, Error, Options, Spanned};
 
+use super::limits::KEY_BYTES;
+
 /// A place in a file. Lines and columns count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
@@ -63,6 +65,19 @@ impl Node {
             Value::Map(entries) => entries,
             _ => &[],
         }
+    }
+
+    /// The first key that is longer than any can be.
+    pub(super) fn long_key(&self) -> Option<&Entry> {
+        let items = match &self.value {
+            Value::List(items) => items.as_slice(),
+            _ => &[],
+        };
+        let entries = self.entries();
+        entries
+            .iter()
+            .find(|entry| entry.key.len() > KEY_BYTES)
+            .or_else(|| items.iter().chain(entries.iter().map(|entry| &entry.node)).find_map(Self::long_key))
     }
 
     /// The text of a text node.
@@ -172,11 +187,10 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 }
 
-/// Reads every document of a file. What cannot be read as YAML ends up as an error in its turn; documents before it
+/// Reads the documents of a file, one at a time. What cannot be read as YAML is an error in its turn; documents before it
 /// are not lost.
-pub(super) fn documents(text: &str) -> Vec<Result<Node, Error>> {
-    let mut reader = text.as_bytes();
-    serde_saphyr::read_with_options::<_, Node>(&mut reader, options()).collect()
+pub(super) fn documents<'t>(text: &'t mut &[u8]) -> impl Iterator<Item = Result<Node, Error>> + 't {
+    serde_saphyr::read_with_options::<_, Node>(text, options())
 }
 
 /// Bounds that no policy written by people comes near, and that keep anchors from blowing up.

@@ -2,6 +2,23 @@
 
 use ringfence_crds::pattern;
 
+use super::limits::MESSAGE_CHARS;
+
+/// Letters of the longest word that anything could be a misspelling of.
+const LONGEST_WORD: usize = 64;
+
+/// A message, shortened in its middle: what it quotes may be long, and both what stands before that and what to do about it
+/// are to be read.
+pub(super) fn short(message: String) -> String {
+    // No text has more characters than bytes.
+    if message.len() <= MESSAGE_CHARS {
+        return message;
+    }
+    let half = MESSAGE_CHARS / 2 - 2;
+    let (begin, end) = (message.floor_char_boundary(half), message.ceil_char_boundary(message.len() - half));
+    format!("{} … {}", &message[..begin], &message[end..])
+}
+
 /// `did you mean 'x'?` for a near miss, else the list of what is possible.
 pub(super) fn suggest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let mut known: Vec<&str> = known.into_iter().collect();
@@ -15,6 +32,9 @@ pub(super) fn suggest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>)
 
 /// The word that was meant, if one is near.
 pub(super) fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if wrong.len() > LONGEST_WORD {
+        return None;
+    }
     let far = |word: &str| distance(&wrong.to_lowercase(), &word.to_lowercase());
     let words = known.into_iter().map(|word| (far(word), word));
     words.filter(|(distance, word)| *distance * 3 <= word.len().max(3)).min().map(|(_, word)| word)
@@ -67,6 +87,17 @@ pub(super) fn form(pattern: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_message_keeps_both_ends() {
+        let long = short(format!("'{}' is no name: use letters", "ä".repeat(10_000)));
+        assert!(long.len() <= MESSAGE_CHARS + 10, "{}", long.len());
+        assert!(
+            long.starts_with("'ää") && long.contains(" … ") && long.ends_with("ä' is no name: use letters"),
+            "{long}"
+        );
+        assert_eq!(short("as it is".to_owned()), "as it is");
+    }
 
     #[test]
     fn a_near_miss_is_recognized() {
