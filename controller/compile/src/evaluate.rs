@@ -35,6 +35,8 @@ pub struct Evaluator<'a> {
     essentials: Essentials,
     /// What may be nearest where nothing hits, when that was asked for.
     candidates: Vec<Candidate<'a>>,
+    /// Whether IPv6 is answered as the kernel does, and not as the model says.
+    as_programmed: bool,
 }
 
 /// A protocol and a port of it; of ICMP the type; 0 for any other protocol.
@@ -69,7 +71,12 @@ impl<'a> Evaluator<'a> {
     /// An evaluator of what was compiled from this policy and cluster.
     pub fn new(compiler: &'a Compiler, policy: &'a Policy, cluster: &'a ClusterState) -> Self {
         let world = compiler.world(policy, cluster);
-        Self { world, essentials: Essentials::find(world.cluster, world.facts), candidates: Vec::new() }
+        Self {
+            world,
+            essentials: Essentials::find(world.cluster, world.facts),
+            candidates: Vec::new(),
+            as_programmed: false,
+        }
     }
 
     /// Says of a default decision also which Allow came nearest, and why it missed. That resolves every Allow once
@@ -77,6 +84,13 @@ impl<'a> Evaluator<'a> {
     #[must_use]
     pub fn with_nearest(self) -> Self {
         Self { candidates: nearest::candidates(self.world), ..self }
+    }
+
+    /// Answers for IPv6 as the kernel does, for which agents program no rules yet. Otherwise the model is followed, as if
+    /// they did.
+    #[must_use]
+    pub fn as_programmed(self) -> Self {
+        Self { as_programmed: true, ..self }
     }
 
     /// Says what becomes of a connection from `from` to `port` of `to`, and why. Of ICMP the port is the type.
@@ -94,7 +108,11 @@ impl<'a> Evaluator<'a> {
         let source = self.end(from)?;
         if let Endpoint::Service(key) = to {
             let said = self.to_service(&source, key, port)?;
-            return Ok(if ipv6::is_ipv6(from, &source) { ipv6::as_programmed(said) } else { said });
+            return Ok(if self.as_programmed && ipv6::is_ipv6(from, &source) {
+                ipv6::as_programmed(said)
+            } else {
+                said
+            });
         }
         let destination = self.end(to)?;
         let said = match self.front_at(&destination, port) {
@@ -105,7 +123,7 @@ impl<'a> Evaluator<'a> {
         let key = |end: &End<'_>| end.pod.map(|(key, _)| key.clone());
         let itself = source.pod.is_some() && key(&source) == key(&destination);
         let over_ipv6 = ipv6::is_ipv6(from, &source) || ipv6::is_ipv6(to, &destination);
-        Ok(if over_ipv6 && !itself { ipv6::as_programmed(said) } else { said })
+        Ok(if self.as_programmed && over_ipv6 && !itself { ipv6::as_programmed(said) } else { said })
     }
 
     /// A connection that no Service is in between of.
@@ -146,8 +164,8 @@ impl From<Both> for Explanation {
     }
 }
 
-/// Says what becomes of a connection from `from` to `port` of `to`, and why, the nearest Allow included. Of ICMP the
-/// port is the type.
+/// Says what becomes of a connection from `from` to `port` of `to`, and why: with the nearest Allow, and of IPv6 as the
+/// kernel does. Of ICMP the port is the type.
 ///
 /// # Errors
 /// When an end does not exist, or cannot be that end of a connection.
@@ -160,5 +178,5 @@ pub fn explain(
     port: u16,
 ) -> Result<Explanation, ExplainError> {
     let compiler = Compiler::new(policy, cluster);
-    Evaluator::new(&compiler, policy, cluster).with_nearest().explain(from, to, protocol, port)
+    Evaluator::new(&compiler, policy, cluster).with_nearest().as_programmed().explain(from, to, protocol, port)
 }

@@ -1,5 +1,7 @@
 //! Chores: what is due beside publishing. Objects that Kubelink keeps, every status, Events.
 
+pub mod due;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -18,6 +20,7 @@ use crate::publish::refused::Reasons;
 use crate::status::rule_set::Rules;
 use crate::status::{self, Reports};
 use crate::write::{self, Operation, Outcome, Target, Write};
+use due::Due;
 
 /// What need not be done again.
 #[derive(Debug, Default)]
@@ -61,7 +64,7 @@ pub struct Done {
 }
 
 impl Chores {
-    /// Everything that is not as it should be. `published` says whether all that is known has been published: else
+    /// Everything that is not as it should be, of VirtualServices and Workloads as far as is looked at. `published` says whether all that is known has been published: else
     /// nothing can be said about policy yet, since what nodes have acknowledged is older than what it asks for now.
     pub fn plan(
         world: &World,
@@ -69,6 +72,7 @@ impl Chores {
         memory: &Memory,
         published: bool,
         settled: &Settled,
+        look: &Due,
         now: &Time,
     ) -> Self {
         let version = settled.kubernetes_version.as_deref();
@@ -76,8 +80,8 @@ impl Chores {
         let mut writes = [
             profiles::plan(world),
             cluster::plan(world, computed, &reasons.cluster, version, now),
-            workloads::plan(world, computed, now),
-            virtual_services::plan(world, computed, now),
+            workloads::plan(world, computed, look.workloads(), now),
+            virtual_services::plan(world, computed, look.services(), now),
             definition_statuses(world, now),
         ]
         .concat();
@@ -202,7 +206,8 @@ mod tests {
     fn steps(published: bool) -> Vec<String> {
         let (memory, settled) = (Memory::default(), Settled::default());
         let now = Time(Timestamp::UNIX_EPOCH);
-        let chores = Chores::plan(&edited(), &Computed::default(), &memory, published, &settled, &now);
+        let chores =
+            Chores::plan(&edited(), &Computed::default(), &memory, published, &settled, &Due::Everything, &now);
         chores.writes.iter().map(ToString::to_string).collect()
     }
 

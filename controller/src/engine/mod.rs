@@ -32,6 +32,7 @@ use tracing::Instrument;
 use crate::kubelink::sources;
 use crate::publish::{self, Look, Memory, Since};
 use crate::write::Write;
+use chores::due::Due;
 use chores::{Chores, Done, Settled};
 pub use commits::Commits;
 use input::{Input, of_outcome};
@@ -91,6 +92,8 @@ pub struct Engine {
     chores_pace: Pace,
     running: JoinSet<Done>,
     settled: Settled,
+    /// What the last chores looked at: again, if not all was done.
+    looking: Due,
     /// What the last chores wrote, and whether that repeated what those before them had written.
     written: Vec<Write>,
     repeated: bool,
@@ -118,6 +121,7 @@ pub async fn run(client: Client, instance: String, management: Management, commi
         chores_pace: Pace::new(),
         running: JoinSet::new(),
         settled: Settled::default(),
+        looking: Due::default(),
         written: Vec::new(),
         repeated: false,
     };
@@ -142,6 +146,7 @@ impl Engine {
                     Err(error) => {
                         tracing::error!(%error, "chores ended early");
                         self.chores_due = true;
+                        self.world.due = Due::Everything;
                         self.chores_pace.failed();
                     }
                 },
@@ -181,6 +186,7 @@ impl Engine {
     fn tick(&mut self) {
         self.ticks += 1;
         let due = std::mem::replace(&mut self.chores_due, true);
+        self.world.due = Due::Everything;
         if self.ticks < TICKS_TO_BE_SURE || self.memory.is_none() || self.pending == Effect::Compile {
             return;
         }
@@ -209,6 +215,7 @@ impl Engine {
             self.policy = policy;
         }
         let changes = self.compiler.update(&self.policy, &self.world.cluster, dirty);
+        self.world.due.add_computed(&changes);
         self.world.look.add_computed(changes);
     }
 
@@ -279,7 +286,9 @@ impl Engine {
         let Some(memory) = &self.memory else { return };
         self.chores_due = false;
         let published = self.pending < Effect::Publish;
-        let chores = Chores::plan(&self.world, self.compiler.computed(), memory, published, &self.settled, &now());
+        self.looking = std::mem::replace(&mut self.world.due, Due::nowhere());
+        let computed = self.compiler.computed();
+        let chores = Chores::plan(&self.world, computed, memory, published, &self.settled, &self.looking, &now());
         if chores.is_empty() {
             return;
         }
@@ -301,7 +310,10 @@ impl Engine {
             }
         }
         self.settled.note(done.notices, done.kubernetes_version, self.compiler.computed());
-        self.chores_due |= !done.complete;
+        if !done.complete {
+            self.chores_due = true;
+            self.world.due.merge(std::mem::take(&mut self.looking));
+        }
         if done.complete && !self.repeated {
             self.chores_pace.succeeded(CHORES_PAUSE);
         } else {

@@ -15,6 +15,7 @@ use ringfence_crds::common::NamespacedName;
 use ringfence_crds::container_cluster::Management;
 use ringfence_crds::names;
 
+use super::chores::due::{Due, Spot};
 use super::commits::Commits;
 use super::input::{Caller, Input, version};
 use crate::kubelink::watch::Change;
@@ -69,6 +70,8 @@ pub struct World {
     pub address_groups: Index<crds::AddressGroup>,
     /// What the next plan of a publication looks at: as far as it is told here, what changed in the cluster.
     pub look: Look,
+    /// What the next chores look at, likewise.
+    pub due: Due,
     /// What of the cluster may have changed since it was last compiled.
     pub dirty: Dirty,
     /// Whether policy may have.
@@ -96,12 +99,16 @@ impl World {
     pub fn take(&mut self, input: Input) -> Effect {
         let place = Place::of(&input);
         let sight = Sight::of(&input);
+        let spot = Spot::of(&input);
         let uid = self.cluster.uid.clone();
         let effect = self.take_in(input);
         if effect == Effect::Compile {
             self.mark(place);
         }
         self.look_at(sight, effect);
+        if effect > Effect::Nothing {
+            self.due.add(spot);
+        }
         if uid != self.cluster.uid {
             self.dirty.mark_everything();
         }

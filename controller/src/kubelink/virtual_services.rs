@@ -1,27 +1,31 @@
 //! Services of managed namespaces become VirtualServices.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use ringfence_compile::compile::Computed;
+use ringfence_crds::common::NamespacedName;
 use ringfence_crds::{VirtualService, VirtualServiceSpec, VirtualServiceStatus};
 use serde_json::json;
 
 use super::owner;
+use crate::engine::chores::due::seen;
 use crate::engine::world::World;
 use crate::status::Ready;
 use crate::write::{Operation, Target, Write};
 
 /// VirtualServices to make, to report on, and to delete with their Service; or when their namespace is not managed any
-/// more, if nobody has written in them: that would be lost when it is managed again.
-pub fn plan(world: &World, computed: &Computed, now: &Time) -> Vec<Write> {
+/// more, if nobody has written in them: that would be lost when it is managed again. Looked at are these, or all.
+pub fn plan(world: &World, computed: &Computed, look: Option<&BTreeSet<NamespacedName>>, now: &Time) -> Vec<Write> {
     let mut writes = Vec::new();
-    for key in computed.virtual_services.keys() {
+    for (key, _) in seen(&computed.virtual_services, look) {
         let leaving = world.cluster.namespaces.get(&key.namespace).is_none_or(|info| info.terminating);
         if !leaving && !world.virtual_services.contains_key(key) {
             let operation = owner::create(json!(VirtualServiceSpec::default()));
             writes.push(Write { target: Target::VirtualService, key: key.clone(), operation });
         }
     }
-    for (key, service) in &world.virtual_services {
+    for (key, service) in seen(&world.virtual_services, look) {
         let found = computed.virtual_services.get(key);
         let useless = match (found, world.cluster.services.contains_key(key)) {
             (Some(_), _) => false,
@@ -76,7 +80,6 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
     use k8s_openapi::jiff::Timestamp;
     use ringfence_compile::cluster::{NamespaceInfo, ServiceInfo};
-    use ringfence_crds::common::NamespacedName;
     use ringfence_crds::names;
 
     fn key(name: &str) -> NamespacedName {
@@ -102,7 +105,7 @@ mod tests {
         add(&mut world, "gone", true);
         add(&mut world, "written-by-hand", false);
         let now = Time(Timestamp::UNIX_EPOCH);
-        let steps: Vec<String> = plan(&world, &computed, &now).iter().map(ToString::to_string).collect();
+        let steps: Vec<String> = plan(&world, &computed, None, &now).iter().map(ToString::to_string).collect();
         assert_eq!(
             steps,
             [
@@ -112,8 +115,11 @@ mod tests {
                 "report VirtualService shop/written-by-hand"
             ]
         );
+        let one = BTreeSet::from([key("gone")]);
+        let steps: Vec<String> = plan(&world, &computed, Some(&one), &now).iter().map(ToString::to_string).collect();
+        assert_eq!(steps, ["delete VirtualService shop/gone"], "the others are not looked at");
         world.cluster.namespaces.insert("shop".to_owned(), NamespaceInfo { terminating: true, ..Default::default() });
-        let steps = plan(&world, &computed, &now);
+        let steps = plan(&world, &computed, None, &now);
         assert!(!steps.iter().any(|write| write.key.name == "new"), "a leaving namespace takes nothing new");
     }
 
@@ -151,7 +157,7 @@ mod tests {
         for name in ["untouched", "edited"] {
             world.cluster.services.insert(key(name), ServiceInfo::default());
         }
-        let steps = plan(&world, &Computed::default(), &Time(Timestamp::UNIX_EPOCH));
+        let steps = plan(&world, &Computed::default(), None, &Time(Timestamp::UNIX_EPOCH));
         let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
         assert_eq!(
             steps,

@@ -1,5 +1,7 @@
 //! Nodes become Workloads, and belong to the cluster while their machine-ids agree.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use ringfence_compile::compile::{Computed, ComputedWorkload};
@@ -7,6 +9,7 @@ use ringfence_crds::{NodePolicyStatus, Workload, WorkloadSpec, WorkloadStatus};
 use serde_json::json;
 
 use super::owner;
+use crate::engine::chores::due::seen;
 use crate::engine::world::{World, cluster_wide};
 use crate::status::Ready;
 use crate::write::{Operation, Target, Write};
@@ -59,15 +62,16 @@ fn report<'a>(world: &'a World, node: &str) -> Option<&'a NodePolicyStatus> {
     world.node_policies.get(&cluster_wide(node))?.status.as_ref()
 }
 
-/// Workloads to make, to report on, and to delete with their node.
-pub fn plan(world: &World, computed: &Computed, now: &Time) -> Vec<Write> {
+/// Workloads to make, to report on, and to delete with their node. Looked at are these, or all.
+pub fn plan(world: &World, computed: &Computed, look: Option<&BTreeSet<String>>, now: &Time) -> Vec<Write> {
     let write =
         |name: &str, operation: Operation| Write { target: Target::Workload, key: cluster_wide(name), operation };
-    let nodes = computed.workloads.iter().filter(|(_, found)| found.role != UNMANAGED);
+    let nodes = seen(&computed.workloads, look).filter(|(_, found)| found.role != UNMANAGED);
     let missing = nodes.filter(|(name, _)| !world.workloads.contains_key(&cluster_wide(name.as_str())));
     let create = owner::create(json!(WorkloadSpec::default()));
     let mut writes: Vec<Write> = missing.map(|(name, _)| write(name, create.clone())).collect();
-    for (key, workload) in &world.workloads {
+    let keys = look.map(|names| names.iter().map(cluster_wide).collect::<BTreeSet<_>>());
+    for (key, workload) in seen(&world.workloads, keys.as_ref()) {
         let found = computed.workloads.get(&key.name).filter(|found| found.role != UNMANAGED);
         if found.is_none() && owner::is_kubelinks(workload) {
             writes.push(write(&key.name, owner::delete(workload)));
@@ -176,7 +180,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let cluster = status(cluster::plan(&world, &computed, &[], None, &now), "this");
-        let node = serde_json::from_value(status(plan(&world, &computed, &now), "node2")).expect("a status");
+        let node = serde_json::from_value(status(plan(&world, &computed, None, &now), "node2")).expect("a status");
         (node, cluster["nodesMatched"].as_str().unwrap_or_default().to_owned())
     }
 

@@ -3,6 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
+use ringfence_crds::common::NamespacedName;
 use ringfence_crds::{AddressGroupSpec, PeerGroupSpec, WorkloadPolicySpec};
 
 use super::todo::{Keys, Todo};
@@ -20,7 +21,11 @@ pub struct Changes {
     pub peer_groups: BTreeSet<String>,
     /// AddressGroups.
     pub address_groups: BTreeSet<String>,
-    /// Whether anything else of [`Computed`] may have changed: what is shown, and warnings.
+    /// Services, of whose VirtualServices something else is shown.
+    pub services: BTreeSet<NamespacedName>,
+    /// Nodes and unmanaged machines, of which something else is shown.
+    pub workloads: BTreeSet<String>,
+    /// Whether anything else of [`Computed`] may have changed: Pods, and warnings.
     pub others: bool,
     not_noted: bool,
 }
@@ -72,6 +77,13 @@ impl Changes {
         Self { not_noted: true, ..Self::default() }
     }
 
+    /// Notes that something else is shown of a Service.
+    pub(super) fn note_service(&mut self, key: &NamespacedName) {
+        if !self.not_noted {
+            self.services.insert(key.clone());
+        }
+    }
+
     fn note(&mut self, name: &str, of: fn(&mut Self) -> &mut BTreeSet<String>) {
         if !self.not_noted {
             of(self).insert(name.to_owned());
@@ -102,13 +114,17 @@ impl Changes {
             workload_policies: differing(&before.workload_policies, &after.workload_policies),
             peer_groups: differing(&before.peer_groups, &after.peer_groups),
             address_groups: differing(&before.address_groups, &after.address_groups),
+            services: &(&differing(&before.virtual_services, &after.virtual_services)
+                | &differing(&before.service_warnings, &after.service_warnings))
+                | &differing(&before.hidden_sources, &after.hidden_sources),
+            workloads: differing(&before.workloads, &after.workloads),
             others: true,
             not_noted: false,
         }
     }
 }
 
-fn differing<V: PartialEq>(before: &BTreeMap<String, V>, after: &BTreeMap<String, V>) -> BTreeSet<String> {
+fn differing<K: Ord + Clone, V: PartialEq>(before: &BTreeMap<K, V>, after: &BTreeMap<K, V>) -> BTreeSet<K> {
     let changed = after.iter().filter(|(name, value)| before.get(*name) != Some(value)).map(|(name, _)| name);
     let gone = before.keys().filter(|name| !after.contains_key(*name));
     changed.chain(gone).cloned().collect()
@@ -121,7 +137,6 @@ impl Compiler {
             Keys::All => self.facts.nodes.keys().chain(self.facts.machines.keys()).cloned().collect(),
             Keys::These(names) => names.iter().cloned().collect(),
         };
-        changes.others |= !names.is_empty();
         let facts = &self.facts;
         for name in names {
             let written = inputs.policy.workloads.get(&name);
@@ -132,10 +147,13 @@ impl Compiler {
                 (None, Some((machine, spec))) => Some(machine.shown(spec, &facts.book)),
                 (None, None) => None,
             };
-            match shown {
-                Some(shown) => self.computed.workloads.insert(name, shown),
-                None => self.computed.workloads.remove(&name),
-            };
+            if self.computed.workloads.get(&name) != shown.as_ref() {
+                changes.note(&name, |changes| &mut changes.workloads);
+                match shown {
+                    Some(shown) => self.computed.workloads.insert(name, shown),
+                    None => self.computed.workloads.remove(&name),
+                };
+            }
         }
     }
 

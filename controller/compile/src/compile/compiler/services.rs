@@ -164,7 +164,6 @@ impl Compiler {
             }
         }
         let keys = std::mem::replace(&mut todo.services, Keys::These(BTreeSet::new()));
-        changes.others |= !keys.is_empty();
         keys.each(&inputs.cluster.services, |key| self.read_service(inputs, key, todo, changes));
     }
 
@@ -228,9 +227,12 @@ impl Compiler {
     fn show_service(&mut self, key: &NamespacedName, now: Option<&ServiceFacts>, changes: &mut Changes) {
         let computed = &mut self.computed;
         let warnings = now.map(|now| now.warnings.clone()).filter(|warnings| !warnings.is_empty());
-        set(&mut computed.service_warnings, key, warnings);
-        set(&mut computed.hidden_sources, key, now.and_then(|now| now.hidden_source.clone()));
-        set(&mut computed.virtual_services, key, now.map(|now| now.shown.clone()));
+        let mut others = set(&mut computed.service_warnings, key, warnings);
+        others |= set(&mut computed.hidden_sources, key, now.and_then(|now| now.hidden_source.clone()));
+        others |= set(&mut computed.virtual_services, key, now.map(|now| now.shown.clone()));
+        if others {
+            changes.note_service(key);
+        }
         let networks = &self.facts.settings.networks;
         match now.map(|now| now.address_group(key, networks)) {
             Some((name, spec)) => changes.put_address_group(computed, name, spec),
@@ -239,9 +241,14 @@ impl Compiler {
     }
 }
 
-fn set<V>(map: &mut BTreeMap<NamespacedName, V>, key: &NamespacedName, value: Option<V>) {
+/// Says whether that is another value than before.
+fn set<V: PartialEq>(map: &mut BTreeMap<NamespacedName, V>, key: &NamespacedName, value: Option<V>) -> bool {
+    if map.get(key) == value.as_ref() {
+        return false;
+    }
     match value {
         Some(value) => map.insert(key.clone(), value),
         None => map.remove(key),
     };
+    true
 }
