@@ -120,6 +120,7 @@ impl Evaluator<'_> {
             let ends = &service.behind.accepted;
             !ends.is_empty()
                 && service.behind.refused.is_empty()
+                && !service.behind.too_many
                 && ends.iter().all(|end| end.pod.as_ref() == Some(own))
         });
         let resolver = target
