@@ -22,11 +22,18 @@ fn shown(problems: &[Problem]) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }
 
+/// The problems that refuse a source.
+fn errors(text: &str) -> Vec<Problem> {
+    let mut problems = all_problems(&[("a.yaml", text)]);
+    problems.retain(|problem| problem.severity == Severity::Error);
+    problems
+}
+
 /// One error, in few words, that holds a piece; and nothing of the source is taken.
 #[track_caller]
 fn refused(text: &str, piece: &str) {
     let parsed = parse(&files(&[("a.yaml", text)]));
-    let problems = all_problems(&[("a.yaml", text)]);
+    let problems = errors(text);
     assert_eq!(problems.len(), 1, "{:#?}", shown(&problems[..problems.len().min(5)]));
     assert_eq!((problems[0].path.as_str(), problems[0].severity), ("a.yaml", Severity::Error));
     assert!(problems[0].message.contains(piece) && problems[0].message.len() < 1_100, "{}", problems[0]);
@@ -198,10 +205,10 @@ fn holes_in_every_address() {
         object("IPList", "l", &format!("  ranges: [{ranges}]\n  exclusions: [{exclusions}]\n"))
     };
     refused(&list("0.0.0.0/0, \"::/0\"", &scattered(10_000)), "more than 65536 prefixes");
-    assert_eq!(all_problems(&[("a.yaml", &list("0.0.0.0/0, \"::/0\"", &scattered(500)))]), []);
+    assert_eq!(errors(&list("0.0.0.0/0, \"::/0\"", &scattered(500))), []);
     // Ten thousand times the same hole is one.
     let same = vec!["\"2001:db8::1\""; 10_000].join(", ");
-    assert_eq!(all_problems(&[("a.yaml", &list("\"::/0\"", &same))]), []);
+    assert_eq!(errors(&list("\"::/0\"", &same)), []);
 }
 
 // --- What comes to too much only when objects meet -----------------------------------------------------------------------
@@ -278,6 +285,50 @@ fn a_rule_set_that_comes_to_too_much() {
     lab.rule_set("r", &format!("{{scopes: [{scopes}], rules: [{rules}, {deny}]}}"));
     assert_eq!(lab.verdict("pod/a/a", "10.9.0.2", "80/tcp"), V::Allowed);
     assert_eq!(lab.compile().warnings.get("r"), None);
+}
+
+/// A commit is refused for the same reasons, so that it comes to none of that.
+#[test]
+fn what_comes_to_too_much_is_refused_in_a_commit() {
+    let addresses = list(|number| format!("10.9.{}.{}", number / 100, number % 100 * 2), 300);
+    let lists = object("IPList", "l", &format!("  ranges: [{addresses}]\n"));
+    let set = |name: &str, scopes: usize, rules: usize| {
+        let scopes = list(|number| format!("{{labels: {{env: [e{number}]}}}}"), scopes);
+        let allow = "consumers: [{allWorkloads: true}], providers: [{ipList: l}], allServices: true}";
+        let rules = list(|number| format!("{{name: r{number}, {allow}"), rules);
+        object("RuleSet", name, &format!("  scopes: [{scopes}]\n  rules: [{rules}]\n"))
+    };
+    let problems = all_problems(&[("a.yaml", &lists), ("b.yaml", &set("one", 64, 63))]);
+    assert_eq!(problems.len(), 1, "{:#?}", shown(&problems));
+    assert_eq!((problems[0].path.as_str(), problems[0].line, problems[0].severity), ("b.yaml", 6, Severity::Error));
+    assert!(problems[0].message.contains("it comes to more than 1000000 rules"), "{}", problems[0]);
+    // Each of these comes to 900,000.
+    let many: Vec<String> = (0..7).map(|number| set(&format!("many{number}"), 50, 60)).collect();
+    let five: Vec<(&str, &str)> = many[..5].iter().map(|text| ("b.yaml", text.as_str())).collect();
+    assert_eq!(all_problems(&[vec![("a.yaml", lists.as_str())], five].concat()), []);
+    let seven: Vec<(&str, &str)> = many.iter().map(|text| ("b.yaml", text.as_str())).collect();
+    let problems = all_problems(&[vec![("a.yaml", lists.as_str())], seven].concat());
+    assert_eq!(problems.len(), 1, "{:#?}", shown(&problems));
+    assert!(problems[0].message.starts_with("with it, the RuleSets come to more than 5000000"), "{}", problems[0]);
+    // Groups.
+    let part = |number: usize| {
+        let values = list(|value| format!("v{number}-{value}"), 1_000);
+        object("LabelGroup", &format!("g{number}"), &format!("  dimension: app\n  values: [{values}]\n"))
+    };
+    let inner = list(|number| format!("g{number}"), 5);
+    let whole = object("LabelGroup", "g", &format!("  dimension: app\n  groups: [{inner}]\n"));
+    let user =
+        rule("  - {name: a, consumers: [{labelGroups: [g]}], providers: [{allWorkloads: true}], allServices: true}\n");
+    let mut texts: Vec<String> = (0..5).map(part).collect();
+    texts.extend([whole, user]);
+    let sources: Vec<(&str, &str)> = texts.iter().map(|text| ("a.yaml", text.as_str())).collect();
+    let problems = all_problems(&sources);
+    assert_eq!(problems.len(), 1, "{:#?}", shown(&problems));
+    assert!(
+        problems[0].message.contains("LabelGroup g comes to 5000 values and at most 4096 count"),
+        "{}",
+        problems[0]
+    );
 }
 
 /// As many as a busy cluster has, and some more: what they take grows as they do.

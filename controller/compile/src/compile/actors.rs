@@ -26,6 +26,8 @@ pub struct ActorReader<'a> {
     pub refs: BTreeSet<Ref>,
     /// What selects nothing and why.
     pub warnings: BTreeSet<String>,
+    /// Those of them about what is over a limit.
+    pub over: BTreeSet<String>,
     rule: Option<String>,
     /// The selector that was read last: most rules name the same on both sides.
     last: Option<Arc<PeerSelector>>,
@@ -45,6 +47,8 @@ struct Read<T> {
     /// What it stands for; nothing if it selects nothing.
     found: Option<T>,
     warnings: Vec<String>,
+    /// Whether it is over a limit, which the last warning says.
+    over: bool,
 }
 
 /// Every rule that refers to an object repeats what is said of it: the first warnings, and the last, which says what follows.
@@ -89,6 +93,7 @@ impl<'a> ActorReader<'a> {
             facts,
             refs: BTreeSet::new(),
             warnings: BTreeSet::new(),
+            over: BTreeSet::new(),
             rule: None,
             last: None,
             blocks: false,
@@ -130,9 +135,16 @@ impl<'a> ActorReader<'a> {
         self.warnings.insert(format!("{place}{text}"));
     }
 
+    /// Notes something that is over a limit.
+    pub fn warn_over(&mut self, text: &str) {
+        self.warn(text);
+        self.over.insert(text.to_owned());
+    }
+
     /// What was read, with its warnings given for this rule too.
     fn told<T>(&mut self, read: Read<T>) -> Option<T> {
         read.warnings.iter().for_each(|text| self.warn(text));
+        self.over.extend(read.warnings.last().filter(|_| read.over).cloned());
         read.found
     }
 
@@ -218,15 +230,30 @@ impl<'a> ActorReader<'a> {
     fn group(&mut self, name: &str) -> Option<(Dimension, Constraint)> {
         let key = (name.to_owned(), self.blocks);
         if !self.groups.contains_key(&key) {
-            let mut warnings = Vec::new();
-            let found = self.read_group(name, &mut warnings);
-            self.groups.insert(key.clone(), Read { found, warnings: few(name, warnings) });
+            let read = self.read_group(name);
+            self.groups.insert(key.clone(), Read { warnings: few(name, read.warnings), ..read });
         }
         let read = self.groups.get(&key).cloned()?;
         self.told(read)
     }
 
-    fn read_group(&mut self, name: &str, warnings: &mut Vec<String>) -> Option<(Dimension, Constraint)> {
+    fn read_group(&mut self, name: &str) -> Read<(Dimension, Constraint)> {
+        let mut read = Read { found: None, warnings: Vec::new(), over: false };
+        read.found = self.group_values(name, &mut read.warnings).and_then(|(dimension, values)| {
+            read.over = values.len() > GROUP_VALUES;
+            if !read.over {
+                return Some((dimension, Constraint::In(values.into_iter().collect())));
+            }
+            let count = values.len();
+            let effect = if self.blocks { "this rule blocks every value of its dimension" } else { "it opens nothing" };
+            let text = format!("LabelGroup {name} comes to {count} values and at most {GROUP_VALUES} count: {effect}");
+            read.warnings.push(text);
+            self.blocks.then_some((dimension, Constraint::NotIn(Values::new())))
+        });
+        read
+    }
+
+    fn group_values(&mut self, name: &str, warnings: &mut Vec<String>) -> Option<(Dimension, BTreeSet<LabelValue>)> {
         self.refs.insert(Ref::LabelGroup(name.to_owned()));
         let Some(root) = self.policy.label_groups.get(name) else {
             warnings.push(format!("there is no LabelGroup {name}: the term selects nothing"));
@@ -257,29 +284,22 @@ impl<'a> ActorReader<'a> {
             warnings.push(format!("LabelGroup {name} is empty: the term selects nothing"));
             return None;
         }
-        if values.len() > GROUP_VALUES {
-            let count = values.len();
-            let effect = if self.blocks { "this rule blocks every value of its dimension" } else { "it opens nothing" };
-            warnings
-                .push(format!("LabelGroup {name} comes to {count} values and at most {GROUP_VALUES} count: {effect}"));
-            return self.blocks.then_some((dimension, Constraint::NotIn(Values::new())));
-        }
-        Some((dimension, Constraint::In(values.into_iter().collect())))
+        Some((dimension, values))
     }
 
     fn ip_list(&mut self, name: &str) -> Option<Arc<AddressSet>> {
         let key = (name.to_owned(), self.blocks);
         if !self.lists.contains_key(&key) {
             self.refs.insert(Ref::IpList(name.to_owned()));
-            let mut warnings = Vec::new();
-            let found = match self.policy.ip_lists.get(name) {
-                Some(list) => read_list(name, list, self.blocks, &mut warnings).map(Arc::new),
+            let read = match self.policy.ip_lists.get(name) {
+                Some(list) => read_list(name, list, self.blocks),
                 None => {
-                    warnings.push(format!("there is no IPList {name}: it selects nothing"));
-                    None
+                    let warnings = vec![format!("there is no IPList {name}: it selects nothing")];
+                    Read { found: None, warnings, over: false }
                 }
             };
-            self.lists.insert(key.clone(), Read { found, warnings: few(name, warnings) });
+            let found = read.found.map(Arc::new);
+            self.lists.insert(key.clone(), Read { found, warnings: few(name, read.warnings), over: read.over });
         }
         let read = self.lists.get(&key).cloned()?;
         self.told(read)
@@ -312,36 +332,40 @@ impl<'a> ActorReader<'a> {
 }
 
 /// The addresses of a list. Over the limit, it opens nothing, and blocks its ranges whatever is excluded from them.
-fn read_list(name: &str, list: &IpListSpec, blocks: bool, warnings: &mut Vec<String>) -> Option<AddressSet> {
+fn read_list(name: &str, list: &IpListSpec, blocks: bool) -> Read<AddressSet> {
+    let mut read = Read { found: None, warnings: Vec::new(), over: false };
     if !list.fqdns.is_empty() {
-        warnings.push(format!("IPList {name}: names are not resolved, they select nothing"));
+        read.warnings.push(format!("IPList {name}: names are not resolved, they select nothing"));
     }
     // A range that cannot be read selects nothing; with an exclusion that cannot be read nobody knows what to
     // leave out, and the whole list selects nothing.
     let (ranges, bad) = parse_ranges(&list.ranges);
     for text in bad {
-        warnings.push(format!("IPList {name}: the range '{text}' cannot be read and selects nothing"));
+        read.warnings.push(format!("IPList {name}: the range '{text}' cannot be read and selects nothing"));
     }
     let (exclusions, bad) = parse_ranges(&list.exclusions);
     if let Some(text) = bad.first() {
-        warnings.push(format!("IPList {name} selects nothing: its exclusion '{text}' cannot be read"));
-        return None;
+        read.warnings.push(format!("IPList {name} selects nothing: its exclusion '{text}' cannot be read"));
+        return read;
     }
     if ranges.iter().any(|net| matches!(net, IpNet::V6(_))) {
-        warnings.push(format!("IPList {name}: {IPV6_SELECTS_NOTHING}"));
+        read.warnings.push(format!("IPList {name}: {IPV6_SELECTS_NOTHING}"));
     }
     let ranges = AddressSet::from_nets(ranges);
-    let Some(set) = ranges.minus_up_to(&AddressSet::from_nets(exclusions), LIST_PREFIXES) else {
-        let effect = if blocks { "this rule blocks what may be in it" } else { "it opens nothing" };
-        let advice = "write fewer or shorter exclusions";
-        warnings.push(format!("IPList {name} comes to more than {LIST_PREFIXES} prefixes: {effect}; {advice}"));
-        return blocks.then(|| if ranges.nets().len() <= LIST_PREFIXES { ranges } else { whole_families(&ranges) });
-    };
-    if set.is_empty() {
-        warnings.push(format!("IPList {name} is empty and selects nothing"));
-        return None;
+    match ranges.minus_up_to(&AddressSet::from_nets(exclusions), LIST_PREFIXES) {
+        Some(set) if set.is_empty() => read.warnings.push(format!("IPList {name} is empty and selects nothing")),
+        Some(set) => read.found = Some(set),
+        None => {
+            let effect = if blocks { "this rule blocks what may be in it" } else { "it opens nothing" };
+            let advice = "write fewer or shorter exclusions";
+            let text = format!("IPList {name} comes to more than {LIST_PREFIXES} prefixes: {effect}; {advice}");
+            read.warnings.push(text);
+            read.over = true;
+            let short = ranges.nets().len() <= LIST_PREFIXES;
+            read.found = blocks.then(|| if short { ranges } else { whole_families(&ranges) });
+        }
     }
-    Some(set)
+    read
 }
 
 /// Every address of the families that are in a set.

@@ -36,9 +36,11 @@ use rustc_hash::FxHashMap;
 use super::Computed;
 use super::addresses::{Claim, Name};
 use super::dirty::Dirty;
+use super::limits::POLICY_ITEMS;
 use super::namespaces::Namespaces;
 use super::peers::PeerGroups;
 use super::pods::Pods;
+use super::resolve;
 use super::rule_sets::RuleSets;
 use super::settings::Settings;
 use super::world::{Facts, World};
@@ -97,6 +99,32 @@ impl Compiler {
             disputes: BTreeMap::new(),
             computed: Computed::default(),
         }
+    }
+
+    /// What of RuleSets is over a limit, by RuleSet, as far as policy alone tells: without a cluster, names of what only
+    /// the cluster makes stand for nothing. Ends with the RuleSet at which all together are too much.
+    pub(crate) fn over_limits(policy: &Policy) -> BTreeMap<&str, Vec<String>> {
+        let cluster = ClusterState::default();
+        let facts = Self::empty(Inputs { policy, cluster: &cluster }).facts;
+        let mut over: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let mut items = 0_usize;
+        for (name, spec) in &policy.rule_sets {
+            let resolved = resolve::resolve(name, spec, policy, &facts);
+            if !resolved.over.is_empty() {
+                over.insert(name, resolved.over.into_iter().collect());
+            }
+            items = items.saturating_add(resolved.items);
+            if items > POLICY_ITEMS {
+                let advice = "use fewer scopes, or shorter lists";
+                let text = format!(
+                    "with it, the RuleSets come to more than {POLICY_ITEMS} rules, terms, label values and prefixes over all \
+                     of their scopes: {advice}"
+                );
+                over.entry(name).or_default().push(text);
+                break;
+            }
+        }
+        over
     }
 
     /// Compiles everything.

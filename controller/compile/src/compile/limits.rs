@@ -11,6 +11,8 @@ pub const LIST_PREFIXES: usize = 65_536;
 pub const GROUP_VALUES: usize = 4_096;
 /// What a RuleSet comes to over all of its scopes: rules, terms, label values in them, prefixes. Some hundred bytes each.
 pub const RULE_SET_ITEMS: usize = 1_000_000;
+/// What all RuleSets of a commit come to together: a few files may hold many RuleSets that are just not too much.
+pub const POLICY_ITEMS: usize = 5_000_000;
 /// Addresses times ports behind a Service.
 pub const BACK_ENDS: usize = 100_000;
 /// Warnings of one object: they stand in its status.

@@ -22,19 +22,26 @@ pub fn resolve(name: &str, spec: &RuleSetSpec, policy: &Policy, facts: &Facts) -
         return Resolved::default();
     }
     let mut reader = ActorReader::new(policy, facts);
-    let mut rules = resolve_rules(name, spec, &mut reader).unwrap_or_else(|| {
-        reader.warn(&format!(
+    let mut items = 0;
+    let mut rules = resolve_rules(name, spec, &mut reader, &mut items).unwrap_or_else(|| {
+        reader.warn_over(&format!(
             "it comes to more than {RULE_SET_ITEMS} rules, terms, label values and prefixes over all of its scopes: what it \
              allows is not opened, and what it denies is blocked for everybody; split it, or shorten its lists"
         ));
         widest::resolve(name, spec, &mut reader)
     });
     rules.sort_by(|a, b| (&a.scope, &a.name).cmp(&(&b.scope, &b.name)));
-    Resolved { rules, warnings: limits::shown(reader.warnings.into_iter().collect()), refs: reader.refs }
+    let warnings = limits::shown(reader.warnings.into_iter().collect());
+    Resolved { rules, warnings, over: reader.over, items, refs: reader.refs }
 }
 
 /// The rules in every scope; nothing if they come to too much.
-fn resolve_rules(name: &str, spec: &RuleSetSpec, reader: &mut ActorReader<'_>) -> Option<Vec<ResolvedRule>> {
+fn resolve_rules(
+    name: &str,
+    spec: &RuleSetSpec,
+    reader: &mut ActorReader<'_>,
+    items: &mut usize,
+) -> Option<Vec<ResolvedRule>> {
     if spec.scopes.is_empty() {
         reader.warn("scopes is empty: the RuleSet selects nothing");
     }
@@ -46,7 +53,6 @@ fn resolve_rules(name: &str, spec: &RuleSetSpec, reader: &mut ActorReader<'_>) -
     }
     let name = SmolStr::from(name);
     let mut rules = Vec::new();
-    let mut items = 0_usize;
     let mut over = false;
     for rule in spec.rules.iter().filter(|rule| rule.enabled) {
         reader.enter(&rule.name, rule.action);
@@ -58,15 +64,15 @@ fn resolve_rules(name: &str, spec: &RuleSetSpec, reader: &mut ActorReader<'_>) -
             let consumers_scope = if rule.extra_scope { None } else { Some(scope) };
             // Counted term by term: what is too much is never made.
             let mut counted = |actor: ResolvedActor| {
-                items = items.saturating_add(actor.items());
-                over |= items > RULE_SET_ITEMS;
+                *items = items.saturating_add(actor.items());
+                over |= *items > RULE_SET_ITEMS;
                 (!over).then_some(actor)
             };
             let consumers = rule.consumers.iter().filter_map(|actor| reader.consumer(actor, consumers_scope));
             let consumers = exact(consumers.map_while(&mut counted));
             let providers = rule.providers.iter().filter_map(|actor| reader.provider(actor, scope));
             let providers = exact(providers.map_while(&mut counted));
-            items = items.saturating_add(1);
+            *items = items.saturating_add(1);
             if over {
                 reader.leave();
                 return None;

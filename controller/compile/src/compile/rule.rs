@@ -98,6 +98,10 @@ pub struct Resolved {
     pub rules: Vec<ResolvedRule>,
     /// What selects nothing and why.
     pub warnings: Vec<String>,
+    /// Those of the warnings about what is over a limit.
+    pub over: BTreeSet<String>,
+    /// What they come to, counted as [`RULE_SET_ITEMS`](super::limits::RULE_SET_ITEMS) is.
+    pub items: usize,
     /// What they refer to, found or not.
     pub refs: BTreeSet<Ref>,
 }

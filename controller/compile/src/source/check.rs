@@ -9,7 +9,8 @@ use super::cycles::cycles;
 use super::index::{Document, Index, documents};
 use super::limits::CHECK_PROBLEMS;
 use super::places::{at, field};
-use super::{LiveNames, Parsed, ParsedSpec, Place, Problem, Severity, words};
+use super::{LiveNames, Parsed, ParsedSpec, Place, Problem, Severity, to_policy, words};
+use crate::compile::Compiler;
 use crate::policy::{Kind, ObjectKey};
 
 /// Where an object's name is written.
@@ -33,6 +34,7 @@ pub(super) fn check(parsed: &Parsed, live: &LiveNames) -> Vec<Problem> {
         }
     }
     check_cycles(&index, &mut problems);
+    check_limits(parsed, &documents, &mut problems);
     problems.into_sorted()
 }
 
@@ -220,6 +222,18 @@ fn check_clusters(documents: &[Document<'_>], live: &LiveNames, problems: &mut P
         let place = place_of_name(first);
         let message = format!("there is one ContainerCluster, and {} is in {place}: remove one", key.name);
         problems.push(problem(document, NAME, message, Severity::Error));
+    }
+}
+
+/// What comes to too much only when objects meet: here it is refused, so that what was there before stays in force.
+fn check_limits(parsed: &Parsed, documents: &[Document<'_>], problems: &mut Problems) {
+    let policy = to_policy(parsed);
+    let over = Compiler::over_limits(&policy);
+    for document in documents {
+        let key = document.key.filter(|key| key.kind == Kind::RuleSet);
+        for text in key.and_then(|key| over.get(key.name.as_str())).into_iter().flatten() {
+            problems.push(problem(document, "spec.rules", text.clone(), Severity::Error));
+        }
     }
 }
 
