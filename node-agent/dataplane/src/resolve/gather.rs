@@ -1,6 +1,7 @@
 //! Merging rules into entries: one per direction, action, kind of refusal and services, with the union of the peers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use ringfence_crds::address_group::{FrontEnd, ServiceEnds};
@@ -35,8 +36,8 @@ struct Ends {
 }
 
 /// Collects rules that apply to one Pod.
-pub struct Gatherer<'a> {
-    classes: Classes<'a>,
+pub struct Gatherer<'c, 'a> {
+    classes: &'c mut Classes<'a>,
     hosts: BTreeMap<(Key, Services), Hosts>,
     ends: BTreeMap<Key, Ends>,
 }
@@ -56,9 +57,14 @@ impl<'r> Placed<'r> {
     }
 }
 
-impl<'a> Gatherer<'a> {
-    pub fn new(classes: Classes<'a>) -> Self {
+impl<'c, 'a> Gatherer<'c, 'a> {
+    pub fn new(classes: &'c mut Classes<'a>) -> Self {
         Self { classes, hosts: BTreeMap::new(), ends: BTreeMap::new() }
+    }
+
+    /// What it reads groups from.
+    pub fn classes(&mut self) -> &mut Classes<'a> {
+        self.classes
     }
 
     /// A rule at a provider: peers are sources, so that front ends do not matter, and a virtual service, which does not
@@ -103,7 +109,7 @@ impl<'a> Gatherer<'a> {
         };
         let key = Key { direction: rule.direction, action: rule.action, drops: true };
         let everywhere = BTreeSet::from([Ipv4Net::default()]);
-        self.add_hosts(&Placed { rule, name, key }, &services, Origin::Prefixes(everywhere.clone()), everywhere);
+        self.add_hosts(&Placed { rule, name, key }, &services, Origin::Prefixes(everywhere.clone()), everywhere.into());
     }
 
     /// Providers by label: their addresses, and the front ends of the Services before them.
@@ -146,19 +152,27 @@ impl<'a> Gatherer<'a> {
         let nets = classes::prefixes(texts);
         // What does not change with membership needs no entry while it is empty.
         if !nets.is_empty() {
-            self.add_hosts(placed, services, Origin::Prefixes(nets.clone()), nets);
+            self.add_hosts(placed, services, Origin::Prefixes(nets.clone()), nets.into());
         }
     }
 
-    fn add_hosts(&mut self, placed: &Placed<'_>, services: &Services, origin: Origin, nets: BTreeSet<Ipv4Net>) {
+    fn add_hosts(&mut self, placed: &Placed<'_>, services: &Services, origin: Origin, nets: Arc<BTreeSet<Ipv4Net>>) {
         if matches!(services, Services::Only(list) if list.is_empty()) {
             return;
         }
         let hosts = self.hosts.entry((placed.key.clone(), services.clone())).or_default();
         hosts.rules.insert(placed.name.to_owned());
-        hosts.anyone |= nets.iter().any(|net| net.prefix_len() == 0);
-        hosts.set.origins.insert(origin);
-        hosts.set.nets.extend(nets);
+        // Prefixes are sorted: the one that is everyone comes first.
+        hosts.anyone |= nets.first().is_some_and(|net| net.prefix_len() == 0);
+        // What has the same origin is the same.
+        if !hosts.set.origins.insert(origin) {
+            return;
+        }
+        if hosts.set.nets.is_empty() {
+            hosts.set.nets = nets;
+        } else {
+            Arc::make_mut(&mut hosts.set.nets).extend(nets.iter());
+        }
     }
 
     fn add_ends(&mut self, placed: &Placed<'_>, ends: impl IntoIterator<Item = End>) {

@@ -12,6 +12,7 @@
 mod classes;
 mod essentials;
 mod gather;
+mod rules;
 mod subject;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,9 +25,11 @@ use ringfence_model::derive::derive_labels;
 use ringfence_model::{Action, Direction, LabelMapping, Labels, PolicyState};
 
 use crate::input::{LocalPod, ObjectStore, Profile};
+use crate::interest::Interest;
 use crate::policy::{Enforcement, NetnsPolicy};
 use classes::Classes;
 use gather::Gatherer;
+use rules::Rules;
 
 /// What is to be in force in a Pod's network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,55 +74,68 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Resolves the policy of a local Pod. `node_addresses`: those that this node uses towards its Pods, for probes.
+/// Resolves the policy of one local Pod; for several, a [`Resolver`] does what they share once.
 pub fn resolve(store: &ObjectStore, pod: &LocalPod, node_addresses: &[IpAddr]) -> Resolution {
-    let Some(profile) = store.profiles.get(&pod.namespace).filter(|_| !pod.host_network) else {
-        return Resolution::Unmanaged;
-    };
-    if !profile.spec.managed {
-        return Resolution::Unmanaged;
-    }
-    let state = match profile.enforced_state {
-        None => return Resolution::Unmanaged,
-        Some(PolicyState::Idle) => return Resolution::Idle,
-        Some(PolicyState::VisibilityOnly) => Enforcement::VisibilityOnly,
-        Some(PolicyState::Selective) => Enforcement::Selective,
-        Some(PolicyState::Full) => Enforcement::Full,
-    };
-    let unknown = NodePolicySpec::default();
-    let node = store.node_policy.as_ref().unwrap_or(&unknown);
-    let complete = |mut policy: NetnsPolicy| {
-        policy.state = state;
-        policy.own = ipv4(pod.ips.iter().copied());
-        essentials::add(&mut policy, node, pod, node_addresses);
-        policy
-    };
-    let mut missing = BTreeSet::new();
-    if store.node_policy.is_none() {
-        missing.insert(Missing::NodePolicy);
-    }
-    let policy = complete(gather_rules(store, profile, pod, &mut missing));
-    if missing.is_empty() {
-        return Resolution::Enforce(policy);
-    }
-    let closed = (state != Enforcement::VisibilityOnly).then_some(policy);
-    Resolution::Incomplete { missing: missing.into_iter().collect(), closed }
+    Resolver::new(store).resolve(pod, node_addresses)
 }
 
-/// The rules that apply to a Pod. Of a rule that is only partly known, an Allow opens what is known, and one that blocks
-/// hits whatever it may turn out to hit: so whatever the answer lets pass, the complete rules let pass too.
-fn gather_rules(
-    store: &ObjectStore,
-    profile: &Profile,
-    pod: &LocalPod,
-    missing: &mut BTreeSet<Missing>,
-) -> NetnsPolicy {
-    let labels = pod_labels(store, profile, pod);
-    let mut gatherer = Gatherer::new(Classes::new(store));
-    for policy in store.workload_policies.values() {
-        for rule in &policy.rules {
+/// Resolves the policies of local Pods.
+#[derive(Debug)]
+pub struct Resolver<'a> {
+    store: &'a ObjectStore,
+    rules: Rules<'a>,
+    classes: Classes<'a>,
+}
+
+impl<'a> Resolver<'a> {
+    /// Of what the store holds now.
+    pub fn new(store: &'a ObjectStore) -> Self {
+        Self { store, rules: Rules::new(store), classes: Classes::new(store) }
+    }
+
+    /// The policy of a Pod. `node_addresses`: those that this node uses towards its Pods, for probes.
+    pub fn resolve(&mut self, pod: &LocalPod, node_addresses: &[IpAddr]) -> Resolution {
+        let Some(profile) = self.store.profiles.get(&pod.namespace).filter(|_| !pod.host_network) else {
+            return Resolution::Unmanaged;
+        };
+        if !profile.spec.managed {
+            return Resolution::Unmanaged;
+        }
+        let state = match profile.enforced_state {
+            None => return Resolution::Unmanaged,
+            Some(PolicyState::Idle) => return Resolution::Idle,
+            Some(PolicyState::VisibilityOnly) => Enforcement::VisibilityOnly,
+            Some(PolicyState::Selective) => Enforcement::Selective,
+            Some(PolicyState::Full) => Enforcement::Full,
+        };
+        let unknown = NodePolicySpec::default();
+        let node = self.store.node_policy.as_ref().unwrap_or(&unknown);
+        let complete = |mut policy: NetnsPolicy| {
+            policy.state = state;
+            policy.own = ipv4(pod.ips.iter().copied());
+            essentials::add(&mut policy, node, pod, node_addresses);
+            policy
+        };
+        let mut missing = BTreeSet::new();
+        if self.store.node_policy.is_none() {
+            missing.insert(Missing::NodePolicy);
+        }
+        let policy = complete(self.gather_rules(profile, pod, &mut missing));
+        if missing.is_empty() {
+            return Resolution::Enforce(policy);
+        }
+        let closed = (state != Enforcement::VisibilityOnly).then_some(policy);
+        Resolution::Incomplete { missing: missing.into_iter().collect(), closed }
+    }
+
+    /// The rules that apply to a Pod. Of a rule that is only partly known, an Allow opens what is known, and one that
+    /// blocks hits whatever it may turn out to hit: so whatever the answer lets pass, the complete rules let pass too.
+    fn gather_rules(&mut self, profile: &Profile, pod: &LocalPod, missing: &mut BTreeSet<Missing>) -> NetnsPolicy {
+        let labels = pod_labels(self.store, profile, pod);
+        let mut gatherer = Gatherer::new(&mut self.classes);
+        for rules::FiledRule { policy, rule } in self.rules.candidates(&pod.namespace, &labels) {
             let mut lacking = BTreeSet::new();
-            let reached = subject::reach(rule, pod, &labels, store, &mut lacking);
+            let reached = subject::reach(rule, pod, &labels, gatherer.classes(), &mut lacking);
             if reached.is_none() && lacking.is_empty() {
                 continue;
             }
@@ -135,8 +151,13 @@ fn gather_rules(
             }
             missing.append(&mut lacking);
         }
+        gatherer.finish()
     }
-    gatherer.finish()
+
+    /// What the Pods refer to that were resolved: what has to be read for them, as far as that is known.
+    pub fn into_interest(self) -> Interest {
+        self.classes.into_interest()
+    }
 }
 
 /// The policy labels of a Pod.
