@@ -8,6 +8,8 @@
 pub mod compare;
 pub mod convert;
 pub mod extras;
+pub mod node;
 pub mod random;
+pub mod rss;
 pub mod shapes;
 pub mod walk;

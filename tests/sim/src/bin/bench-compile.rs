@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use ringfence_compile::cluster::PodInfo;
 use ringfence_compile::compile::{Changes, Compiler, Computed, Dirty, Input};
+use ringfence_sim::rss;
 use ringfence_sim::shapes::{self, Shape, pod_key};
 
 /// Measures the compiler; one line a benchmark.
@@ -65,7 +66,7 @@ fn run(name: &str, small: bool) {
         "one-namespace" => whole(name, &shapes::one_namespace(size(10_000, 20), size(10_000, 20))),
         "policy-per-pod" => whole(name, &shapes::policy_per_pod(size(10_000, 20))),
         "cluster-scoped" => whole(name, &shapes::cluster_scoped(size(1000, 20), size(100, 10), size(10_000, 20))),
-        "isolated-customers" => whole(name, &shapes::isolated_customers(size(1000, 10), size(100, 6))),
+        "isolated-customers" => whole(name, &shapes::isolated_customers(1000, size(1000, 10), size(100, 6))),
         "pod-event" => [10, 1000, 100_000].into_iter().for_each(|members| pod_events(size(members, 10))),
         _ => policy_edits(small),
     }
@@ -80,19 +81,12 @@ fn whole(name: &str, shape: &Shape) {
     let computed = compiler.computed();
     println!(
         "bench {name} seconds={seconds:.3} peak_rss_mb={} objects={} rules={} classes={} pods={} serialised=no",
-        peak_rss_mb(),
+        rss::peak_mb(),
         changes.written(),
         computed.workload_policies.values().map(|policy| policy.rules.len()).sum::<usize>(),
         computed.address_groups.values().filter(|group| group.slice == 0 && group.service.is_none()).count(),
         computed.container_workloads.len(),
     );
-}
-
-/// The most memory that this process has had, in MB, with its inputs.
-fn peak_rss_mb() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kb| kb / 1024)
 }
 
 /// Durations of single events.
