@@ -87,11 +87,12 @@ async fn measure(
             Mode::AllPods => ("all-pods", 0),
         };
         println!(
-            "bench fan-out agents={count} churn={churn} mode={name} bytes_per_event={:.0} api_cpu_ms_per_event={:.1} p99_ms={:.1} \
+            "bench fan-out agents={count} churn={churn} mode={name} bytes_per_event={:.0} api_cpu_ms_per_event={:.1} p99_ms={:.1} p50_ms={:.1} \
              interested={:.1} told={:.1} classes_each={classes} delivered={:.0}% events={events} written_s={:.1} took_s={took:.1}",
             per_event(bytes as f64),
             per_event(ticks as f64 * TICK_MS),
-            agents.p99_ms(),
+            agents.within_ms(99),
+            agents.within_ms(50),
             per_event(interested as f64),
             per_event(told as f64),
             if expected == 0 { 100.0 } else { 100.0 * told as f64 / expected as f64 },

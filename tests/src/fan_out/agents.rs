@@ -167,11 +167,11 @@ impl Agents {
         traffic
     }
 
-    /// From a write to the agents that are interested: what 99 of 100 do not exceed.
-    pub fn p99_ms(&self) -> f64 {
+    /// From a write to the agents that are interested: what so many of 100 do not exceed.
+    pub fn within_ms(&self, percent: usize) -> f64 {
         let mut sorted = lock(&self.shared.latencies).clone();
         sorted.sort_unstable();
-        let rank = (sorted.len() * 99).div_ceil(100).max(1);
+        let rank = (sorted.len() * percent).div_ceil(100).max(1);
         sorted.get(rank - 1).map_or(0.0, |micros| f64::from(*micros) / 1000.0)
     }
 }

@@ -1,7 +1,7 @@
 //! Reading groups of addresses out of the store: whole or not at all. What is read for one Pod is read for all, and noted
 //! as being of interest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -15,7 +15,10 @@ use rustc_hash::FxHashMap;
 use super::Missing;
 use crate::input::ObjectStore;
 use crate::interest::Interest;
-use crate::policy::End;
+use crate::policy::{End, HostSet, Origin};
+
+/// How many classes of a group are named when they are missing: an agent that has just begun misses all of them.
+const NAMED: usize = 10;
 
 /// The store, seen from one Pod network.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub struct Classes<'a> {
     network: Option<&'a str>,
     /// PeerGroups that were asked for.
     groups: FxHashMap<String, Known<'a>>,
+    /// Members that come from several origins.
+    unions: BTreeMap<BTreeSet<Origin>, Arc<BTreeSet<Ipv4Net>>>,
     /// The ends of Services, by namespace and name.
     services: FxHashMap<(&'a str, &'a str), &'a ServiceEnds>,
     /// Everything that was asked for.
@@ -45,12 +50,13 @@ impl<'a> Classes<'a> {
         let network = store.node_policy.as_ref().map(|node| node.pod_network.as_str());
         let ends = store.address_groups.values().filter_map(|group| group.service.as_ref());
         let services = ends.map(|ends| ((ends.namespace.as_str(), ends.name.as_str()), ends)).collect();
-        Self { store, network, groups: FxHashMap::default(), services, interest: Interest::default() }
+        let (groups, unions) = (FxHashMap::default(), BTreeMap::new());
+        Self { store, network, groups, unions, services, interest: Interest::default() }
     }
 
     /// What has been asked for so far, whether it was there or not.
-    pub fn into_interest(self) -> Interest {
-        self.interest
+    pub fn interest(&self) -> &Interest {
+        &self.interest
     }
 
     /// A PeerGroup and the addresses of all its classes.
@@ -79,10 +85,31 @@ impl<'a> Classes<'a> {
             self.interest.address_groups.insert(class);
             match self.members(class) {
                 Some(members) => nets.extend(members),
-                None => missing.push(Missing::Class(class.clone())),
+                None if missing.len() < NAMED => missing.push(Missing::Class(class.clone())),
+                None => {}
             }
         }
         Known { spec: Some(spec), nets: Arc::new(nets.into_iter().collect()), missing }
+    }
+
+    /// The members of several origins together: made once, however many Pods have these. Equal origins have equal members.
+    pub fn union(&mut self, parts: BTreeMap<Origin, Arc<BTreeSet<Ipv4Net>>>) -> HostSet {
+        let origins: BTreeSet<Origin> = parts.keys().cloned().collect();
+        if let Some(nets) = self.unions.get(&origins) {
+            return HostSet { origins, nets: nets.clone() };
+        }
+        let mut parts = parts.into_values();
+        let nets = match (parts.next(), parts.len()) {
+            (None, _) => Arc::default(),
+            (Some(only), 0) => only,
+            (Some(first), _) => {
+                let mut nets: Vec<Ipv4Net> = first.iter().copied().collect();
+                parts.for_each(|part| nets.extend(part.iter()));
+                Arc::new(nets.into_iter().collect())
+            }
+        };
+        self.unions.insert(origins.clone(), nets.clone());
+        HostSet { origins, nets }
     }
 
     /// The addresses of a class, if all its slices are there.

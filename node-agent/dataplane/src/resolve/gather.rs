@@ -11,7 +11,7 @@ use ringfence_model::{Action, Direction, PortMatch, Protocol, Services};
 use super::Missing;
 use super::classes::{self, Classes};
 use super::subject::{contains, covers_target, widest_services, written_services};
-use crate::policy::{End, Enforcement, Entry, HostSet, Match, NetnsPolicy, Origin, Peers};
+use crate::policy::{End, Enforcement, Entry, Match, NetnsPolicy, Origin, Peers};
 
 /// Where rules of one kind meet. The order of the fields is the order of entries in a step; `drops` comes before
 /// services so that a rule that asks to reject is met before one that drops.
@@ -22,16 +22,18 @@ struct Key {
     drops: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Hosts {
-    rules: BTreeSet<String>,
+    /// The first rule by name.
+    rule: String,
     anyone: bool,
-    set: HostSet,
+    parts: BTreeMap<Origin, Arc<BTreeSet<Ipv4Net>>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Ends {
-    rules: BTreeSet<String>,
+    /// The first rule by name.
+    rule: String,
     ends: BTreeSet<End>,
 }
 
@@ -160,24 +162,19 @@ impl<'c, 'a> Gatherer<'c, 'a> {
         if matches!(services, Services::Only(list) if list.is_empty()) {
             return;
         }
-        let hosts = self.hosts.entry((placed.key.clone(), services.clone())).or_default();
-        hosts.rules.insert(placed.name.to_owned());
+        let new = || Hosts { rule: placed.name.to_owned(), anyone: false, parts: BTreeMap::new() };
+        let hosts = self.hosts.entry((placed.key.clone(), services.clone())).or_insert_with(new);
+        first_of(&mut hosts.rule, placed.name);
         // Prefixes are sorted: the one that is everyone comes first.
         hosts.anyone |= nets.first().is_some_and(|net| net.prefix_len() == 0);
         // What has the same origin is the same.
-        if !hosts.set.origins.insert(origin) {
-            return;
-        }
-        if hosts.set.nets.is_empty() {
-            hosts.set.nets = nets;
-        } else {
-            Arc::make_mut(&mut hosts.set.nets).extend(nets.iter());
-        }
+        hosts.parts.entry(origin).or_insert(nets);
     }
 
     fn add_ends(&mut self, placed: &Placed<'_>, ends: impl IntoIterator<Item = End>) {
-        let group = self.ends.entry(placed.key.clone()).or_default();
-        group.rules.insert(placed.name.to_owned());
+        let new = || Ends { rule: placed.name.to_owned(), ends: BTreeSet::new() };
+        let group = self.ends.entry(placed.key.clone()).or_insert_with(new);
+        first_of(&mut group.rule, placed.name);
         group.ends.extend(ends);
     }
 
@@ -186,12 +183,12 @@ impl<'c, 'a> Gatherer<'c, 'a> {
         let mut policy = NetnsPolicy::new(Enforcement::Full);
         let mut entries: BTreeMap<(Key, Option<Services>), Entry> = BTreeMap::new();
         for (key, group) in self.ends {
-            let entry = entry(&key, Match::Ends(group.ends), group.rules);
+            let entry = entry(&key, Match::Ends(group.ends), group.rule);
             entries.insert((key, None), entry);
         }
         for ((key, services), group) in self.hosts {
-            let peers = if group.anyone { Peers::Anyone } else { Peers::Listed(group.set) };
-            let entry = entry(&key, Match::Hosts { peers, services: services.clone() }, group.rules);
+            let peers = if group.anyone { Peers::Anyone } else { Peers::Listed(self.classes.union(group.parts)) };
+            let entry = entry(&key, Match::Hosts { peers, services: services.clone() }, group.rule);
             entries.insert((key, Some(services)), entry);
         }
         for ((key, _), entry) in entries {
@@ -205,8 +202,14 @@ impl<'c, 'a> Gatherer<'c, 'a> {
     }
 }
 
-fn entry(key: &Key, matching: Match, rules: BTreeSet<String>) -> Entry {
-    Entry { matching, reject: !key.drops, rule: rules.into_iter().next().unwrap_or_default() }
+fn entry(key: &Key, matching: Match, rule: String) -> Entry {
+    Entry { matching, reject: !key.drops, rule }
+}
+
+fn first_of(first: &mut String, other: &str) {
+    if other < first.as_str() {
+        other.clone_into(first);
+    }
 }
 
 /// The front ends of a Service that a rule hits. An Allow opens one that leads to any port it covers; a Deny closes

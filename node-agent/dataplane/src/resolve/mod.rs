@@ -23,13 +23,17 @@ use ringfence_crds::container_cluster::{LabelMapEntry, LabelMapKind};
 use ringfence_crds::{NodePolicySpec, names};
 use ringfence_model::derive::derive_labels;
 use ringfence_model::{Action, Direction, LabelMapping, Labels, PolicyState};
+use rustc_hash::FxHashMap;
 
 use crate::input::{LocalPod, ObjectStore, Profile};
 use crate::interest::Interest;
 use crate::policy::{Enforcement, NetnsPolicy};
 use classes::Classes;
 use gather::Gatherer;
-use rules::Rules;
+use rules::{FiledRule, Rules};
+
+/// Up to so many namespaces, and buckets, are foreseen to be needed by Pods that are not there yet.
+const FORESEEN: usize = 64;
 
 /// What is to be in force in a Pod's network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,12 +89,15 @@ pub struct Resolver<'a> {
     store: &'a ObjectStore,
     rules: Rules<'a>,
     classes: Classes<'a>,
+    /// What rules come to, and what they lack, by the selectors that they are of.
+    shared: FxHashMap<Vec<rules::Number>, (NetnsPolicy, BTreeSet<Missing>)>,
 }
 
 impl<'a> Resolver<'a> {
     /// Of what the store holds now.
     pub fn new(store: &'a ObjectStore) -> Self {
-        Self { store, rules: Rules::new(store), classes: Classes::new(store) }
+        let (rules, classes) = (Rules::new(store), Classes::new(store));
+        Self { store, rules, classes, shared: FxHashMap::default() }
     }
 
     /// The policy of a Pod. `node_addresses`: those that this node uses towards its Pods, for probes.
@@ -120,7 +127,7 @@ impl<'a> Resolver<'a> {
         if self.store.node_policy.is_none() {
             missing.insert(Missing::NodePolicy);
         }
-        let policy = complete(self.gather_rules(profile, pod, &mut missing));
+        let policy = complete(self.rules_of(profile, pod, &mut missing));
         if missing.is_empty() {
             return Resolution::Enforce(policy);
         }
@@ -128,14 +135,35 @@ impl<'a> Resolver<'a> {
         Resolution::Incomplete { missing: missing.into_iter().collect(), closed }
     }
 
-    /// The rules that apply to a Pod. Of a rule that is only partly known, an Allow opens what is known, and one that
+    /// The rules that apply to a Pod; Pods that the same selectors select have the same, unless some are behind Services.
+    fn rules_of(&mut self, profile: &Profile, pod: &LocalPod, missing: &mut BTreeSet<Missing>) -> NetnsPolicy {
+        let selectors = self.rules.selecting(&pod_labels(self.store, profile, pod));
+        if self.rules.has_services(&pod.namespace) {
+            return self.gather_rules(&selectors, pod, missing);
+        }
+        if let Some((policy, lacking)) = self.shared.get(&selectors) {
+            missing.extend(lacking.iter().cloned());
+            return policy.clone();
+        }
+        let mut lacking = BTreeSet::new();
+        let policy = self.gather_rules(&selectors, pod, &mut lacking);
+        missing.extend(lacking.iter().cloned());
+        self.shared.insert(selectors, (policy.clone(), lacking));
+        policy
+    }
+
+    /// The rules of these selectors, and of the Services that the Pod is behind. Of a rule that is only partly known, an Allow opens what is known, and one that
     /// blocks hits whatever it may turn out to hit: so whatever the answer lets pass, the complete rules let pass too.
-    fn gather_rules(&mut self, profile: &Profile, pod: &LocalPod, missing: &mut BTreeSet<Missing>) -> NetnsPolicy {
-        let labels = pod_labels(self.store, profile, pod);
+    fn gather_rules(
+        &mut self,
+        selectors: &[rules::Number],
+        pod: &LocalPod,
+        missing: &mut BTreeSet<Missing>,
+    ) -> NetnsPolicy {
         let mut gatherer = Gatherer::new(&mut self.classes);
-        for rules::FiledRule { policy, rule } in self.rules.candidates(&pod.namespace, &labels) {
+        for (FiledRule { policy, rule }, selected) in self.rules.of(selectors, &pod.namespace) {
             let mut lacking = BTreeSet::new();
-            let reached = subject::reach(rule, pod, &labels, gatherer.classes(), &mut lacking);
+            let reached = subject::reach(rule, selected, pod, gatherer.classes(), &mut lacking);
             if reached.is_none() && lacking.is_empty() {
                 continue;
             }
@@ -149,14 +177,26 @@ impl<'a> Resolver<'a> {
             if !lacking.is_empty() && rule.action != Action::Allow {
                 gatherer.anyone(rule, &name);
             }
-            missing.append(&mut lacking);
+            missing.extend(lacking);
         }
         gatherer.finish()
     }
 
-    /// What the Pods refer to that were resolved: what has to be read for them, as far as that is known.
-    pub fn into_interest(self) -> Interest {
-        self.classes.into_interest()
+    /// What the Pods refer to that were resolved: what has to be read for them, as far as that is known. A kubelet starts
+    /// static Pods without an apiserver, of which nothing could be read then: where it is not much, what one of any
+    /// namespace would refer to is of interest too.
+    pub fn into_interest(mut self) -> Interest {
+        let needed = self.classes.interest().clone();
+        if self.store.profiles.len() > FORESEEN {
+            return needed;
+        }
+        for namespace in self.store.profiles.keys() {
+            let pod = LocalPod { namespace: namespace.clone(), mirror: true, ..LocalPod::default() };
+            self.resolve(&pod, &[]);
+        }
+        let foreseen = self.classes.interest();
+        let few = foreseen.peer_groups.len().max(foreseen.address_groups.len()) <= FORESEEN;
+        if few { foreseen.clone() } else { needed }
     }
 }
 

@@ -4,28 +4,25 @@ use std::collections::BTreeSet;
 
 use ringfence_crds::address_group::{ServiceEnds, TargetPort};
 use ringfence_crds::common::PortSpec;
-use ringfence_crds::workload_policy::{CompiledRule, Subject};
-use ringfence_model::{Direction, Labels, PortMatch, Ports, Protocol, Selector, Services};
+use ringfence_crds::workload_policy::CompiledRule;
+use ringfence_model::{Direction, PortMatch, Ports, Protocol, Services};
 
 use super::Missing;
 use super::classes::Classes;
 use crate::input::LocalPod;
 
-/// The Pod's ports that an Inbound rule covers, if the Pod is a subject of the rule. (For an Outbound rule only
-/// whether there is an answer counts: services belong to the provider.)
+/// The Pod's ports that an Inbound rule covers, if the Pod is a subject of the rule: by label, if it is `selected`, or
+/// behind a Service. (For an Outbound rule only whether there is an answer counts: services belong to the provider.)
 pub fn reach(
     rule: &CompiledRule,
+    selected: bool,
     pod: &LocalPod,
-    labels: &Labels,
     classes: &mut Classes<'_>,
     missing: &mut BTreeSet<Missing>,
 ) -> Option<Services> {
     let written = written_services(rule);
-    let mut reached: Option<Services> = None;
+    let mut reached: Option<Services> = selected.then(|| written.clone());
     for subject in &rule.subjects {
-        if selects(subject, labels) {
-            reached = Some(union(reached, written.clone()));
-        }
         // Behind a virtual service are providers: it does not connect.
         let provider = subject.virtual_service.as_ref().filter(|_| rule.direction == Direction::Inbound);
         if let Some(service) = provider {
@@ -71,11 +68,6 @@ pub fn covers_target(rule: &CompiledRule, written: &Services, target: &PortMatch
 /// Whether services hold a single port.
 pub fn contains(services: &Services, target: &PortMatch) -> bool {
     target.range().is_some_and(|range| services.contains(target.protocol, *range.start()))
-}
-
-fn selects(subject: &Subject, labels: &Labels) -> bool {
-    let selector = subject.labels.as_ref().and_then(|selector| Selector::try_from(selector).ok());
-    selector.is_some_and(|selector| selector.matches(labels))
 }
 
 /// The Service `namespace/name`, if the Pod is behind it.

@@ -88,3 +88,19 @@ fn pods_that_are_resolved_together_get_what_each_gets_alone() {
     assert!(matches!(resolve(&store, &db, &[]), Resolution::Enforce(_)));
     assert_eq!(missing(&store), ["PeerGroup missing"]);
 }
+
+#[test]
+fn pods_of_equal_labels_differ_by_the_services_they_are_behind() {
+    let mut store = store();
+    add_service(&mut store, "s-1", &["c-1"]);
+    let mut served = rule(Direction::Inbound, Action::Allow, list(&["192.0.2.1"]));
+    served.subjects = vec![Subject { virtual_service: Some("shop/front".to_owned()), ..Subject::default() }];
+    add_rule(&mut store, served);
+    let (behind, other) = (pod(), LocalPod { labels: map(&[("app", "db")]), ..pod() });
+    let mut together = Resolver::new(&store);
+    for pod in [&behind, &other, &behind] {
+        assert_eq!(together.resolve(pod, &[ip(NODE)]), resolve(&store, pod, &[ip(NODE)]));
+    }
+    assert_eq!(inbound(&policy(&store, &behind), "192.0.2.1", 80), Decision::Allow);
+    assert_eq!(inbound(&policy(&store, &other), "192.0.2.1", 80), Decision::Default);
+}

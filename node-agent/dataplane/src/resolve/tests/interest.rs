@@ -1,5 +1,6 @@
 //! What of the groups has to be read: what rules that apply to local Pods refer to, and nothing else.
 
+use ringfence_crds::PeerGroupSpec;
 use ringfence_crds::names::service_class;
 
 use super::*;
@@ -57,4 +58,28 @@ fn services_are_of_interest_at_both_ends() {
     expect(&store, &[], &["s-1", &service_class("shop/front")]);
     add_service(&mut store, &service_class("shop/front"), &[]);
     expect(&store, &["p-1"], &["s-1", &service_class("shop/front")]);
+}
+
+/// A namespace in Full with a label of its own, and rules for its Pods.
+fn add_namespace(store: &mut ObjectStore, name: &str, peer_group: &str) {
+    let mut profile = store.profiles["shop"].clone();
+    let fixed = DimensionLabels { value: Some(name.to_owned()), ..DimensionLabels::default() };
+    profile.spec.labels = [("app".to_owned(), fixed)].into();
+    store.profiles.insert(name.to_owned(), profile);
+    let mut rule = rule(Direction::Outbound, Action::Allow, group(peer_group));
+    rule.subjects = vec![Subject { labels: Some(selector(&[("app", name)])), ..Subject::default() }];
+    add_rule(store, rule);
+}
+
+#[test]
+fn a_static_pod_of_any_namespace_is_foreseen_in_a_small_cluster_only() {
+    let mut store = store();
+    add_rule(&mut store, rule(Direction::Outbound, Action::Allow, group("p-1")));
+    add_namespace(&mut store, "other", "p-2");
+    add_group(&mut store, "p-2", "c-2", &["10.244.1.6"], &[]);
+    expect(&store, &["p-1", "p-2"], &["c-2"]);
+    // A group of as many classes as many nodes would be.
+    let classes: Vec<String> = (0..100).map(|number| format!("c-{number}")).collect();
+    store.peer_groups.insert("p-2".to_owned(), PeerGroupSpec { classes, ..PeerGroupSpec::default() });
+    expect(&store, &["p-1"], &[]);
 }
