@@ -114,9 +114,9 @@ impl Agents {
                     interesting[class] = true;
                 }
             }
-            for class in 0..CLASSES {
+            for (class, interests) in interesting.iter().enumerate() {
                 let told = mode == Mode::AllPods || buckets.holds(&objects::class_id(class));
-                audience.interested[class] += u64::from(interesting[class]);
+                audience.interested[class] += u64::from(*interests);
                 audience.told[class] += u64::from(told);
             }
             wanted.push((buckets.selector(), interesting));
