@@ -1,5 +1,7 @@
 //! Names that controller, agent and command line share.
 
+use sha2::{Digest, Sha256};
+
 /// API group of every kind.
 pub const GROUP: &str = "ringfence.dev";
 /// Version of every kind.
@@ -35,12 +37,53 @@ pub const ANNOTATION_LINE: &str = "policy.ringfence.dev/line";
 pub const LABEL_CREATED_BY: &str = "policy.ringfence.dev/created-by";
 /// Value of [`LABEL_CREATED_BY`].
 pub const CREATED_BY_KUBELINK: &str = "kubelink";
-/// Label on computed objects: hash bucket, 0 to 255, so that an agent can watch only what concerns it.
+/// Label on PeerGroups and AddressGroups: their hash bucket, see [`bucket`].
 pub const LABEL_BUCKET: &str = "policy.ringfence.dev/bucket";
+/// How many buckets there are. An agent gets whole buckets: with more of them it gets less that does not concern it, but
+/// a new class less often lies in a bucket that it watches anyway, and all of them must fit into the address of a request.
+pub const BUCKETS: u16 = 1024;
 
-/// The value of [`LABEL_BUCKET`]: of an AddressGroup by its class, of a PeerGroup by its name.
-pub fn bucket(id: &str) -> String {
-    // FNV-1a: stable across versions of everything, and even enough over 256 buckets.
+/// The bucket, 0 to [`BUCKETS`] - 1, that [`LABEL_BUCKET`] names: of an AddressGroup by its class, of a PeerGroup by its
+/// name. An agent watches only the buckets of what its Pods' rules refer to.
+pub fn bucket(id: &str) -> u16 {
+    // FNV-1a, stable across versions of everything. Its low bits alone tell similar ids apart badly: they are folded.
     let hash = id.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    (hash % 256).to_string()
+    let folded = (hash ^ (hash >> 16)) % u32::from(BUCKETS);
+    u16::try_from(folded).unwrap_or_default()
+}
+
+/// Class of the AddressGroup with the ends of a Service, `namespace/name`.
+pub fn service_class(service: &str) -> String {
+    format!("s-{}", short_hash(service, 12))
+}
+
+/// The first `digits` hexadecimal digits of the SHA-256 of a text.
+pub fn short_hash(text: &str, digits: usize) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digest = Sha256::digest(text.as_bytes());
+    let nibbles = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    nibbles.take(digits).map(|nibble| char::from(DIGITS[usize::from(nibble)])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Computed by another implementation of FNV-1a and SHA-256: what is in a cluster already must mean the same to the
+    /// next version.
+    #[test]
+    fn buckets_and_classes_never_change() {
+        let buckets = ["", "c-1", "p-0123456789ab"].map(bucket);
+        assert_eq!(buckets, [217, 356, 711]);
+        assert_eq!(service_class("shop/db"), "s-ad9c1afeaa0f");
+    }
+
+    #[test]
+    fn buckets_are_filled_evenly() {
+        let mut filled = vec![0; usize::from(BUCKETS)];
+        for number in 0..100 * usize::from(BUCKETS) {
+            filled[usize::from(bucket(&format!("c-{}", short_hash(&number.to_string(), 12))))] += 1;
+        }
+        assert!(filled.iter().all(|count| (50..=150).contains(count)), "{filled:?}");
+    }
 }

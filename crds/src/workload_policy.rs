@@ -109,7 +109,7 @@ pub struct Peer {
 }
 
 /// A conjunction over dimensions. Empty selects every managed workload.
-#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct LabelSelector {
     /// The workload has one of these values in the dimension.

@@ -17,7 +17,7 @@ use crate::apply::{Done, Known, Terms, Wanted, apply};
 use crate::cri::{Runtime, Sandbox};
 use crate::engine::{Engine, Inputs, Outputs};
 use crate::feed::pod_file::PodEntry;
-use crate::feed::{Change, Kind, Object, folder, kubernetes, pods};
+use crate::feed::{self, Change, Kind, Object, folder, kubernetes, pods};
 use crate::ledger::{Kept, Ledger};
 use crate::machine;
 use crate::netns::{self, Location};
@@ -39,17 +39,18 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let (sandboxes_out, sandboxes) = unbounded_channel();
     let (report, reports) = watch::channel(Report::default());
     let (ledger_out, ledger_in) = watch::channel(None);
+    let (wanted_out, wanted) = watch::channel(feed::Wanted::default());
     let missed = Arc::new(Notify::new());
     let runtime = Runtime::at(&options.cri_socket)?;
     tokio::spawn(sandboxes::follow(runtime, options.netns_dir.clone(), missed.clone(), sandboxes_out));
     let writer = tokio::spawn(keep_ledger(ledger, ledger_in));
 
     let client = kube::Client::try_default().await.context("find the apiserver")?;
-    kubernetes::start(&client, &node, &changes);
+    kubernetes::start(&client, &node, &wanted, &changes);
     let identity = Identity { node, machine_id, backend: backend.as_str() };
     tokio::spawn(report::follow(client, identity, reports));
 
-    let outputs = Outputs { report, ledger: ledger_out };
+    let outputs = Outputs { report, ledger: ledger_out, wanted: wanted_out };
     let (found, readings) = found.map(|Kept { store, pods, readings }| ((store, pods), readings)).unzip();
     let (engine, arrivals) = Engine::new(View::new(found), backend, outputs);
     let engine = engine.remembering(readings.unwrap_or_default());
@@ -74,9 +75,11 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
     let (sandboxes_out, sandboxes) = unbounded_channel();
     let (report, mut reports) = watch::channel(Report::default());
     let (ledger, _) = watch::channel(None);
+    // A folder is read whole.
+    let (wanted, _) = watch::channel(feed::Wanted::default());
     send_folder(objects, pods, node.as_deref(), &changes, &sandboxes_out)?;
 
-    let (engine, arrivals) = Engine::new(View::new(None), backend, Outputs { report, ledger });
+    let (engine, arrivals) = Engine::new(View::new(None), backend, Outputs { report, ledger, wanted });
     // A namespace lives on when its Pod was taken out of the file.
     let engine = engine.releasing_departed();
     let inputs = Inputs { changes: changes_in, sandboxes, missed: Arc::new(Notify::new()), stop: stop.clone() };

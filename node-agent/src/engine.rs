@@ -1,14 +1,14 @@
 //! The engine: the one task that knows what is to be in force. Everything that happens comes to it through channels;
 //! it resolves, hands work to threads, and says what is in force.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ringfence_crds::Revision;
 use ringfence_crds::names::MARKER;
-use ringfence_dataplane::{ObjectStore, Resolution, resolve};
+use ringfence_dataplane::{ObjectStore, Resolution, Resolver};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apply::{Done, Outcome};
 use crate::feed::pods::sandbox_key;
-use crate::feed::{Change, Kind, Object};
+use crate::feed::{Change, Kind, Object, Wanted};
 use crate::ledger::Kept;
 use crate::machine;
 use crate::netns::{self, Cookie};
@@ -57,6 +57,8 @@ pub struct Outputs {
     pub report: watch::Sender<Report>,
     /// What the ledger is to hold.
     pub ledger: watch::Sender<Option<Kept>>,
+    /// Which groups are to be read.
+    pub wanted: watch::Sender<Wanted>,
 }
 
 /// See the module.
@@ -80,6 +82,8 @@ pub struct Engine {
     sandboxes: Option<Result<(), String>>,
     /// Watches that had an error, with it and until when that counts.
     interrupted: BTreeMap<Kind, (Instant, String)>,
+    /// Kinds of which other objects are being read than before.
+    rereading: BTreeSet<Kind>,
     /// When to look at everything again without news.
     wake_at: Option<Instant>,
     /// When the ledger is to be written next, if anything differs.
@@ -105,6 +109,7 @@ impl Engine {
             acknowledged: None,
             sandboxes: None,
             interrupted: BTreeMap::new(),
+            rereading: BTreeSet::new(),
             wake_at: None,
             keep_at: None,
             threads: Arc::new(Semaphore::new(PARALLEL)),
@@ -129,19 +134,27 @@ impl Engine {
     /// Runs until it is stopped.
     pub async fn run(mut self, mut inputs: Inputs, mut arrivals: UnboundedReceiver<Finished>) {
         loop {
-            let mut dirty = false;
+            let (mut dirty, mut news) = (false, false);
             tokio::select! {
                 () = inputs.stop.cancelled() => return self.keep(),
                 Some(change) = inputs.changes.recv() => {
                     dirty |= self.take(change, &inputs.missed);
+                    news = true;
                     tokio::time::sleep(GATHER).await;
                 }
-                Some(seen) = inputs.sandboxes.recv() => dirty |= self.take_sandboxes(seen),
+                Some(seen) = inputs.sandboxes.recv() => {
+                    dirty |= self.take_sandboxes(seen);
+                    news = true;
+                }
                 Some(finished) = arrivals.recv() => self.take_finished(finished),
                 () = sleep_until(self.wake_at) => {}
             }
             while let Ok(change) = inputs.changes.try_recv() {
                 dirty |= self.take(change, &inputs.missed);
+                news = true;
+            }
+            if news && self.view.held().is_some() {
+                self.look_ahead();
             }
             if dirty {
                 self.resolve_all();
@@ -159,9 +172,17 @@ impl Engine {
     }
 
     fn take(&mut self, change: Change, missed: &Notify) -> bool {
-        if let Change::Interrupted { kind, error } = change {
-            self.interrupted.insert(kind, (Instant::now() + INTERRUPTED, error));
-            return false;
+        match change {
+            Change::Interrupted { kind, error } => {
+                self.interrupted.insert(kind, (Instant::now() + INTERRUPTED, error));
+                return false;
+            }
+            Change::Reading { kind } => {
+                self.rereading.insert(kind);
+                return false;
+            }
+            Change::All { kind, .. } => drop(self.rereading.remove(&kind)),
+            Change::Put { .. } | Change::Gone { .. } => {}
         }
         if let Change::Put { name, object: Object::Pod(pod) } = &change
             && !pod.host_network
@@ -225,6 +246,7 @@ impl Engine {
         }
         let now = Instant::now();
         self.slots.retain(|_, slot| !(slot.departed && slot.is_released()));
+        let mut resolver = Resolver::new(self.view.store());
         for slot in self.slots.values_mut() {
             if slot.departed {
                 slot.resolved(Resolution::Unmanaged, false, now);
@@ -233,8 +255,40 @@ impl Engine {
             let pod = self.view.pod_in(&slot.sandbox);
             // Our own Pods bring the rules of all others: they must not wait for them behind a closed door.
             let may_close = self.own_namespace.as_ref() != Some(&pod.namespace);
-            slot.resolved(resolve(self.view.store(), &pod, &self.node_addresses), may_close, now);
+            slot.resolved(resolver.resolve(&pod, &self.node_addresses), may_close, now);
         }
+        if self.view.held().is_none() {
+            self.want(resolver);
+        }
+    }
+
+    /// What feeds say does not count yet; what it refers to is read all the same.
+    fn look_ahead(&self) {
+        let mut resolver = Resolver::new(self.view.told());
+        for slot in self.slots.values().filter(|slot| !slot.departed) {
+            resolver.resolve(&self.view.pod_in(&slot.sandbox), &[]);
+        }
+        self.want(resolver);
+    }
+
+    /// Says which groups are to be read: those that were looked up for sandboxes, and those of Pods that have none yet.
+    fn want(&self, mut resolver: Resolver<'_>) {
+        let sandboxes: BTreeSet<String> = self.slots.values().map(|slot| sandbox_key(&slot.sandbox)).collect();
+        for (_, pod) in self.view.pods().iter().filter(|(name, _)| !sandboxes.contains(*name)) {
+            resolver.resolve(pod, &[]);
+        }
+        let interest = resolver.into_interest();
+        let rules = self.view.has_read(&[Kind::Cluster, Kind::Profile, Kind::WorkloadPolicy, Kind::Pod]);
+        let groups = rules && self.view.has_read(&[Kind::PeerGroup]);
+        let wanted = Wanted {
+            peer_groups: rules.then_some(interest.peer_groups),
+            address_groups: groups.then_some(interest.address_groups),
+        };
+        self.outputs.wanted.send_if_modified(|told| {
+            let differs = *told != wanted;
+            *told = wanted;
+            differs
+        });
     }
 
     /// Hands out what is to be done: rules that are to be written before what can wait.
@@ -301,8 +355,8 @@ impl Engine {
     }
 
     fn tell(&mut self, now: Instant) {
-        let settled =
-            self.sandboxes == Some(Ok(())) && self.interrupted.is_empty() && self.slots.values().all(Slot::is_settled);
+        let read = self.interrupted.is_empty() && self.rereading.is_empty();
+        let settled = self.sandboxes == Some(Ok(())) && read && self.slots.values().all(Slot::is_settled);
         let held = self.view.held();
         if settled && held.is_none() {
             self.acknowledged = Some(self.view.revision());

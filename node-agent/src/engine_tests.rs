@@ -3,8 +3,8 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use ringfence_crds::{ContainerWorkloadProfileSpec, NodePolicySpec};
-use ringfence_dataplane::Profile;
+use ringfence_crds::{ContainerWorkloadProfileSpec, NodePolicySpec, PeerGroupSpec, WorkloadPolicySpec};
+use ringfence_dataplane::{Buckets, LocalPod, Profile};
 use ringfence_model::PolicyState;
 
 use super::*;
@@ -30,7 +30,8 @@ impl Running {
         let (sandboxes, sandboxes_in) = unbounded_channel();
         let (report, reports) = watch::channel(Report::default());
         let (ledger_out, ledger) = watch::channel(None);
-        let outputs = Outputs { report, ledger: ledger_out };
+        let (wanted, _) = watch::channel(Wanted::default());
+        let outputs = Outputs { report, ledger: ledger_out, wanted };
         let (engine, arrivals) = Engine::new(View::new(None), Backend::Nft, outputs);
         let mut engine = engine.remembering(readings);
         engine.own_cookie = node;
@@ -136,4 +137,91 @@ async fn an_agent_finds_what_somebody_changed_while_none_ran() {
     second.until("a report", reported).await;
     second.until("rules", |report| report.settled && !report.is_in_trouble()).await;
     assert!(!pod.holds().contains("-A RF-IN -j RETURN\n"), "{}", pod.holds());
+}
+
+/// Rules for the Pods of the namespace `shop`, whose peers are in a PeerGroup.
+fn rules_with(peer_group: &str) -> Object {
+    let rule = serde_json::json!({"name": "rule", "direction": "Inbound", "action": "Allow", "subjects": [{"labels": {}}],
+        "peers": [{"peerGroup": peer_group}], "allServices": true});
+    let rules = vec![serde_json::from_value(rule).expect("a rule")];
+    Object::WorkloadPolicy(WorkloadPolicySpec { rules, ..WorkloadPolicySpec::default() })
+}
+
+fn buckets(ids: &[&str]) -> Option<Buckets> {
+    let mut buckets = Buckets::default();
+    ids.iter().for_each(|id| buckets.insert(id));
+    Some(buckets)
+}
+
+fn all(kind: Kind, objects: impl IntoIterator<Item = (&'static str, Object)>) -> Change {
+    Change::All { kind, objects: objects.into_iter().map(|(name, object)| (name.to_owned(), object)).collect() }
+}
+
+/// An engine that nothing has been told yet.
+fn idle() -> Engine {
+    let outputs = Outputs {
+        report: watch::channel(Report::default()).0,
+        ledger: watch::channel(None).0,
+        wanted: watch::channel(Wanted::default()).0,
+    };
+    Engine::new(View::new(None), Backend::Nft, outputs).0
+}
+
+impl Engine {
+    fn hears(&mut self, change: Change) {
+        let dirty = self.take(change, &Notify::new());
+        if self.view.held().is_some() {
+            self.look_ahead();
+        }
+        if dirty {
+            self.resolve_all();
+        }
+        self.tell(Instant::now());
+    }
+
+    fn wishes(&self) -> Wanted {
+        self.outputs.wanted.borrow().clone()
+    }
+}
+
+fn local_pod() -> (&'static str, Object) {
+    let pod = LocalPod { namespace: "shop".to_owned(), name: "web".to_owned(), ..LocalPod::default() };
+    ("shop/web/u", Object::Pod(pod))
+}
+
+#[test]
+fn groups_are_wanted_as_soon_as_it_is_known_which() {
+    let mut engine = idle();
+    let (shop, profile) = shop(PolicyState::Full);
+    assert_eq!(shop, "shop");
+    engine.hears(all(Kind::Cluster, []));
+    engine.hears(all(Kind::Profile, [("shop", profile)]));
+    engine.hears(all(Kind::WorkloadPolicy, [("set-1", rules_with("p-1"))]));
+    assert_eq!(engine.wishes(), Wanted::default(), "a Pod may be missing");
+    engine.hears(all(Kind::Pod, [local_pod()]));
+    assert_eq!(engine.wishes(), Wanted { peer_groups: buckets(&["p-1"]), address_groups: None });
+    let group = PeerGroupSpec { classes: vec!["c-1".to_owned()], ..PeerGroupSpec::default() };
+    engine.hears(all(Kind::PeerGroup, [("p-1", Object::PeerGroup(group))]));
+    let first = Wanted { peer_groups: buckets(&["p-1"]), address_groups: buckets(&["c-1"]) };
+    assert_eq!(engine.wishes(), first, "a Pod that has no sandbox yet");
+    engine.hears(all(Kind::AddressGroup, []));
+    engine.hears(all(Kind::NodePolicy, []));
+    assert!(engine.view.is_loaded());
+    engine.hears(Change::Put { name: "set-2".to_owned(), object: rules_with("p-2") });
+    assert_eq!(engine.wishes(), Wanted { peer_groups: buckets(&["p-1", "p-2"]), ..first });
+}
+
+#[test]
+fn nothing_is_settled_while_other_groups_are_being_read() {
+    let mut engine = idle();
+    engine.sandboxes = Some(Ok(()));
+    Kind::ALL.into_iter().for_each(|kind| engine.hears(all(kind, [])));
+    let settled = |engine: &Engine| engine.outputs.report.borrow().settled;
+    assert!(settled(&engine));
+    engine.hears(Change::Reading { kind: Kind::PeerGroup });
+    assert!(!settled(&engine));
+    engine.hears(all(Kind::AddressGroup, []));
+    assert!(!settled(&engine));
+    engine.hears(all(Kind::PeerGroup, []));
+    assert!(settled(&engine));
 }

@@ -81,6 +81,16 @@ impl View {
         self.read.len() == Kind::ALL.len()
     }
 
+    /// What feeds say, whether it counts or not.
+    pub fn told(&self) -> &ObjectStore {
+        self.staged.as_ref().unwrap_or(&self.store)
+    }
+
+    /// Whether these kinds have been read from the feed.
+    pub fn has_read(&self, kinds: &[Kind]) -> bool {
+        kinds.iter().all(|kind| self.read.contains(kind))
+    }
+
     /// The revision that closes what counts.
     pub fn revision(&self) -> Revision {
         revision_of(&self.store)
@@ -226,32 +236,48 @@ fn revision_of(store: &ObjectStore) -> Revision {
 /// Writes a change into a store; says whether it was one.
 fn put(store: &mut ObjectStore, clusters: &mut BTreeMap<String, ClusterEntry>, change: Change) -> bool {
     match change {
-        Change::All { kind, objects } => {
-            let before = store.clone();
-            clear(store, clusters, kind);
-            for (name, object) in objects {
-                put_one(store, clusters, name, object);
-            }
-            *store != before
-        }
+        Change::All { kind, objects } => put_all(store, clusters, kind, objects),
         Change::Put { name, object } => put_one(store, clusters, name, object),
-        Change::Interrupted { .. } => false,
+        Change::Interrupted { .. } | Change::Reading { .. } => false,
         Change::Gone { kind, name } => remove(store, clusters, kind, &name),
     }
 }
 
-fn clear(store: &mut ObjectStore, clusters: &mut BTreeMap<String, ClusterEntry>, kind: Kind) {
+/// Replaces everything of a kind; says whether it was another.
+fn put_all(
+    store: &mut ObjectStore,
+    clusters: &mut BTreeMap<String, ClusterEntry>,
+    kind: Kind,
+    objects: BTreeMap<String, Object>,
+) -> bool {
+    let gone: Vec<String> = names(store, clusters, kind).filter(|name| !objects.contains_key(*name)).cloned().collect();
+    let mut changed = false;
+    for name in gone {
+        changed |= remove(store, clusters, kind, &name);
+    }
+    // Of this node there is one NodePolicy; it has no name in the store.
+    if kind == Kind::NodePolicy && objects.is_empty() {
+        changed |= store.node_policy.take().is_some();
+    }
+    for (name, object) in objects {
+        changed |= put_one(store, clusters, name, object);
+    }
+    changed
+}
+
+/// The names of the objects of a kind, as far as they are kept by name.
+fn names<'s>(
+    store: &'s ObjectStore,
+    clusters: &'s BTreeMap<String, ClusterEntry>,
+    kind: Kind,
+) -> Box<dyn Iterator<Item = &'s String> + 's> {
     match kind {
-        Kind::NodePolicy => store.node_policy = None,
-        Kind::Cluster => {
-            clusters.clear();
-            store.cluster = None;
-        }
-        Kind::Profile => store.profiles.clear(),
-        Kind::WorkloadPolicy => store.workload_policies.clear(),
-        Kind::PeerGroup => store.peer_groups.clear(),
-        Kind::AddressGroup => store.address_groups.clear(),
-        Kind::Pod => {}
+        Kind::Cluster => Box::new(clusters.keys()),
+        Kind::Profile => Box::new(store.profiles.keys()),
+        Kind::WorkloadPolicy => Box::new(store.workload_policies.keys()),
+        Kind::PeerGroup => Box::new(store.peer_groups.keys()),
+        Kind::AddressGroup => Box::new(store.address_groups.keys()),
+        Kind::NodePolicy | Kind::Pod => Box::new(std::iter::empty()),
     }
 }
 

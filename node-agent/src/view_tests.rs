@@ -1,7 +1,9 @@
 //! Expectations from the architecture: no half-loaded view counts, and policy never goes back by itself.
 
 use super::*;
-use ringfence_crds::WorkloadPolicySpec;
+use ringfence_crds::{NodePolicySpec, PeerGroupSpec, WorkloadPolicySpec};
+
+use crate::feed::NodeEntry;
 
 fn marker(epoch: i64, number: i64) -> (String, Object) {
     let spec = WorkloadPolicySpec { revision: Revision { epoch, number }, ..WorkloadPolicySpec::default() };
@@ -77,6 +79,29 @@ fn a_new_epoch_needs_an_operator() {
     assert_eq!(view.revision(), Revision { epoch: 0, number: 7 });
     assert!(view.take(confirmed(1)));
     assert_eq!(view.revision(), Revision { epoch: 1, number: 2 });
+}
+
+#[test]
+fn a_list_replaces_its_kind_and_is_a_change_only_if_it_differs() {
+    let mut view = loaded(7);
+    let group = |name: &str, class: &str| {
+        let spec = PeerGroupSpec { classes: vec![class.to_owned()], ..PeerGroupSpec::default() };
+        (name.to_owned(), Object::PeerGroup(spec))
+    };
+    let two = || all(Kind::PeerGroup, [group("p-1", "c-1"), group("p-2", "c-2")]);
+    assert!(view.take(two()));
+    assert!(!view.take(two()));
+    assert!(view.take(all(Kind::PeerGroup, [group("p-1", "c-1"), group("p-2", "c-3")])));
+    assert!(view.take(all(Kind::PeerGroup, [group("p-1", "c-1")])));
+    assert!(view.store().peer_groups.keys().eq(["p-1"]));
+    let node = || {
+        let entry = NodeEntry { generation: Some(1), spec: NodePolicySpec::default() };
+        all(Kind::NodePolicy, [("n1".to_owned(), Object::NodePolicy(entry))])
+    };
+    assert!(view.take(node()));
+    assert!(!view.take(node()));
+    assert!(view.take(all(Kind::NodePolicy, None)));
+    assert_eq!(view.store().node_policy, None);
 }
 
 /// The Pod shop/web with the uid u, as the container runtime has it.

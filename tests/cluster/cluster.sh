@@ -17,6 +17,7 @@ usage: cluster.sh COMMAND...
   deps                              packages and programs, the latter built once into the cache
   bin                               the folder with kubectl, helm and the rest
   up [NAME]                         a cluster with three Ready nodes (NAME: demo); last line: export KUBECONFIG=…
+  up-apiserver [NAME]               etcd and an apiserver alone, empty; the same last line
   down [NAME]                       end it, whatever state it is in
   node-add NAME N, node-del NAME N  a node that joins later (N from 4), and leaves
   node-exec NAME N COMMAND...       a command in a node's namespaces
@@ -65,7 +66,7 @@ TEXT
 }
 
 case ${1:-} in
-  deps | bin | up | down | node-add | node-del | node-exec | ext | stop | start | pods | addresses | git-server | image | rootfs | load | _bring-up)
+  deps | bin | up | up-apiserver | down | node-add | node-del | node-exec | ext | stop | start | pods | addresses | git-server | image | rootfs | load | _bring-up | _bring-up-apiserver)
     "cmd_$1" "${@:2}" ;;
   help | --help | -h) usage ;;
   *)

@@ -96,6 +96,28 @@ cmd__bring-up() {
   say "cluster $NAME: up after $(seconds_since "$started") s"
 }
 
+# For what needs no node: no controller runs, and a Service Account does not come by itself.
+cmd_up-apiserver() {
+  need_root
+  claim_cluster "${1:-demo}"
+  cmd_deps
+  need_tools etcd nsenter ip openssl curl
+  with_lock "$0" _bring-up-apiserver "$NAME"
+  echo "export KUBECONFIG=$KUBECONFIG"
+}
+
+cmd__bring-up-apiserver() {
+  use_cluster "$1"
+  take_down
+  need_bridge_filter
+  mkdir -p "$STATE" "$LOG" "$RUN" "$NODES"
+  make_pki
+  make_fabric
+  start_etcd
+  start_apiserver
+  await_apiserver
+}
+
 # --- down ---------------------------------------------------------------------------------
 
 cmd_down() {

@@ -321,7 +321,7 @@ fn cpu(lab: &Lab) -> Result<[u64; 2]> {
 }
 
 /// User and system time in hundredths of a second, also that of children that are over (iptables and the like).
-fn ticks(stat: &str) -> u64 {
+pub(crate) fn ticks(stat: &str) -> u64 {
     // The name in parentheses may hold spaces; utime is the twelfth field after it.
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     rest.split_whitespace().skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum()

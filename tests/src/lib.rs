@@ -1,9 +1,11 @@
 //! Tests on real parts: a real Kubernetes cluster, real kernels' network namespaces, real connections, a real git
-//! server. Programs: `demo` (walks the story of the README) and `e2e` (the real-cluster tests).
+//! server. Programs: `demo` (walks the story of the README), `e2e` (the real-cluster tests), and the benchmarks `bench-e2e` and
+//! `bench-fan-out`.
 
 pub mod bench;
 pub mod demo;
 pub mod e2e;
+pub mod fan_out;
 pub mod kernel;
 pub mod lab;
 pub mod manifests;

@@ -78,12 +78,35 @@ impl Testbed {
     /// # Errors
     /// When it does not come up.
     pub fn up(&self) -> Result<PathBuf> {
-        let output = self.run(&["up", &self.name])?;
+        self.bring_up("up")
+    }
+
+    /// Brings up etcd and an apiserver alone, empty, and gives the path of the admin kubeconfig.
+    ///
+    /// # Errors
+    /// When they do not come up.
+    pub fn up_apiserver(&self) -> Result<PathBuf> {
+        self.bring_up("up-apiserver")
+    }
+
+    fn bring_up(&self, command: &str) -> Result<PathBuf> {
+        let output = self.run(&[command, &self.name])?;
         let last = output.lines().last().unwrap_or_default();
         let path = last
             .strip_prefix("export KUBECONFIG=")
-            .with_context(|| format!("cluster.sh up ended with '{last}' instead of export KUBECONFIG=…"))?;
+            .with_context(|| format!("cluster.sh {command} ended with '{last}' instead of export KUBECONFIG=…"))?;
         Ok(PathBuf::from(path))
+    }
+
+    /// The process of the apiserver of a cluster with this admin kubeconfig.
+    ///
+    /// # Errors
+    /// When none was started.
+    pub fn apiserver(kubeconfig: &Path) -> Result<i32> {
+        let text = std::fs::read_to_string(kubeconfig.with_file_name("run").join("apiserver.pid"));
+        let text = text.context("failed to find the apiserver")?;
+        let number = text.split_whitespace().next().unwrap_or_default();
+        number.parse().with_context(|| format!("'{number}' is no process"))
     }
 
     /// Begins to bring the cluster up, in a process group of its own.

@@ -172,8 +172,12 @@ impl World {
         macro_rules! computed {
             ($kind:literal, $index:ident, $change:ident) => {{
                 self.note($kind, &$change);
-                let judge = |same: bool| if same { Effect::Chores } else { Effect::Publish };
-                take_objects(&mut self.$index, $change, |old, new| judge(old.spec == new.spec)).min(Effect::Publish)
+                let effect = take_objects(&mut self.$index, $change, |old, new| {
+                    // Agents find groups by their labels.
+                    let same = old.spec == new.spec && old.metadata.labels == new.metadata.labels;
+                    if same { Effect::Chores } else { Effect::Publish }
+                });
+                effect.min(Effect::Publish)
             }};
         }
         match input {

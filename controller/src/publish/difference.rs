@@ -33,15 +33,16 @@ pub trait Published: ResourceExt {
         None
     }
 
-    /// Whether it says what is wanted, in this epoch.
-    fn same(&self, wanted: &Self::Spec, epoch: i64) -> bool {
+    /// Whether it says what is wanted, in this epoch, and agents that watch its bucket find it.
+    fn same(&self, name: &str, wanted: &Self::Spec, epoch: i64) -> bool {
+        let found = labels::<Self>(name, wanted).iter().all(|(key, value)| self.labels().get(*key) == Some(value));
         let mut known = self.spec().clone();
         let mut wanted = wanted.clone();
         let current = Self::revision(&mut known).epoch == epoch;
         *Self::revision(&mut wanted) = *Self::revision(&mut known);
         Self::ignore(&mut known);
         Self::ignore(&mut wanted);
-        current && known == wanted
+        found && current && known == wanted
     }
 }
 
@@ -99,7 +100,7 @@ pub fn difference<K: Published>(
     let mut upserts = Vec::new();
     for (name, spec) in look::wanted(wanted, names) {
         let live = known.get(&cluster_wide(name));
-        if live.is_none_or(|live| !live.same(spec, revision.epoch)) {
+        if live.is_none_or(|live| !live.same(name, spec, revision.epoch)) {
             upserts.push(upsert(live, name, spec.clone(), revision));
         }
     }
@@ -114,11 +115,15 @@ pub fn difference<K: Published>(
     Difference { upserts, deletions }
 }
 
+/// The labels of an object.
+fn labels<K: Published + ?Sized>(name: &str, spec: &K::Spec) -> BTreeMap<&'static str, String> {
+    K::bucket_of(name, spec).map(|id| (names::LABEL_BUCKET, names::bucket(id).to_string())).into_iter().collect()
+}
+
 /// Replaced whole, so that nothing that somebody added by hand is left.
 pub fn upsert<K: Published>(live: Option<&K>, name: &str, mut spec: K::Spec, revision: Revision) -> Write {
     *K::revision(&mut spec) = revision;
-    let labels: BTreeMap<&str, String> =
-        K::bucket_of(name, &spec).map(|id| (names::LABEL_BUCKET, names::bucket(id))).into_iter().collect();
+    let labels = labels::<K>(name, &spec);
     let operation = match live {
         None => Operation::Create(names::MANAGER_CONTROLLER, json!({ "metadata": { "labels": labels }, "spec": spec })),
         Some(live) => {

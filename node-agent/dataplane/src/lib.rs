@@ -7,6 +7,7 @@
 //! ```
 //!
 //! * [`input`]: what the agent has read and knows about a Pod.
+//! * [`interest`]: which groups the agent has to read for that.
 //! * [`resolve`](mod@resolve): which rules apply to the Pod, and who their peers are, as a typed [`NetnsPolicy`].
 //! * [`judge`]: what that policy does with a packet, written from the policy model and not from the rules.
 //! * [`render`](mod@render): the policy as text for iptables-restore and ipset.
@@ -18,6 +19,7 @@
 //! `render`, since nothing before it knows iptables.
 
 pub mod input;
+pub mod interest;
 pub mod judge;
 pub mod policy;
 pub mod readback;
@@ -28,9 +30,10 @@ pub mod sets;
 pub mod trace;
 
 pub use input::{ContainerPort, LocalPod, ObjectStore, Profile};
+pub use interest::{Buckets, Interest};
 pub use judge::{Judgement, Packet};
 pub use policy::{End, Enforcement, Entry, HostSet, Match, NetnsPolicy, Peers, Side};
 pub use readback::{Installed, Readback, removal};
 pub use render::{Family, Rendered, render};
-pub use resolve::{Missing, Resolution, resolve};
+pub use resolve::{Missing, Resolution, Resolver, resolve};
 pub use sets::{SetChange, SetDef, SetKind};

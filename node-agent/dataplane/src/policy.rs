@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use ringfence_model::{Action, Direction, EndState, Protocol, Services};
@@ -124,8 +125,8 @@ pub enum Peers {
 pub struct HostSet {
     /// What the members come from.
     pub origins: BTreeSet<Origin>,
-    /// The members; never `0.0.0.0/0`, which is [`Peers::Anyone`].
-    pub nets: BTreeSet<Ipv4Net>,
+    /// The members; never `0.0.0.0/0`, which is [`Peers::Anyone`]. Policies share those of the same groups.
+    pub nets: Arc<BTreeSet<Ipv4Net>>,
 }
 
 impl HostSet {

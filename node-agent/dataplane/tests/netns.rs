@@ -6,6 +6,7 @@ mod rejection;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use lab::{At, Flow, Lab, Reach};
 use ringfence_dataplane::policy::Origin;
@@ -17,7 +18,7 @@ use ringfence_model::{Action, Direction, PortMatch, Protocol, Services};
 fn hosts(addresses: &[&str]) -> Peers {
     Peers::Listed(HostSet {
         origins: BTreeSet::from([Origin::PeerGroup(format!("p-{}", addresses.first().unwrap_or(&"none")))]),
-        nets: addresses.iter().map(|text| text.parse::<Ipv4Addr>().expect("an address of the test").into()).collect(),
+        nets: Arc::new(addresses.iter().map(|text| text.parse::<Ipv4Addr>().expect("an address").into()).collect()),
     })
 }
 

@@ -24,7 +24,7 @@ fn services(protocol: Protocol, first: u16, last: u16) -> Services {
 /// A policy that resolves names and may send to [`ALLOWED`].
 fn policy(state: Enforcement) -> NetnsPolicy {
     let mut policy = NetnsPolicy::new(state);
-    let nets = ["10.9.9.53/32".parse().expect("a prefix")].into();
+    let nets = Arc::new(["10.9.9.53/32".parse().expect("a prefix")].into());
     let resolvers = HostSet { origins: [Origin::Resolvers].into(), nets };
     let entry = |peers, port| {
         let matching = Match::Hosts { peers, services: services(Protocol::UDP, port, port) };

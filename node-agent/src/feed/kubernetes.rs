@@ -1,5 +1,8 @@
 //! The Kubernetes feed: one watch per kind, each with its own index of what it is about to hand over. A watch is
 //! resumed where it ended; only when the apiserver has forgotten that place is the kind listed again.
+//!
+//! Of groups, only the buckets of interest are watched. When others are needed the watch ends and one of those begins:
+//! what was read counts until the list of the new one is whole.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -11,11 +14,12 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, ExponentialBackoff};
 use kube::{Api, Client, Resource, ResourceExt};
 use ringfence_crds::{AddressGroup, ContainerCluster, ContainerWorkloadProfile, NodePolicy, PeerGroup, WorkloadPolicy};
-use ringfence_dataplane::Profile;
+use ringfence_dataplane::{Buckets, Profile};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 
-use super::{Change, ClusterEntry, Kind, NodeEntry, Object, pods};
+use super::{Change, ClusterEntry, Kind, NodeEntry, Object, Wanted, pods};
 
 /// An object of the apiserver that the agent reads.
 trait Watched: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
@@ -68,8 +72,9 @@ impl Watched for Pod {
     }
 }
 
-/// Watches everything that the agent of `node` reads and hands it to `changes`; returns at once.
-pub fn start(client: &Client, node: &str, changes: &UnboundedSender<Change>) {
+/// Watches everything that the agent of `node` reads, of groups what is `wanted`, and hands it to `changes`; returns at
+/// once.
+pub fn start(client: &Client, node: &str, wanted: &watch::Receiver<Wanted>, changes: &UnboundedSender<Change>) {
     // A connection that died without a word is noticed within a minute: a watch that ends is resumed, not listed again.
     let all = watcher::Config::default().timeout(55);
     let named = all.clone().fields(&format!("metadata.name={node}"));
@@ -78,32 +83,94 @@ pub fn start(client: &Client, node: &str, changes: &UnboundedSender<Change>) {
     follow::<ContainerCluster>(Api::all(client.clone()), all.clone(), changes);
     follow::<ContainerWorkloadProfile>(Api::all(client.clone()), all.clone(), changes);
     follow::<WorkloadPolicy>(Api::all(client.clone()), all.clone(), changes);
-    follow::<PeerGroup>(Api::all(client.clone()), all.clone(), changes);
-    follow::<AddressGroup>(Api::all(client.clone()), all, changes);
     follow::<Pod>(Api::all(client.clone()), local, changes);
+    let follow =
+        |kind: fn(&Wanted) -> Option<&Buckets>| Following { kind, wanted: wanted.clone(), changes: changes.clone() };
+    tokio::spawn(follow(|wanted| wanted.peer_groups.as_ref()).run::<PeerGroup>(Api::all(client.clone()), all.clone()));
+    tokio::spawn(follow(|wanted| wanted.address_groups.as_ref()).run::<AddressGroup>(Api::all(client.clone()), all));
 }
 
 fn follow<K: Watched>(api: Api<K>, config: watcher::Config, changes: &UnboundedSender<Change>) {
     let changes = changes.clone();
-    tokio::spawn(async move {
-        let mut stream = watcher::watcher(api, config).backoff(patience()).boxed();
-        let mut listing = BTreeMap::new();
+    tokio::spawn(async move { relay(api, config, &changes).await });
+}
+
+/// Hands over what a watch tells, until nobody listens.
+async fn relay<K: Watched>(api: Api<K>, config: watcher::Config, changes: &UnboundedSender<Change>) {
+    let mut stream = watcher::watcher(api, config).backoff(patience()).boxed();
+    let mut listing = BTreeMap::new();
+    loop {
+        let change = match stream.try_next().await {
+            Ok(Some(event)) => translate(event, &mut listing),
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(kind = ?K::KIND, %error, "the watch was interrupted and is tried again");
+                Some(Change::Interrupted { kind: K::KIND, error: error.to_string() })
+            }
+        };
+        if let Some(change) = change
+            && changes.send(change).is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// A kind of which the buckets that are wanted are watched.
+struct Following {
+    kind: fn(&Wanted) -> Option<&Buckets>,
+    wanted: watch::Receiver<Wanted>,
+    changes: UnboundedSender<Change>,
+}
+
+impl Following {
+    async fn run<K: Watched>(mut self, api: Api<K>, config: watcher::Config) {
+        let Some(mut watched) = self.first().await else { return };
         loop {
-            let change = match stream.try_next().await {
-                Ok(Some(event)) => translate(event, &mut listing),
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::warn!(kind = ?K::KIND, %error, "the watch was interrupted and is tried again");
-                    Some(Change::Interrupted { kind: K::KIND, error: error.to_string() })
+            let changes = self.changes.clone();
+            tokio::select! {
+                () = watch_buckets(api.clone(), &config, &watched, &changes) => return,
+                next = self.next(&watched) => {
+                    let Some(next) = next else { return };
+                    tracing::debug!(kind = ?K::KIND, buckets = next.len(), "other groups are of interest");
+                    watched = next;
                 }
-            };
-            if let Some(change) = change
-                && changes.send(change).is_err()
-            {
+            }
+            // Said before the watch ends that knows.
+            if changes.send(Change::Reading { kind: K::KIND }).is_err() {
                 return;
             }
         }
-    });
+    }
+
+    /// What is wanted, once that is known; `None` when nobody will ever say.
+    async fn first(&mut self) -> Option<Buckets> {
+        let wanted = self.wanted.wait_for(|wanted| (self.kind)(wanted).is_some()).await.ok()?;
+        (self.kind)(&wanted).cloned()
+    }
+
+    /// What to watch in place of what is `watched`, as soon as that is something else.
+    async fn next(&mut self, watched: &Buckets) -> Option<Buckets> {
+        let next = |wanted: &Wanted| watched.next((self.kind)(wanted)?);
+        let wanted = self.wanted.wait_for(|wanted| next(wanted).is_some()).await.ok()?;
+        next(&wanted)
+    }
+}
+
+/// Hands over what lies in some buckets, until nobody listens.
+async fn watch_buckets<K: Watched>(
+    api: Api<K>,
+    config: &watcher::Config,
+    buckets: &Buckets,
+    changes: &UnboundedSender<Change>,
+) {
+    match buckets.selector() {
+        Some(selector) => relay(api, config.clone().labels(&selector), changes).await,
+        None if changes.send(Change::All { kind: K::KIND, objects: BTreeMap::new() }).is_ok() => {
+            std::future::pending().await
+        }
+        None => {}
+    }
 }
 
 /// What an event means; a list is gathered in `listing` until it is whole.

@@ -9,7 +9,7 @@ pub mod pods;
 use std::collections::BTreeMap;
 
 use ringfence_crds::{AddressGroupSpec, ContainerClusterSpec, NodePolicySpec, PeerGroupSpec, WorkloadPolicySpec};
-use ringfence_dataplane::{LocalPod, Profile};
+use ringfence_dataplane::{Buckets, LocalPod, Profile};
 
 /// The kinds of objects that an agent reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +41,15 @@ impl Kind {
         Self::AddressGroup,
         Self::Pod,
     ];
+}
+
+/// What a feed that can tell groups apart is to read of them; `None` as long as that is not known.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Wanted {
+    /// PeerGroups. They follow from the rules of local Pods.
+    pub peer_groups: Option<Buckets>,
+    /// AddressGroups. They follow from the PeerGroups.
+    pub address_groups: Option<Buckets>,
 }
 
 /// One object, trimmed to what is used.
@@ -112,6 +121,12 @@ pub enum Change {
         name: String,
         /// The object.
         object: Object,
+    },
+    /// Another part of this kind is to be read than before: [`Change::All`] follows, and until then it is not known
+    /// whether anything has changed.
+    Reading {
+        /// The kind.
+        kind: Kind,
     },
     /// Nobody knows what has changed in this kind: its watch was interrupted and is tried again.
     Interrupted {

@@ -60,9 +60,10 @@ mod tests {
     use super::*;
     use ringfence_dataplane::HostSet;
     use ringfence_model::PortMatch;
+    use std::sync::Arc;
 
     fn entry(peers: &[&str], port: i32) -> Entry {
-        let nets = peers.iter().map(|net| net.parse().expect("a prefix")).collect();
+        let nets = Arc::new(peers.iter().map(|net| net.parse().expect("a prefix")).collect());
         let port = PortMatch::parse("TCP", Some(port), None, None, None).expect("a port");
         Entry {
             matching: Match::Hosts {

@@ -211,8 +211,8 @@ pub fn cluster_scoped(namespaces: usize, pods_each: usize, policies: usize) -> S
 }
 
 /// Felix's isolated customers: Pods with fifteen labels each, and policies that let a customer's Pods reach each other.
-pub fn isolated_customers(customers: usize, pods_each: usize) -> Shape {
-    let mut shape = Shape::new(1000);
+pub fn isolated_customers(nodes: usize, customers: usize, pods_each: usize) -> Shape {
+    let mut shape = Shape::new(nodes);
     let dimensions: [&'static str; 13] = ["d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "d8", "d9", "da", "db", "dc"];
     for number in 0..customers {
         let name = format!("customer-{number}");
@@ -227,6 +227,49 @@ pub fn isolated_customers(customers: usize, pods_each: usize) -> Shape {
         }
         let own = || vec![term(&[("customer", &name)])];
         shape.policy.rule_sets.insert(name.clone(), rule_set(&[("customer", &name)], own(), own(), 443));
+    }
+    shape
+}
+
+/// Felix's `benchInitialSnap` with tag policies: Pods of a hundred namespaces with five labels that nobody asks for and one
+/// of 29 marks (two of them twice as often), and policies of five rules, each of which lets the Pods of one mark reach
+/// those of another. In effect every Pod is the peer of some Pod of every node.
+pub fn marked(nodes: usize, pods: usize, policies: usize) -> Shape {
+    const SPREADS: [(&str, usize); 5] =
+        [("one-in-10", 10), ("one-in-11", 11), ("one-in-20", 20), ("one-in-30", 30), ("one-in-40", 40)];
+    let mark = |number: usize| match number % 31 {
+        1 => "mark-0".to_owned(),
+        30 => "mark-20".to_owned(),
+        other => format!("mark-{other}"),
+    };
+    let mut shape = Shape::new(nodes);
+    let mut chosen: Vec<(&str, Vec<String>)> =
+        SPREADS.iter().map(|(dimension, count)| (*dimension, values("value-", *count))).collect();
+    chosen.push(("mark", values("mark-", 31)));
+    for number in 0..100 {
+        shape.namespace(&format!("ns-{number}"), &[], &chosen);
+    }
+    for number in 0..pods {
+        let mut labels: Pairs =
+            SPREADS.iter().map(|(dimension, count)| (*dimension, format!("value-{}", number % count))).collect();
+        labels.push(("mark", mark(number)));
+        shape.pod(&format!("ns-{}", number % 100), number, &labels);
+    }
+    for number in 0..policies {
+        let marked = |number: usize| vec![term(&[("mark", &mark(number))])];
+        let mut spec = rule_set(&[], Vec::new(), marked(number), 80);
+        let mut rules = Vec::new();
+        for step in 0..5 {
+            rules.extend(spec.rules.iter().map(|rule| PolicyRule {
+                name: format!("from-{step}"),
+                consumers: marked(number + step),
+                services: Vec::new(),
+                all_services: true,
+                ..rule.clone()
+            }));
+        }
+        spec.rules = rules;
+        shape.policy.rule_sets.insert(format!("policy-{number}"), spec);
     }
     shape
 }

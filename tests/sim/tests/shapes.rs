@@ -111,7 +111,7 @@ fn cluster_scoped() {
 
 #[test]
 fn isolated_customers() {
-    let shape = shapes::isolated_customers(2, 3);
+    let shape = shapes::isolated_customers(1000, 2, 3);
     let computed = compiled(&shape);
     assert_eq!(members(&computed).len(), 6, "three tiers of two customers");
     assert_eq!(computed.workload_policies.len(), 2);

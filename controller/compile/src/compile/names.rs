@@ -1,15 +1,7 @@
 //! Names of computed objects: short, and a function of what the object is about.
 
 use ringfence_crds::common::NamespacedName;
-use sha2::{Digest, Sha256};
-
-/// The first `digits` hexadecimal digits of the hash of a text.
-fn hash(text: &str, digits: usize) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digest = Sha256::digest(text.as_bytes());
-    let nibbles = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    nibbles.take(digits).map(|nibble| char::from(DIGITS[usize::from(nibble)])).collect()
-}
+use ringfence_crds::names::{service_class, short_hash as hash};
 
 /// Id of a label class, from its text (`app=shop,role=web|pods`).
 pub fn class_id(text: &str) -> String {
@@ -18,7 +10,7 @@ pub fn class_id(text: &str) -> String {
 
 /// Class id of a Service's ends.
 pub fn service_id(service: &NamespacedName) -> String {
-    format!("s-{}", hash(&service.to_string(), 12))
+    service_class(&service.to_string())
 }
 
 /// Name of one slice of a class.

@@ -54,6 +54,9 @@ fn a_computed_object_that_somebody_touches_is_published_again() {
     assert_eq!(take(&mut world, applied("shop-1", policy("1", "everything"))), Effect::Publish);
     assert_eq!(take(&mut world, applied("shop-1", policy("2", "everything"))), Effect::Chores);
     assert_eq!(take(&mut world, applied("shop-1", policy("3", "edited"))), Effect::Publish);
+    let mut labelled = policy("4", "edited");
+    labelled.metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
+    assert_eq!(take(&mut world, applied("shop-1", labelled)), Effect::Publish);
     assert_eq!(take(&mut world, Change::Deleted(cluster_wide("shop-1"))), Effect::Publish);
 }
 

@@ -66,7 +66,10 @@ impl Fake {
                 match &write.operation {
                     Operation::Create(_, content) | Operation::Replace(_, content) => {
                         let spec = serde_json::from_value(content["spec"].clone()).expect("what was planned");
-                        self.world.$index.insert(write.key.clone(), $kind::new(&write.key.name, spec));
+                        let mut object = $kind::new(&write.key.name, spec);
+                        let labels = content["metadata"]["labels"].clone();
+                        object.metadata.labels = serde_json::from_value(labels).expect("what was planned");
+                        self.world.$index.insert(write.key.clone(), object);
                     }
                     Operation::Delete(_) => {
                         self.world.$index.remove(&write.key);
@@ -177,6 +180,31 @@ fn what_somebody_deleted_or_edited_comes_back() {
     assert_eq!(fake.publish(), "+shop-1 > marker 0.3");
     fake.world.workload_policies.remove(&cluster_wide(names::MARKER));
     assert_eq!(fake.publish(), "marker 0.4");
+}
+
+#[test]
+fn a_group_that_agents_would_not_find_is_published_again() {
+    let mut fake = Fake::default();
+    fake.computed.address_groups.insert("c-1-0".to_owned(), members("c-1", &["10.0.0.1"]));
+    fake.computed.peer_groups.insert("p-1".to_owned(), PeerGroupSpec::default());
+    fake.publish();
+    let bucket = |labels: &Option<std::collections::BTreeMap<String, String>>| {
+        labels.as_ref().and_then(|labels| labels.get(names::LABEL_BUCKET)).cloned()
+    };
+    let of = |fake: &Fake| {
+        let group = &fake.world.address_groups[&cluster_wide("c-1-0")].metadata.labels;
+        (bucket(group), bucket(&fake.world.peer_groups[&cluster_wide("p-1")].metadata.labels))
+    };
+    let both = (Some(names::bucket("c-1").to_string()), Some(names::bucket("p-1").to_string()));
+    assert_eq!(of(&fake), both);
+    // An older controller wrote no labels or others, or somebody took them away.
+    let group = fake.world.address_groups.get_mut(&cluster_wide("c-1-0")).expect("it is there");
+    group.metadata.labels = None;
+    let other = [(names::LABEL_BUCKET.to_owned(), "no bucket".to_owned())].into();
+    fake.world.peer_groups.get_mut(&cluster_wide("p-1")).expect("it is there").metadata.labels = Some(other);
+    assert_eq!(fake.publish(), "~c-1-0 > ~p-1 > marker 0.2");
+    assert_eq!(of(&fake), both);
+    assert_eq!(fake.publish(), "");
 }
 
 #[test]

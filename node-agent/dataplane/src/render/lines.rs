@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use ringfence_model::{Direction, PortMatch, Ports, Protocol, Services};
 
-use crate::policy::{End, Entry, HostSet, Match, NetnsPolicy, Peers, Side};
+use crate::policy::{End, Entry, HostSet, Match, NetnsPolicy, Origin, Peers, Side};
 use crate::sets::{self, SetDef, SetKind};
 
 /// Longest comment: rules are looked at by people, and a kernel rule holds at most 255 characters.
@@ -126,7 +127,7 @@ struct Slots {
     generation: u32,
     /// Sets of equal origin are one. (Equal origins have equal members; the members are part of the key all the same,
     /// so that a policy made by hand cannot lend one entry the peers of another.)
-    shared: BTreeMap<(BTreeSet<crate::policy::Origin>, BTreeSet<Ipv4Net>), String>,
+    shared: BTreeMap<(BTreeSet<Origin>, Arc<BTreeSet<Ipv4Net>>), String>,
     sets: Vec<SetDef>,
 }
 

@@ -20,7 +20,7 @@ const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 fn listed(addresses: &[Ipv4Addr]) -> Peers {
     Peers::Listed(HostSet {
         origins: BTreeSet::from([Origin::PeerGroup("p-1".to_owned())]),
-        nets: addresses.iter().map(|address| (*address).into()).collect(),
+        nets: addresses.iter().map(|address| (*address).into()).collect::<BTreeSet<_>>().into(),
     })
 }
 
@@ -262,7 +262,7 @@ fn peers() -> impl Strategy<Value = Peers> {
     let nets = prop::collection::btree_set((0u8..8, 29u8..=32), 0..4).prop_map(|list| {
         let net = |(last, length)| ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, last), length).trunc();
         let nets: BTreeSet<_> = list.into_iter().map(net).collect();
-        Peers::Listed(HostSet { origins: BTreeSet::from([Origin::Prefixes(nets.clone())]), nets })
+        Peers::Listed(HostSet { origins: BTreeSet::from([Origin::Prefixes(nets.clone())]), nets: nets.into() })
     });
     prop_oneof![1 => Just(Peers::Anyone), 6 => nets]
 }

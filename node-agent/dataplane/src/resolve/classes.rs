@@ -1,51 +1,115 @@
-//! Reading groups of addresses out of the store: whole or not at all.
+//! Reading groups of addresses out of the store: whole or not at all. What is read for one Pod is read for all, and noted
+//! as being of interest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use ringfence_crds::PeerGroupSpec;
 use ringfence_crds::address_group::ServiceEnds;
+use ringfence_crds::names::service_class;
 use ringfence_model::Protocol;
+use rustc_hash::FxHashMap;
 
 use super::Missing;
 use crate::input::ObjectStore;
-use crate::policy::End;
+use crate::interest::Interest;
+use crate::policy::{End, HostSet, Origin};
+
+/// How many classes of a group are named when they are missing: an agent that has just begun misses all of them.
+const NAMED: usize = 10;
 
 /// The store, seen from one Pod network.
-#[derive(Clone, Copy)]
+#[derive(Debug)]
 pub struct Classes<'a> {
     store: &'a ObjectStore,
     /// Id of the Pod network of this node; without its NodePolicy nobody knows which addresses are whose.
     network: Option<&'a str>,
+    /// PeerGroups that were asked for.
+    groups: FxHashMap<String, Known<'a>>,
+    /// Members that come from several origins.
+    unions: BTreeMap<BTreeSet<Origin>, Arc<BTreeSet<Ipv4Net>>>,
+    /// The ends of Services, by namespace and name.
+    services: FxHashMap<(&'a str, &'a str), &'a ServiceEnds>,
+    /// Everything that was asked for.
+    interest: Interest,
+}
+
+/// What is known of a PeerGroup.
+#[derive(Debug, Clone, Default)]
+struct Known<'a> {
+    spec: Option<&'a PeerGroupSpec>,
+    /// The addresses of the classes that are there.
+    nets: Arc<BTreeSet<Ipv4Net>>,
+    missing: Vec<Missing>,
 }
 
 impl<'a> Classes<'a> {
     pub fn new(store: &'a ObjectStore) -> Self {
-        Self { store, network: store.node_policy.as_ref().map(|node| node.pod_network.as_str()) }
+        let network = store.node_policy.as_ref().map(|node| node.pod_network.as_str());
+        let ends = store.address_groups.values().filter_map(|group| group.service.as_ref());
+        let services = ends.map(|ends| ((ends.namespace.as_str(), ends.name.as_str()), ends)).collect();
+        let (groups, unions) = (FxHashMap::default(), BTreeMap::new());
+        Self { store, network, groups, unions, services, interest: Interest::default() }
+    }
+
+    /// What has been asked for so far, whether it was there or not.
+    pub fn interest(&self) -> &Interest {
+        &self.interest
     }
 
     /// A PeerGroup and the addresses of all its classes.
     pub fn peer_group(
-        &self,
+        &mut self,
         name: &str,
         missing: &mut BTreeSet<Missing>,
-    ) -> Option<(&'a PeerGroupSpec, BTreeSet<Ipv4Net>)> {
+    ) -> Option<(&'a PeerGroupSpec, Arc<BTreeSet<Ipv4Net>>)> {
         self.expect_network(missing);
-        let Some(group) = self.store.peer_groups.get(name) else {
-            missing.insert(Missing::PeerGroup(name.to_owned()));
-            return None;
+        if !self.groups.contains_key(name) {
+            let known = self.read(name);
+            self.groups.insert(name.to_owned(), known);
+        }
+        let known = self.groups.get(name)?;
+        missing.extend(known.missing.iter().cloned());
+        Some((known.spec?, known.nets.clone()))
+    }
+
+    fn read(&mut self, name: &str) -> Known<'a> {
+        self.interest.peer_groups.insert(name);
+        let Some(spec) = self.store.peer_groups.get(name) else {
+            return Known { missing: vec![Missing::PeerGroup(name.to_owned())], ..Known::default() };
         };
-        let mut nets = BTreeSet::new();
-        for class in &group.classes {
+        let (mut nets, mut missing) = (Vec::new(), Vec::new());
+        for class in &spec.classes {
+            self.interest.address_groups.insert(class);
             match self.members(class) {
                 Some(members) => nets.extend(members),
-                None => {
-                    missing.insert(Missing::Class(class.clone()));
-                }
+                None if missing.len() < NAMED => missing.push(Missing::Class(class.clone())),
+                None => {}
             }
         }
-        Some((group, nets))
+        Known { spec: Some(spec), nets: Arc::new(nets.into_iter().collect()), missing }
+    }
+
+    /// The members of several origins together: made once, however many Pods have these. Equal origins have equal members.
+    pub fn union(&mut self, parts: BTreeMap<Origin, Arc<BTreeSet<Ipv4Net>>>) -> HostSet {
+        let origins: BTreeSet<Origin> = parts.keys().cloned().collect();
+        if let Some(nets) = self.unions.get(&origins) {
+            return HostSet { origins, nets: nets.clone() };
+        }
+        let mut parts = parts.into_values();
+        let nets = match (parts.next(), parts.len()) {
+            (None, _) => Arc::default(),
+            (Some(only), 0) => only,
+            (Some(first), _) => {
+                let mut nets: Vec<Ipv4Net> = first.iter().copied().collect();
+                parts.for_each(|part| nets.extend(part.iter()));
+                Arc::new(nets.into_iter().collect())
+            }
+        };
+        self.unions.insert(origins.clone(), nets.clone());
+        HostSet { origins, nets }
     }
 
     /// The addresses of a class, if all its slices are there.
@@ -61,12 +125,23 @@ impl<'a> Classes<'a> {
     }
 
     /// The ends of a Service, by its class.
-    pub fn service(&self, class: &str, missing: &mut BTreeSet<Missing>) -> Option<&'a ServiceEnds> {
+    pub fn service(&mut self, class: &str, missing: &mut BTreeSet<Missing>) -> Option<&'a ServiceEnds> {
         self.expect_network(missing);
+        self.interest.address_groups.insert(class);
         let group = self.store.address_groups.get(&format!("{class}-0"));
         let ends = group.and_then(|group| group.service.as_ref());
         if ends.is_none() {
             missing.insert(Missing::Service(class.to_owned()));
+        }
+        ends
+    }
+
+    /// The ends of a Service, by `namespace/name`.
+    pub fn service_named(&mut self, service: &str, missing: &mut BTreeSet<Missing>) -> Option<&'a ServiceEnds> {
+        self.interest.address_groups.insert(&service_class(service));
+        let ends = service.split_once('/').and_then(|key| self.services.get(&key).copied());
+        if ends.is_none() {
+            missing.insert(Missing::Service(service.to_owned()));
         }
         ends
     }

@@ -68,7 +68,7 @@ fn listed(reason: &str, origin: Origin, nets: BTreeSet<Ipv4Net>, ports: BTreeSet
     if nets.is_empty() {
         return None;
     }
-    entry(reason, Peers::Listed(HostSet { origins: BTreeSet::from([origin]), nets }), ports)
+    entry(reason, Peers::Listed(HostSet { origins: BTreeSet::from([origin]), nets: nets.into() }), ports)
 }
 
 fn entry(reason: &str, peers: Peers, ports: BTreeSet<PortMatch>) -> Option<Entry> {

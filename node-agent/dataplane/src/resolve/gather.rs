@@ -3,7 +3,7 @@
 //! on how many peers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use ringfence_crds::address_group::{FrontEnd, ServiceEnds};
@@ -13,7 +13,7 @@ use ringfence_model::{Action, Direction, PortMatch, Protocol, Services};
 use super::Missing;
 use super::classes::{self, Classes};
 use super::subject::{contains, covers_target, widest_services, written_services};
-use crate::policy::{End, Enforcement, Entry, HostSet, Match, NetnsPolicy, Origin, Peers};
+use crate::policy::{End, Enforcement, Entry, Match, NetnsPolicy, Origin, Peers};
 
 /// Where rules of one kind meet. The order of the fields is the order of entries in a step; `drops` comes before
 /// services so that a rule that asks to reject is met before one that drops.
@@ -27,25 +27,27 @@ struct Key {
 /// A service: one port entry, or all of them.
 type Service = Option<PortMatch>;
 
-/// Who is hit on a service, and by which rules.
-#[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// Who is hit on a service, and by which rule.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Hosts {
-    rules: BTreeSet<String>,
-    origins: BTreeSet<Rc<Origin>>,
+    /// The first rule by name.
+    rule: String,
+    origins: BTreeSet<Arc<Origin>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Ends {
-    rules: BTreeSet<String>,
+    /// The first rule by name.
+    rule: String,
     ends: BTreeSet<End>,
 }
 
 /// Collects rules that apply to one Pod.
-pub struct Gatherer<'a> {
-    classes: Classes<'a>,
+pub struct Gatherer<'c, 'a> {
+    classes: &'c mut Classes<'a>,
     hosts: BTreeMap<(Key, Service), Hosts>,
     /// The members that come from each origin.
-    members: BTreeMap<Rc<Origin>, BTreeSet<Ipv4Net>>,
+    members: BTreeMap<Arc<Origin>, Arc<BTreeSet<Ipv4Net>>>,
     ends: BTreeMap<Key, Ends>,
 }
 
@@ -64,9 +66,14 @@ impl<'r> Placed<'r> {
     }
 }
 
-impl<'a> Gatherer<'a> {
-    pub fn new(classes: Classes<'a>) -> Self {
+impl<'c, 'a> Gatherer<'c, 'a> {
+    pub fn new(classes: &'c mut Classes<'a>) -> Self {
         Self { classes, hosts: BTreeMap::new(), members: BTreeMap::new(), ends: BTreeMap::new() }
+    }
+
+    /// What it reads groups from.
+    pub fn classes(&mut self) -> &mut Classes<'a> {
+        self.classes
     }
 
     /// A rule at a provider: peers are sources, so that front ends do not matter, and a virtual service, which does not
@@ -111,7 +118,7 @@ impl<'a> Gatherer<'a> {
         };
         let key = Key { direction: rule.direction, action: rule.action, drops: true };
         let everywhere = BTreeSet::from([Ipv4Net::default()]);
-        self.add_hosts(&Placed { rule, name, key }, &services, Origin::Prefixes(everywhere.clone()), everywhere);
+        self.add_hosts(&Placed { rule, name, key }, &services, Origin::Prefixes(everywhere.clone()), everywhere.into());
     }
 
     /// Providers by label: their addresses, and the front ends of the Services before them.
@@ -154,27 +161,30 @@ impl<'a> Gatherer<'a> {
         let nets = classes::prefixes(texts);
         // What does not change with membership needs no entry while it is empty.
         if !nets.is_empty() {
-            self.add_hosts(placed, services, Origin::Prefixes(nets.clone()), nets);
+            self.add_hosts(placed, services, Origin::Prefixes(nets.clone()), nets.into());
         }
     }
 
-    fn add_hosts(&mut self, placed: &Placed<'_>, services: &Services, origin: Origin, nets: BTreeSet<Ipv4Net>) {
-        let origin = Rc::new(origin);
+    fn add_hosts(&mut self, placed: &Placed<'_>, services: &Services, origin: Origin, nets: Arc<BTreeSet<Ipv4Net>>) {
+        let origin = Arc::new(origin);
         let each: Vec<Service> = match services {
             Services::All => vec![None],
             Services::Only(list) => list.iter().cloned().map(Some).collect(),
         };
         for service in each {
-            let hosts = self.hosts.entry((placed.key.clone(), service)).or_default();
-            hosts.rules.insert(placed.name.to_owned());
-            hosts.origins.insert(Rc::clone(&origin));
+            let new = || Hosts { rule: placed.name.to_owned(), origins: BTreeSet::new() };
+            let hosts = self.hosts.entry((placed.key.clone(), service)).or_insert_with(new);
+            first_of(&mut hosts.rule, placed.name);
+            hosts.origins.insert(Arc::clone(&origin));
         }
-        self.members.insert(origin, nets);
+        // What has the same origin is the same.
+        self.members.entry(origin).or_insert(nets);
     }
 
     fn add_ends(&mut self, placed: &Placed<'_>, ends: impl IntoIterator<Item = End>) {
-        let group = self.ends.entry(placed.key.clone()).or_default();
-        group.rules.insert(placed.name.to_owned());
+        let new = || Ends { rule: placed.name.to_owned(), ends: BTreeSet::new() };
+        let group = self.ends.entry(placed.key.clone()).or_insert_with(new);
+        first_of(&mut group.rule, placed.name);
         group.ends.extend(ends);
     }
 
@@ -183,12 +193,12 @@ impl<'a> Gatherer<'a> {
         let mut policy = NetnsPolicy::new(Enforcement::Full);
         let mut entries: BTreeMap<(Key, Option<Services>), Entry> = BTreeMap::new();
         for (key, group) in self.ends {
-            let entry = entry(&key, Match::Ends(group.ends), group.rules);
+            let entry = entry(&key, Match::Ends(group.ends), group.rule);
             entries.insert((key, None), entry);
         }
         for (key, services, hosts) in together(self.hosts) {
-            let peers = union(&hosts.origins, &self.members);
-            let entry = entry(&key, Match::Hosts { peers, services: services.clone() }, hosts.rules);
+            let peers = peers(&hosts.origins, &self.members, self.classes);
+            let entry = entry(&key, Match::Hosts { peers, services: services.clone() }, hosts.rule);
             entries.insert((key, Some(services)), entry);
         }
         for ((key, _), entry) in entries {
@@ -202,7 +212,7 @@ impl<'a> Gatherer<'a> {
     }
 }
 
-/// Services on which the same rules hit the same peers are written as one entry, so that their peers are held once.
+/// Services on which the same rule hits the same peers are written as one entry, so that their peers are held once.
 fn together(hosts: BTreeMap<(Key, Service), Hosts>) -> impl Iterator<Item = (Key, Services, Hosts)> {
     let mut groups: BTreeMap<(Key, bool, Hosts), BTreeSet<PortMatch>> = BTreeMap::new();
     for ((key, service), hosts) in hosts {
@@ -215,17 +225,27 @@ fn together(hosts: BTreeMap<(Key, Service), Hosts>) -> impl Iterator<Item = (Key
 }
 
 /// All members of these origins.
-fn union(origins: &BTreeSet<Rc<Origin>>, members: &BTreeMap<Rc<Origin>, BTreeSet<Ipv4Net>>) -> Peers {
-    let nets: BTreeSet<Ipv4Net> = origins.iter().filter_map(|origin| members.get(origin)).flatten().copied().collect();
-    if nets.iter().any(|net| net.prefix_len() == 0) {
+fn peers(
+    origins: &BTreeSet<Arc<Origin>>,
+    members: &BTreeMap<Arc<Origin>, Arc<BTreeSet<Ipv4Net>>>,
+    classes: &mut Classes<'_>,
+) -> Peers {
+    let found = origins.iter().filter_map(|origin| Some((origin, members.get(origin)?)));
+    // Prefixes are sorted: the one that is everyone comes first.
+    if found.clone().any(|(_, nets)| nets.first().is_some_and(|net| net.prefix_len() == 0)) {
         return Peers::Anyone;
     }
-    let origins = origins.iter().map(|origin| Origin::clone(origin)).collect();
-    Peers::Listed(HostSet { origins, nets })
+    Peers::Listed(classes.union(found.map(|(origin, nets)| (Origin::clone(origin), Arc::clone(nets))).collect()))
 }
 
-fn entry(key: &Key, matching: Match, rules: BTreeSet<String>) -> Entry {
-    Entry { matching, reject: !key.drops, rule: rules.into_iter().next().unwrap_or_default() }
+fn entry(key: &Key, matching: Match, rule: String) -> Entry {
+    Entry { matching, reject: !key.drops, rule }
+}
+
+fn first_of(first: &mut String, other: &str) {
+    if other < first.as_str() {
+        other.clone_into(first);
+    }
 }
 
 /// The front ends of a Service that a rule hits. An Allow opens one that leads to any port it covers; a Deny closes

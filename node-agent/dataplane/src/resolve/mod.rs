@@ -12,6 +12,7 @@
 mod classes;
 mod essentials;
 mod gather;
+mod rules;
 mod subject;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,11 +23,17 @@ use ringfence_crds::container_cluster::{LabelMapEntry, LabelMapKind};
 use ringfence_crds::{NodePolicySpec, names};
 use ringfence_model::derive::derive_labels;
 use ringfence_model::{Action, Direction, LabelMapping, Labels, PolicyState};
+use rustc_hash::FxHashMap;
 
 use crate::input::{LocalPod, ObjectStore, Profile};
+use crate::interest::Interest;
 use crate::policy::{Enforcement, NetnsPolicy};
 use classes::Classes;
 use gather::Gatherer;
+use rules::{FiledRule, Rules};
+
+/// Up to so many namespaces, and buckets, are foreseen to be needed by Pods that are not there yet.
+const FORESEEN: usize = 64;
 
 /// What is to be in force in a Pod's network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,55 +78,92 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Resolves the policy of a local Pod. `node_addresses`: those that this node uses towards its Pods, for probes.
+/// Resolves the policy of one local Pod; for several, a [`Resolver`] does what they share once.
 pub fn resolve(store: &ObjectStore, pod: &LocalPod, node_addresses: &[IpAddr]) -> Resolution {
-    let Some(profile) = store.profiles.get(&pod.namespace).filter(|_| !pod.host_network) else {
-        return Resolution::Unmanaged;
-    };
-    if !profile.spec.managed {
-        return Resolution::Unmanaged;
-    }
-    let state = match profile.enforced_state {
-        None => return Resolution::Unmanaged,
-        Some(PolicyState::Idle) => return Resolution::Idle,
-        Some(PolicyState::VisibilityOnly) => Enforcement::VisibilityOnly,
-        Some(PolicyState::Selective) => Enforcement::Selective,
-        Some(PolicyState::Full) => Enforcement::Full,
-    };
-    let unknown = NodePolicySpec::default();
-    let node = store.node_policy.as_ref().unwrap_or(&unknown);
-    let complete = |mut policy: NetnsPolicy| {
-        policy.state = state;
-        policy.own = ipv4(pod.ips.iter().copied());
-        essentials::add(&mut policy, node, pod, node_addresses);
-        policy
-    };
-    let mut missing = BTreeSet::new();
-    if store.node_policy.is_none() {
-        missing.insert(Missing::NodePolicy);
-    }
-    let policy = complete(gather_rules(store, profile, pod, &mut missing));
-    if missing.is_empty() {
-        return Resolution::Enforce(policy);
-    }
-    let closed = (state != Enforcement::VisibilityOnly).then_some(policy);
-    Resolution::Incomplete { missing: missing.into_iter().collect(), closed }
+    Resolver::new(store).resolve(pod, node_addresses)
 }
 
-/// The rules that apply to a Pod. Of a rule that is only partly known, an Allow opens what is known, and one that blocks
-/// hits whatever it may turn out to hit: so whatever the answer lets pass, the complete rules let pass too.
-fn gather_rules(
-    store: &ObjectStore,
-    profile: &Profile,
-    pod: &LocalPod,
-    missing: &mut BTreeSet<Missing>,
-) -> NetnsPolicy {
-    let labels = pod_labels(store, profile, pod);
-    let mut gatherer = Gatherer::new(Classes::new(store));
-    for policy in store.workload_policies.values() {
-        for rule in &policy.rules {
+/// Resolves the policies of local Pods.
+#[derive(Debug)]
+pub struct Resolver<'a> {
+    store: &'a ObjectStore,
+    rules: Rules<'a>,
+    classes: Classes<'a>,
+    /// What rules come to, and what they lack, by the selectors that they are of.
+    shared: FxHashMap<Vec<rules::Number>, (NetnsPolicy, BTreeSet<Missing>)>,
+}
+
+impl<'a> Resolver<'a> {
+    /// Of what the store holds now.
+    pub fn new(store: &'a ObjectStore) -> Self {
+        let (rules, classes) = (Rules::new(store), Classes::new(store));
+        Self { store, rules, classes, shared: FxHashMap::default() }
+    }
+
+    /// The policy of a Pod. `node_addresses`: those that this node uses towards its Pods, for probes.
+    pub fn resolve(&mut self, pod: &LocalPod, node_addresses: &[IpAddr]) -> Resolution {
+        let Some(profile) = self.store.profiles.get(&pod.namespace).filter(|_| !pod.host_network) else {
+            return Resolution::Unmanaged;
+        };
+        if !profile.spec.managed {
+            return Resolution::Unmanaged;
+        }
+        let state = match profile.enforced_state {
+            None => return Resolution::Unmanaged,
+            Some(PolicyState::Idle) => return Resolution::Idle,
+            Some(PolicyState::VisibilityOnly) => Enforcement::VisibilityOnly,
+            Some(PolicyState::Selective) => Enforcement::Selective,
+            Some(PolicyState::Full) => Enforcement::Full,
+        };
+        let unknown = NodePolicySpec::default();
+        let node = self.store.node_policy.as_ref().unwrap_or(&unknown);
+        let complete = |mut policy: NetnsPolicy| {
+            policy.state = state;
+            policy.own = ipv4(pod.ips.iter().copied());
+            essentials::add(&mut policy, node, pod, node_addresses);
+            policy
+        };
+        let mut missing = BTreeSet::new();
+        if self.store.node_policy.is_none() {
+            missing.insert(Missing::NodePolicy);
+        }
+        let policy = complete(self.rules_of(profile, pod, &mut missing));
+        if missing.is_empty() {
+            return Resolution::Enforce(policy);
+        }
+        let closed = (state != Enforcement::VisibilityOnly).then_some(policy);
+        Resolution::Incomplete { missing: missing.into_iter().collect(), closed }
+    }
+
+    /// The rules that apply to a Pod; Pods that the same selectors select have the same, unless some are behind Services.
+    fn rules_of(&mut self, profile: &Profile, pod: &LocalPod, missing: &mut BTreeSet<Missing>) -> NetnsPolicy {
+        let selectors = self.rules.selecting(&pod_labels(self.store, profile, pod));
+        if self.rules.has_services(&pod.namespace) {
+            return self.gather_rules(&selectors, pod, missing);
+        }
+        if let Some((policy, lacking)) = self.shared.get(&selectors) {
+            missing.extend(lacking.iter().cloned());
+            return policy.clone();
+        }
+        let mut lacking = BTreeSet::new();
+        let policy = self.gather_rules(&selectors, pod, &mut lacking);
+        missing.extend(lacking.iter().cloned());
+        self.shared.insert(selectors, (policy.clone(), lacking));
+        policy
+    }
+
+    /// The rules of these selectors, and of the Services that the Pod is behind. Of a rule that is only partly known, an Allow opens what is known, and one that
+    /// blocks hits whatever it may turn out to hit: so whatever the answer lets pass, the complete rules let pass too.
+    fn gather_rules(
+        &mut self,
+        selectors: &[rules::Number],
+        pod: &LocalPod,
+        missing: &mut BTreeSet<Missing>,
+    ) -> NetnsPolicy {
+        let mut gatherer = Gatherer::new(&mut self.classes);
+        for (FiledRule { policy, rule }, selected) in self.rules.of(selectors, &pod.namespace) {
             let mut lacking = BTreeSet::new();
-            let reached = subject::reach(rule, pod, &labels, store, &mut lacking);
+            let reached = subject::reach(rule, selected, pod, gatherer.classes(), &mut lacking);
             if reached.is_none() && lacking.is_empty() {
                 continue;
             }
@@ -133,10 +177,27 @@ fn gather_rules(
             if !lacking.is_empty() && rule.action != Action::Allow {
                 gatherer.anyone(rule, &name);
             }
-            missing.append(&mut lacking);
+            missing.extend(lacking);
         }
+        gatherer.finish()
     }
-    gatherer.finish()
+
+    /// What the Pods refer to that were resolved: what has to be read for them, as far as that is known. A kubelet starts
+    /// static Pods without an apiserver, of which nothing could be read then: where it is not much, what one of any
+    /// namespace would refer to is of interest too.
+    pub fn into_interest(mut self) -> Interest {
+        let needed = self.classes.interest().clone();
+        if self.store.profiles.len() > FORESEEN {
+            return needed;
+        }
+        for namespace in self.store.profiles.keys() {
+            let pod = LocalPod { namespace: namespace.clone(), mirror: true, ..LocalPod::default() };
+            self.resolve(&pod, &[]);
+        }
+        let foreseen = self.classes.interest();
+        let few = foreseen.peer_groups.len().max(foreseen.address_groups.len()) <= FORESEEN;
+        if few { foreseen.clone() } else { needed }
+    }
 }
 
 /// The policy labels of a Pod.

@@ -4,31 +4,29 @@ use std::collections::BTreeSet;
 
 use ringfence_crds::address_group::{ServiceEnds, TargetPort};
 use ringfence_crds::common::PortSpec;
-use ringfence_crds::workload_policy::{CompiledRule, Subject};
-use ringfence_model::{Direction, Labels, PortMatch, Ports, Protocol, Selector, Services};
+use ringfence_crds::workload_policy::CompiledRule;
+use ringfence_model::{Direction, PortMatch, Ports, Protocol, Services};
 
 use super::Missing;
-use crate::input::{LocalPod, ObjectStore};
+use super::classes::Classes;
+use crate::input::LocalPod;
 
-/// The Pod's ports that an Inbound rule covers, if the Pod is a subject of the rule. (For an Outbound rule only
-/// whether there is an answer counts: services belong to the provider.)
+/// The Pod's ports that an Inbound rule covers, if the Pod is a subject of the rule: by label, if it is `selected`, or
+/// behind a Service. (For an Outbound rule only whether there is an answer counts: services belong to the provider.)
 pub fn reach(
     rule: &CompiledRule,
+    selected: bool,
     pod: &LocalPod,
-    labels: &Labels,
-    store: &ObjectStore,
+    classes: &mut Classes<'_>,
     missing: &mut BTreeSet<Missing>,
 ) -> Option<Services> {
     let written = written_services(rule);
-    let mut reached: Option<Services> = None;
+    let mut reached: Option<Services> = selected.then(|| written.clone());
     for subject in &rule.subjects {
-        if selects(subject, labels) {
-            reached = Some(union(reached, written.clone()));
-        }
         // Behind a virtual service are providers: it does not connect.
         let provider = subject.virtual_service.as_ref().filter(|_| rule.direction == Direction::Inbound);
         if let Some(service) = provider {
-            let Some(ends) = service_of_pod(service, pod, store, missing) else { continue };
+            let Some(ends) = service_of_pod(service, pod, classes, missing) else { continue };
             let ports = target_ports(ends, pod).filter(|port| covers_target(rule, &written, port));
             reached = Some(union(reached, Services::Only(ports.collect())));
         }
@@ -72,28 +70,19 @@ pub fn contains(services: &Services, target: &PortMatch) -> bool {
     target.range().is_some_and(|range| services.contains(target.protocol, *range.start()))
 }
 
-fn selects(subject: &Subject, labels: &Labels) -> bool {
-    let selector = subject.labels.as_ref().and_then(|selector| Selector::try_from(selector).ok());
-    selector.is_some_and(|selector| selector.matches(labels))
-}
-
 /// The Service `namespace/name`, if the Pod is behind it.
 fn service_of_pod<'a>(
     service: &str,
     pod: &LocalPod,
-    store: &'a ObjectStore,
+    classes: &mut Classes<'a>,
     missing: &mut BTreeSet<Missing>,
 ) -> Option<&'a ServiceEnds> {
-    let (namespace, name) = service.split_once('/')?;
+    let (namespace, _) = service.split_once('/')?;
     // A Service opens Pods of its own namespace only.
     if namespace != pod.namespace {
         return None;
     }
-    let mut all = store.address_groups.values().filter_map(|group| group.service.as_ref());
-    let Some(ends) = all.find(|ends| ends.namespace == namespace && ends.name == name) else {
-        missing.insert(Missing::Service(service.to_owned()));
-        return None;
-    };
+    let ends = classes.service_named(service, missing)?;
     let selected =
         !ends.selector.is_empty() && ends.selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value));
     (selected || ends.target_pods.contains(&pod.name)).then_some(ends)

@@ -1,7 +1,9 @@
 //! What resolve makes of stores that are written out here, judged packet by packet as the policy model says.
 
 mod cost;
+mod filed;
 mod fixture;
+mod interest;
 mod stopgap;
 
 use ringfence_crds::ContainerClusterSpec;

@@ -12,6 +12,7 @@ use ringfence_compile::compile::{Changes, Compiler, Computed, Dirty, Input};
 use ringfence_compile::policy::Policy;
 use ringfence_crds::ContainerWorkloadProfileSpec;
 use ringfence_model::PolicyState;
+use ringfence_sim::rss;
 use ringfence_sim::shapes::{self, Shape, pod_key};
 use serde::Serialize;
 
@@ -75,7 +76,7 @@ fn run(name: &str, small: bool) {
         "one-namespace" => whole(name, &shapes::one_namespace(size(10_000, 20), size(10_000, 20))),
         "policy-per-pod" => whole(name, &shapes::policy_per_pod(size(10_000, 20))),
         "cluster-scoped" => whole(name, &shapes::cluster_scoped(size(1000, 20), size(100, 10), size(10_000, 20))),
-        "isolated-customers" => whole(name, &shapes::isolated_customers(size(1000, 10), size(100, 6))),
+        "isolated-customers" => whole(name, &shapes::isolated_customers(1000, size(1000, 10), size(100, 6))),
         "pod-event" => [10, 1000, 100_000].into_iter().for_each(|members| pod_events(size(members, 10))),
         _ => policy_edits(small),
     }
@@ -84,12 +85,12 @@ fn run(name: &str, small: bool) {
 /// Everything, from decoded objects to every computed object built and compared with nothing. Beside it what nobody can do
 /// without: reading every input and writing every object once, by one core.
 fn whole(name: &str, shape: &Shape) {
-    let inputs_mb = peak_rss_mb();
+    let inputs_mb = rss::peak_mb();
     let begin = Instant::now();
     let compiler = Compiler::new(&shape.policy, &shape.cluster);
     let changes = Changes::between(&Computed::default(), compiler.computed());
     let seconds = begin.elapsed().as_secs_f64();
-    let peak_rss_mb = peak_rss_mb();
+    let peak_rss_mb = rss::peak_mb();
     let computed = compiler.computed();
     let floor = floor(shape, computed).as_secs_f64();
     println!(
@@ -131,13 +132,6 @@ fn bytes(computed: &Computed) -> usize {
         + of(&computed.workload_policies)
         + of(&computed.peer_groups)
         + of(&computed.address_groups)
-}
-
-/// The most memory that this process has had, in MB, with its inputs.
-fn peak_rss_mb() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kb| kb / 1024)
 }
 
 /// Durations of single events.
