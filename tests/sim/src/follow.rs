@@ -85,14 +85,18 @@ impl Follower {
 
 /// Whether anything differs that [`Changes`] does not name one by one.
 fn others_differ(before: &Computed, after: &Computed) -> bool {
-    let named = |computed: &Computed| Computed {
+    let rest = |computed: &Computed| Computed {
         node_policies: BTreeMap::new(),
         workload_policies: BTreeMap::new(),
         peer_groups: BTreeMap::new(),
         address_groups: BTreeMap::new(),
+        service_warnings: BTreeMap::new(),
+        hidden_sources: BTreeMap::new(),
+        virtual_services: BTreeMap::new(),
+        workloads: BTreeMap::new(),
         ..computed.clone()
     };
-    named(before) != named(after)
+    rest(before) != rest(after)
 }
 
 fn same(followed: &Computed, anew: &Computed) -> Result<(), String> {

@@ -169,14 +169,14 @@ impl Compiler {
         self.read_machines(inputs, &mut todo);
         self.read_pods(inputs, &mut todo, changes);
         self.claim_for_services(inputs, &mut todo);
-        self.settle_addresses(inputs, &mut todo);
+        self.settle_addresses(inputs, &mut todo, changes);
         self.read_services(inputs, &mut todo, changes);
         let dead = self.settle_classes(changes);
         self.read_rule_sets(inputs, &mut todo, changes);
         self.write_groups(dead, changes);
         self.write_machines(inputs, &todo, changes);
         self.write_node_policies(inputs, &todo, changes);
-        self.write_warnings(inputs, &todo);
+        self.write_warnings(inputs, &todo, changes);
     }
 
     /// The apiserver and the Services claim their addresses.

@@ -175,7 +175,7 @@ impl Compiler {
         node.map(|node| self.facts.settings.networks.of_node(name, node, seen)).unwrap_or_default()
     }
 
-    pub(super) fn write_warnings(&mut self, inputs: Inputs<'_>, todo: &Todo) {
+    pub(super) fn write_warnings(&mut self, inputs: Inputs<'_>, todo: &Todo, changes: &mut Changes) {
         if !todo.warnings {
             return;
         }
@@ -186,6 +186,8 @@ impl Compiler {
                 .map(move |address| format!("pod/{key} and another Pod have the address {address}: neither is a peer"))
         });
         let odd = inputs.cluster.nodes.keys().filter_map(|name| self.network_of(inputs, name).1);
-        self.computed.cluster_warnings = labels.chain(disputes).chain(odd).collect();
+        let warnings: Vec<String> = labels.chain(disputes).chain(odd).collect();
+        changes.others |= warnings != self.computed.cluster_warnings;
+        self.computed.cluster_warnings = warnings;
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::todo::{Keys, Todo};
-use super::{Compiler, Inputs};
+use super::{Changes, Compiler, Inputs};
 use crate::compile::addresses::{Member, Owner, PodId};
 use crate::compile::machines::{Machine, NodeFacts};
 use crate::compile::pods;
@@ -77,7 +77,7 @@ impl Compiler {
     }
 
     /// Decides anew who has the addresses that were touched, and moves them between classes.
-    pub(super) fn settle_addresses(&mut self, inputs: Inputs<'_>, todo: &mut Todo) {
+    pub(super) fn settle_addresses(&mut self, inputs: Inputs<'_>, todo: &mut Todo, changes: &mut Changes) {
         let mut nodes_moved = false;
         for address in self.facts.book.take_touched() {
             let before = self.facts.book.settle(address, &self.facts.settings);
@@ -107,7 +107,7 @@ impl Compiler {
                 let clean = pods::is_plain(&self.facts.book, address, number)
                     && self.facts.pods.at(number).is_some_and(|pod| !pod.troubled);
                 if !clean {
-                    self.set_problems(inputs, number, todo);
+                    self.set_problems(inputs, number, todo, changes);
                 }
             }
         }
@@ -116,7 +116,7 @@ impl Compiler {
             mark_exposed(inputs, todo);
         }
         for number in std::mem::take(&mut todo.troubled) {
-            self.set_problems(inputs, number, todo);
+            self.set_problems(inputs, number, todo, changes);
         }
         self.facts.pods.forget();
     }
@@ -177,13 +177,14 @@ impl Compiler {
     }
 
     /// What of a Pod's addresses is not told to its peers.
-    fn set_problems(&mut self, inputs: Inputs<'_>, number: PodId, todo: &mut Todo) {
+    fn set_problems(&mut self, inputs: Inputs<'_>, number: PodId, todo: &mut Todo, changes: &mut Changes) {
         let Some(facts) = self.facts.pods.at_mut(number) else { return };
         let Some(pod) = inputs.cluster.pods.get(&facts.key) else { return };
         let (problems, disputed) = pods::problems(&self.facts.book, &self.facts.settings, pod);
         facts.troubled = !problems.is_empty();
         let key = Arc::clone(&facts.key);
         if let Some(shown) = self.computed.container_workloads.get_mut(&key) {
+            changes.others |= shown.problems != problems;
             shown.problems = problems;
         }
         let before =
