@@ -52,9 +52,13 @@ pub fn bucket(id: &str) -> u16 {
     u16::try_from(folded).unwrap_or_default()
 }
 
+/// Hexadecimal digits of the ids of classes, Services and PeerGroups: 80 bits. Whoever may name a Service must not find a name
+/// whose id is that of somebody else's, and 48 bits are searched in hours.
+pub const ID_DIGITS: usize = 20;
+
 /// Class of the AddressGroup with the ends of a Service, `namespace/name`.
 pub fn service_class(service: &str) -> String {
-    format!("s-{}", short_hash(service, 12))
+    format!("s-{}", short_hash(service, ID_DIGITS))
 }
 
 /// The first `digits` hexadecimal digits of the SHA-256 of a text.
@@ -75,14 +79,14 @@ mod tests {
     fn buckets_and_classes_never_change() {
         let buckets = ["", "c-1", "p-0123456789ab"].map(bucket);
         assert_eq!(buckets, [217, 356, 711]);
-        assert_eq!(service_class("shop/db"), "s-ad9c1afeaa0f");
+        assert_eq!(service_class("shop/db"), "s-ad9c1afeaa0fadad5e46");
     }
 
     #[test]
     fn buckets_are_filled_evenly() {
         let mut filled = vec![0; usize::from(BUCKETS)];
         for number in 0..100 * usize::from(BUCKETS) {
-            filled[usize::from(bucket(&format!("c-{}", short_hash(&number.to_string(), 12))))] += 1;
+            filled[usize::from(bucket(&format!("c-{}", short_hash(&number.to_string(), ID_DIGITS))))] += 1;
         }
         assert!(filled.iter().all(|count| (50..=150).contains(count)), "{filled:?}");
     }
