@@ -15,7 +15,10 @@ trap 'rm -f "$LOG"' EXIT
 
 rung_fmt() { if cargo fmt --version >/dev/null 2>&1; then cargo fmt --all --check; else echo "not run: there is no rustfmt"; fi; }
 
-rung_generated() { RINGFENCE_BUILT=1 "$ROOT/scripts/generate.sh" --check; }
+rung_generated() {
+  RINGFENCE_BUILT=1 "$ROOT/scripts/generate.sh" --check
+  "$ROOT/scripts/bench-table.sh" --check
+}
 
 # Where packages may be installed, what is missing is.
 need_shellcheck() {
