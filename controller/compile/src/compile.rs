@@ -30,6 +30,7 @@ mod peers;
 mod pods;
 pub(crate) mod resolve;
 pub(crate) mod rule;
+mod rule_services;
 mod rule_sets;
 pub(crate) mod selector;
 pub(crate) mod services;

@@ -1,11 +1,10 @@
 //! The newest revisions among the computed objects that were ever seen in the cluster.
 
-use ringfence_crds::Revision;
+use ringfence_crds::{Revision, names};
 
 use super::difference::Published;
 use super::look::{Look, seen};
-use super::plan::marker_revision;
-use crate::engine::world::World;
+use crate::engine::world::{World, cluster_wide};
 
 /// The newest revisions that were seen. They never go back: what was published once is not published again under an
 /// older number, whoever deletes it.
@@ -33,4 +32,9 @@ impl Newest {
 
 fn of<'w, K: Published + 'w, N>(objects: impl Iterator<Item = (N, &'w K)>) -> Revision {
     objects.map(|(_, object)| object.published_in()).max().unwrap_or_default()
+}
+
+/// The revision of the marker in the cluster.
+pub fn marker_revision(world: &World) -> Revision {
+    world.workload_policies.get(&cluster_wide(names::MARKER)).map(|marker| marker.spec.revision).unwrap_or_default()
 }

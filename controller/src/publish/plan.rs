@@ -9,6 +9,7 @@ use serde_json::json;
 use super::Memory;
 use super::difference::{difference, upsert};
 use super::look::{self, Look};
+use super::newest::marker_revision;
 use super::order;
 use super::since::Since;
 use crate::engine::world::{World, cluster_wide};
@@ -60,11 +61,6 @@ impl Plan {
             + usize::from(self.marker.is_some())
             + self.afterwards.len()
     }
-}
-
-/// The revision of the marker in the cluster.
-pub fn marker_revision(world: &World) -> Revision {
-    world.workload_policies.get(&cluster_wide(names::MARKER)).map(|marker| marker.spec.revision).unwrap_or_default()
 }
 
 /// The revision that the next publication carries. `last` is the one before, whatever came of it. An epoch never goes

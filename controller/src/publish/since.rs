@@ -6,7 +6,7 @@ use ringfence_compile::compile::Computed;
 use ringfence_crds::{ContainerWorkloadProfileSpec, Revision, names};
 
 use super::look::{self, Look};
-use super::plan::marker_revision;
+use super::newest::marker_revision;
 use crate::engine::world::{World, cluster_wide};
 use crate::status::condition::is_ready;
 

@@ -12,8 +12,8 @@ use ringfence_model::{Action, AddressSet, Selector, Services};
 use smol_str::{SmolStr, ToSmolStr};
 
 use super::actors::ActorReader;
-use super::resolve::read_services;
 use super::rule::{ResolvedActor, ResolvedRule, RuleServices};
+use super::rule_services::read_services;
 use super::selector::{WorkloadKind, WorkloadSelector};
 
 /// The rules that block, each once, everywhere and between everybody, on their ports.
