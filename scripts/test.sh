@@ -45,7 +45,11 @@ rung_clippy() {
 rung_unit() { cargo test --workspace --lib --bins --locked --no-fail-fast; }
 
 # Files, programs, and packets through real network namespaces.
-rung_integration() { cargo test --workspace --test '*' --locked --no-fail-fast; }
+rung_integration() {
+  cargo test --workspace --test '*' --locked --no-fail-fast
+  # The walk that these tests take goes through the library: here it is taken as people take it.
+  make --silent sim SECONDS=1
+}
 
 rung_chart() { "$ROOT/scripts/chart-test.sh"; }
 
