@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
+use nix::sys::socket::SockaddrStorage;
+
 /// The machine-id, from the first of these files that is there.
 pub fn machine_id(files: &[&Path]) -> Option<String> {
     files.iter().find_map(|file| id_in(file))
@@ -30,14 +32,16 @@ pub fn addresses() -> Vec<IpAddr> {
         }
     };
     let found: BTreeSet<IpAddr> = interfaces
-        .filter_map(|interface| {
-            let address = interface.address?;
-            let v4 = address.as_sockaddr_in().map(|socket| IpAddr::V4(socket.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|socket| IpAddr::V6(socket.ip())))
-        })
+        .filter_map(|interface| address_of(&interface.address?))
         .filter(|address| is_usable(*address))
         .collect();
     found.into_iter().collect()
+}
+
+/// The address of an interface, if it is one of IP.
+pub fn address_of(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|socket| IpAddr::V4(socket.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|socket| IpAddr::V6(socket.ip())))
 }
 
 fn is_usable(address: IpAddr) -> bool {

@@ -7,14 +7,13 @@ mod answer;
 mod endpoint;
 mod ends;
 mod hits;
-mod ipv6;
 mod misses;
 mod nearest;
 mod service;
 mod side;
 mod translated;
 
-use ringfence_model::{PortMatch, Protocol, Services, Verdict};
+use ringfence_model::{DISCOVERY, PortMatch, Protocol, Services, Verdict};
 
 use crate::cluster::ClusterState;
 use crate::compile::Compiler;
@@ -35,8 +34,6 @@ pub struct Evaluator<'a> {
     essentials: Essentials,
     /// What may be nearest where nothing hits, when that was asked for.
     candidates: Vec<Candidate<'a>>,
-    /// Whether IPv6 is answered as the kernel does, and not as the model says.
-    as_programmed: bool,
 }
 
 /// A protocol and a port of it; of ICMP the type; 0 for any other protocol.
@@ -58,6 +55,11 @@ impl Port {
         }
     }
 
+    /// Whether it is a message without which no interface has IPv6.
+    fn is_discovery(self) -> bool {
+        self.protocol == Protocol::ICMPV6 && DISCOVERY.iter().any(|kind| u16::from(*kind) == self.number)
+    }
+
     /// Whether the services of a rule mean it.
     fn is_among(self, services: &Services) -> bool {
         match services {
@@ -71,12 +73,7 @@ impl<'a> Evaluator<'a> {
     /// An evaluator of what was compiled from this policy and cluster.
     pub fn new(compiler: &'a Compiler, policy: &'a Policy, cluster: &'a ClusterState) -> Self {
         let world = compiler.world(policy, cluster);
-        Self {
-            world,
-            essentials: Essentials::find(world.cluster, world.facts),
-            candidates: Vec::new(),
-            as_programmed: false,
-        }
+        Self { world, essentials: Essentials::find(world.cluster, world.facts), candidates: Vec::new() }
     }
 
     /// Says of a default decision also which Allow came nearest, and why it missed. That resolves every Allow once
@@ -86,14 +83,8 @@ impl<'a> Evaluator<'a> {
         Self { candidates: nearest::candidates(self.world), ..self }
     }
 
-    /// Answers for IPv6 as the kernel does, for which agents program no rules yet. Otherwise the model is followed, as if
-    /// they did.
-    #[must_use]
-    pub fn as_programmed(self) -> Self {
-        Self { as_programmed: true, ..self }
-    }
-
-    /// Says what becomes of a connection from `from` to `port` of `to`, and why. Of ICMP the port is the type.
+    /// Says what becomes of a connection from `from` to `port` of `to`, and why. Of ICMP the port is the type. Between two
+    /// ends that are named otherwise than by address, a rule hits if it hits any of their addresses.
     ///
     /// # Errors
     /// When an end does not exist, or cannot be that end of a connection.
@@ -107,23 +98,20 @@ impl<'a> Evaluator<'a> {
         let port = Port { protocol, number: port };
         let source = self.end(from)?;
         if let Endpoint::Service(key) = to {
-            let said = self.to_service(&source, key, port)?;
-            return Ok(if self.as_programmed && ipv6::is_ipv6(from, &source) {
-                ipv6::as_programmed(said)
-            } else {
-                said
-            });
+            let address = if let Endpoint::Address(address) = from { Some(*address) } else { None };
+            return self.to_service(&source, key, port, address);
         }
         let destination = self.end(to)?;
-        let said = match self.front_at(&destination, port) {
+        let (source, destination) = match (from, to) {
+            (_, Endpoint::Address(address)) | (Endpoint::Address(address), _) => {
+                (self.over_family_of(source, *address), self.over_family_of(destination, *address))
+            }
+            _ => (source, destination),
+        };
+        Ok(match self.front_at(&destination, port) {
             Some(front) => self.through(&source, &front),
             None => self.direct(&source, &destination, port).into(),
-        };
-        // What a Pod sends to itself does not leave its loopback interface.
-        let key = |end: &End<'_>| end.pod.map(|(key, _)| key.clone());
-        let itself = source.pod.is_some() && key(&source) == key(&destination);
-        let over_ipv6 = ipv6::is_ipv6(from, &source) || ipv6::is_ipv6(to, &destination);
-        Ok(if self.as_programmed && over_ipv6 && !itself { ipv6::as_programmed(said) } else { said })
+        })
     }
 
     /// A connection that no Service is in between of.
@@ -164,8 +152,7 @@ impl From<Both> for Explanation {
     }
 }
 
-/// Says what becomes of a connection from `from` to `port` of `to`, and why: with the nearest Allow, and of IPv6 as the
-/// kernel does. Of ICMP the port is the type.
+/// Says what becomes of a connection from `from` to `port` of `to`, and why: with the nearest Allow. Of ICMP the port is the type.
 ///
 /// # Errors
 /// When an end does not exist, or cannot be that end of a connection.
@@ -178,5 +165,5 @@ pub fn explain(
     port: u16,
 ) -> Result<Explanation, ExplainError> {
     let compiler = Compiler::new(policy, cluster);
-    Evaluator::new(&compiler, policy, cluster).with_nearest().as_programmed().explain(from, to, protocol, port)
+    Evaluator::new(&compiler, policy, cluster).with_nearest().explain(from, to, protocol, port)
 }

@@ -335,29 +335,43 @@ fn no_value_of_one_pod_reads_like_the_annotations_of_another() {
     assert_eq!(labels("a/honest"), "app=web,role=db");
 }
 
-/// Agents program IPv4 only: of IPv6 a Pod in Full drops everything, and one in another state nothing.
+/// Both have an address of each family. IP lists name one of them.
 #[rstest]
-#[case("Full", "Full", V::Blocked)]
-#[case("Selective", "Full", V::Blocked)]
-#[case("Full", "Idle", V::Blocked)]
-#[case("Selective", "VisibilityOnly", V::PotentiallyBlocked)]
-#[case("Idle", "Idle", V::Allowed)]
-fn ipv6_is_answered_as_the_kernel_does(#[case] from: &str, #[case] to: &str, #[case] expected: V) {
-    let mut lab = pair(from, to);
+#[case::v4_list("10.0.0.1/32", [V::Allowed, V::Blocked])]
+#[case::v6_list("fd00:10::1/128", [V::Blocked, V::Allowed])]
+#[case::every_v4("0.0.0.0/0", [V::Allowed, V::Blocked])]
+#[case::every_v6("::/0", [V::Blocked, V::Allowed])]
+fn a_connection_to_an_address_runs_over_its_family(#[case] list: &str, #[case] expected: [V; 2]) {
+    let mut lab = pair("Idle", "Full");
     for (name, address) in [("a/a", "fd00:10::1"), ("b/b", "fd00:10::2")] {
         lab.pod_mut(name).ips.push(address.parse().unwrap());
     }
-    // Neither opens nor closes anything there.
-    for (set, action) in [("allow", "Allow"), ("deny", "OverrideDeny")] {
-        lab.rules(set, &format!("[{{name: ab, action: {action}, consumers: [{{labels: {{app: [a]}}}}], providers: [{{labels: {{app: [b]}}}}], allServices: true}}]"));
-        let answer = lab.explain("pod/a/a", "fd00:10::2", "80/tcp");
-        assert_eq!(answer.verdict, expected, "{action}");
-        assert_eq!((answer.source.rule, answer.destination.rule), (None, None), "{action}");
-        let said = answer.reason.is_some_and(|reason| reason.starts_with("rules are programmed for IPv4 only"));
-        assert_eq!(said, (from, to) != ("Idle", "Idle"));
+    lab.ip_list("office", &format!("{{ranges: ['{list}']}}"));
+    lab.rules(
+        "allow",
+        "[{name: office, consumers: [{ipList: office}], providers: [{labels: {app: [b]}}], allServices: true}]",
+    );
+    for (own, other, expected) in [("10.0.0.1", "10.0.0.2", expected[0]), ("fd00:10::1", "fd00:10::2", expected[1])] {
+        assert_eq!(lab.verdict("pod/a/a", other, "80/tcp"), expected, "to {other}");
+        assert_eq!(lab.verdict(own, "pod/b/b", "80/tcp"), expected, "from {own}");
     }
-    assert_eq!(lab.verdict("pod/a/a", "fd00:10::1", "80/tcp"), V::Allowed, "a Pod reaches itself");
-    // A Pod that has no other address is reached by no other.
-    lab.pod_mut("b/b").ips.remove(0);
-    assert_eq!(lab.verdict("pod/a/a", "pod/b/b", "80/tcp"), expected);
+}
+
+#[test]
+fn a_rule_by_label_holds_over_both_families() {
+    let mut lab = pair("Full", "Full");
+    for (name, address) in [("a/a", "fd00:10::1"), ("b/b", "fd00:10::2")] {
+        lab.pod_mut(name).ips.push(address.parse().unwrap());
+    }
+    assert_eq!(lab.verdict("pod/a/a", "fd00:10::2", "80/tcp"), V::Blocked);
+    lab.rules("ab", "[{name: ab, consumers: [{labels: {app: [a]}}], providers: [{labels: {app: [b]}}], services: [{protocol: TCP, port: 80}]}]");
+    for to in ["pod/b/b", "10.0.0.2", "fd00:10::2"] {
+        assert_eq!(lab.verdict("pod/a/a", to, "80/tcp"), V::Allowed, "{to}");
+        assert_eq!(lab.verdict("pod/a/a", to, "81/tcp"), V::Blocked, "{to}");
+    }
+    lab.rules("never", "[{name: never, action: OverrideDeny, consumers: [{labels: {app: [a]}}], providers: [{labels: {app: [b]}}], allServices: true}]");
+    assert_eq!(lab.verdict("pod/a/a", "fd00:10::2", "80/tcp"), V::Blocked);
+    // What no policy touches: a neighbour solicitation, and no echo.
+    assert_eq!(lab.verdict("pod/a/a", "fd00:10::2", "135/icmpv6"), V::Allowed);
+    assert_eq!(lab.verdict("pod/a/a", "fd00:10::2", "128/icmpv6"), V::Blocked);
 }

@@ -14,7 +14,7 @@ pub mod verdict;
 pub use address::{AddressSet, NetworkId, ParseAddressError};
 pub use derive::{DerivedLabels, DimensionRule, LabelMapping, LabelSource, ProfileLabels, Refusal};
 pub use label::{Dimension, InvalidLabel, LabelValue, Labels};
-pub use port::{ParsePortError, PortMatch, Ports, Protocol, Services};
+pub use port::{DISCOVERY, ParsePortError, PortMatch, Ports, Protocol, Services};
 pub use selector::{Constraint, Selector};
 pub use values::Values;
 pub use verdict::{Action, Decision, Direction, EndState, PolicyState, Verdict, Visibility};

@@ -36,6 +36,9 @@ pub enum ParsePortError {
     Icmp(i64),
 }
 
+/// Types of ICMPv6 that no policy touches: MLD (RFC 2710, RFC 3810), router and neighbour discovery (RFC 4861).
+pub const DISCOVERY: [u8; 8] = [130, 131, 132, 133, 134, 135, 136, 143];
+
 /// An IP protocol, by its IANA number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Protocol(pub u8);

@@ -1,12 +1,12 @@
 //! What a policy does with a packet, written from the policy model ("Policy states"). The rendered rules must agree
 //! with it; it also finds the flows that a tightened policy ends.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ringfence_model::verdict::Outcome;
-use ringfence_model::{Decision, Direction, Protocol, Services};
+use ringfence_model::{DISCOVERY, Decision, Direction, Protocol, Services};
 
-use crate::policy::{Enforcement, Entry, Match, NetnsPolicy, Peers, Side};
+use crate::policy::{Entry, Match, NetnsPolicy, Side};
 
 /// The first packet of a connection, as the Pod's network namespace sees it: before the node translates an outbound
 /// one, after it has translated an inbound one.
@@ -42,7 +42,7 @@ pub struct Judgement {
 /// A packet in one of its orientations: which rules judge it, and what they see of it.
 struct View<'a> {
     side: &'a Side,
-    peer: Ipv4Addr,
+    peer: IpAddr,
     /// The provider's port.
     port: u16,
     /// Whether the packet goes from consumer to provider.
@@ -61,11 +61,9 @@ impl NetnsPolicy {
     /// in `CTA_PROTOINFO_TCP_FLAGS_*`), perhaps backwards. It is then judged in both orientations: a rule hits it if
     /// it hits either. Only TCP flows are.
     pub fn judge_flow(&self, flow: &Packet, picked_up: bool) -> Judgement {
-        let (src, dst) = match (flow.src, flow.dst) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => (src, dst),
-            _ => return self.judge_v6(flow),
-        };
-        if src.is_loopback() || dst.is_loopback() || (self.own.contains(&src) && self.own.contains(&dst)) {
+        let Packet { src, dst, .. } = *flow;
+        let itself = src.is_loopback() || dst.is_loopback() || (self.own.contains(&src) && self.own.contains(&dst));
+        if itself || is_discovery(flow) {
             return self.outcome(Decision::Essential, false);
         }
         let (inbound, outbound) = (&self.inbound, &self.outbound);
@@ -79,15 +77,6 @@ impl NetnsPolicy {
         }
         let (decision, reject) = self.decide(flow, &views);
         self.outcome(decision, reject)
-    }
-
-    /// IPv6 has no rules yet: Full drops it but for neighbour and router discovery and MLD.
-    fn judge_v6(&self, packet: &Packet) -> Judgement {
-        let discovery = packet.protocol == Protocol::ICMPV6
-            && packet.icmp.is_some_and(|(kind, _)| crate::render::V6_ESSENTIAL.contains(&kind));
-        let local = packet.src.is_loopback() || packet.dst.is_loopback();
-        let essential = self.state == Enforcement::Full && (discovery || local);
-        self.outcome(if essential { Decision::Essential } else { Decision::Default }, false)
     }
 
     fn decide(&self, packet: &Packet, views: &[View<'_>]) -> (Decision, bool) {
@@ -109,13 +98,7 @@ impl NetnsPolicy {
 
     fn hits(&self, entry: &Entry, packet: &Packet, view: &View<'_>) -> bool {
         match &entry.matching {
-            Match::Hosts { peers, services } => {
-                let known = match peers {
-                    Peers::Anyone => true,
-                    Peers::Listed(set) => set.contains(view.peer),
-                };
-                known && serves(services, packet, view.port)
-            }
+            Match::Hosts { peers, services } => peers.nets.contains(view.peer) && serves(services, packet, view.port),
             Match::Ends(ends) => {
                 ends.contains(&crate::policy::End { address: view.peer, protocol: packet.protocol, port: view.port })
             }
@@ -127,6 +110,11 @@ impl NetnsPolicy {
         let blocks = decision.outcome(self.state.into()) == Outcome::Block;
         Judgement { decision, blocks, reject: reject && blocks }
     }
+}
+
+/// Neighbour and router discovery and MLD, without which no interface has IPv6.
+fn is_discovery(packet: &Packet) -> bool {
+    packet.protocol == Protocol::ICMPV6 && packet.icmp.is_some_and(|(kind, _)| DISCOVERY.contains(&kind))
 }
 
 fn serves(services: &Services, packet: &Packet, port: u16) -> bool {

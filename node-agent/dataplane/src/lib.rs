@@ -6,6 +6,7 @@
 //!                                        judge                 verify ◄── Installed ◄──┘
 //! ```
 //!
+//! * [`family`]: IPv4 and IPv6, and how each is written.
 //! * [`input`]: what the agent has read and knows about a Pod.
 //! * [`interest`]: which groups the agent has to read for that.
 //! * [`resolve`](mod@resolve): which rules apply to the Pod, and who their peers are, as a typed [`NetnsPolicy`].
@@ -18,6 +19,7 @@
 //! Absent on purpose: files, processes, sockets, clocks. Another renderer (native nftables) can stand beside
 //! `render`, since nothing before it knows iptables.
 
+pub mod family;
 pub mod input;
 pub mod interest;
 pub mod judge;
@@ -29,11 +31,12 @@ pub mod sets;
 #[cfg(any(test, feature = "trace"))]
 pub mod trace;
 
+pub use family::Family;
 pub use input::{ContainerPort, LocalPod, ObjectStore, Profile};
 pub use interest::{Buckets, Interest};
 pub use judge::{Judgement, Packet};
-pub use policy::{End, Enforcement, Entry, HostSet, Match, NetnsPolicy, Peers, Side};
+pub use policy::{End, Enforcement, Entry, HostSet, Match, NetnsPolicy, Nets, Side};
 pub use readback::{Installed, Readback, removal};
-pub use render::{Family, Rendered, render};
+pub use render::{Rendered, render};
 pub use resolve::{Missing, Resolution, Resolver, resolve};
 pub use sets::{SetChange, SetDef, SetKind};

@@ -1,13 +1,15 @@
 //! The policy of one network namespace, typed: what stands between `resolve` and `render`.
 //!
 //! Only what is valid can be written. There is no state without rules in it (an Idle or unmanaged Pod has no
-//! [`NetnsPolicy`]), "any peer" is a variant and never an empty list, and an empty list of peers matches nothing.
+//! [`NetnsPolicy`]), "any peer" is the prefix that holds every address, and an empty list of peers matches nothing.
+//!
+//! Both address families are in one policy: rules are about peers, and a peer may have addresses of both.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use ringfence_model::{Action, Direction, EndState, Protocol, Services};
 
 /// The states that put rules into a network namespace.
@@ -37,7 +39,7 @@ pub struct NetnsPolicy {
     /// The state.
     pub state: Enforcement,
     /// Addresses of the Pod, by which it is known when it reaches itself.
-    pub own: BTreeSet<Ipv4Addr>,
+    pub own: BTreeSet<IpAddr>,
     /// Connections towards the Pod; peers are sources.
     pub inbound: Side,
     /// Connections of the Pod; peers are destinations.
@@ -100,7 +102,7 @@ pub enum Match {
     /// Peers, on services of the provider.
     Hosts {
         /// The peers.
-        peers: Peers,
+        peers: HostSet,
         /// The provider's ports.
         services: Services,
     },
@@ -110,29 +112,99 @@ pub enum Match {
     OwnOrigin,
 }
 
-/// The peers of an entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Peers {
-    /// Every address: an IP list says so.
-    Anyone,
-    /// These and no others.
-    Listed(HostSet),
-}
-
 /// A set of addresses with where it comes from. Entries with equal origins share one kernel set, and keep sharing it
 /// when members come and go, so that a change of membership alone never changes a rule.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostSet {
     /// What the members come from.
     pub origins: BTreeSet<Origin>,
-    /// The members; never `0.0.0.0/0`, which is [`Peers::Anyone`]. Policies share those of the same groups.
-    pub nets: Arc<BTreeSet<Ipv4Net>>,
+    /// The members. Policies share those of the same groups.
+    pub nets: Arc<Nets>,
 }
 
 impl HostSet {
-    /// Whether an address is in the set.
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
-        (1..=32u8).any(|length| Ipv4Net::new(address, length).is_ok_and(|net| self.nets.contains(&net.trunc())))
+    /// Every address.
+    pub fn anyone() -> Self {
+        let nets = Arc::new(Nets::everything());
+        Self { origins: BTreeSet::from([Origin::Prefixes(nets.clone())]), nets }
+    }
+
+    /// Whether members may come and go while the rules stay: those of groups do.
+    pub fn is_dynamic(&self) -> bool {
+        self.origins.iter().any(|origin| matches!(origin, Origin::PeerGroup(_)))
+    }
+}
+
+/// Prefixes of both families.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Nets {
+    /// IPv4.
+    pub v4: BTreeSet<Ipv4Net>,
+    /// IPv6.
+    pub v6: BTreeSet<Ipv6Net>,
+}
+
+impl Nets {
+    /// Every address.
+    pub fn everything() -> Self {
+        Self { v4: [Ipv4Net::default()].into(), v6: [Ipv6Net::default()].into() }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+
+    /// How many prefixes there are.
+    pub fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
+    /// Whether an address is in one of the prefixes.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.covers(IpNet::from(address))
+    }
+
+    /// Whether one of the prefixes holds all of another.
+    pub fn covers(&self, net: IpNet) -> bool {
+        (0..=net.prefix_len()).any(|length| match net {
+            IpNet::V4(net) => Ipv4Net::new(net.addr(), length).is_ok_and(|wider| self.v4.contains(&wider.trunc())),
+            IpNet::V6(net) => Ipv6Net::new(net.addr(), length).is_ok_and(|wider| self.v6.contains(&wider.trunc())),
+        })
+    }
+
+    /// Whether every prefix of another is held by one of these.
+    pub fn covers_all(&self, other: &Self) -> bool {
+        let more_v4 = other.v4.difference(&self.v4).copied().map(IpNet::V4);
+        let more_v6 = other.v6.difference(&self.v6).copied().map(IpNet::V6);
+        // What both name needs no search.
+        more_v4.chain(more_v6).all(|net| self.covers(net))
+    }
+
+    /// All prefixes, IPv4 first.
+    pub fn iter(&self) -> impl Iterator<Item = IpNet> {
+        let v4 = self.v4.iter().copied().map(IpNet::V4);
+        v4.chain(self.v6.iter().copied().map(IpNet::V6))
+    }
+}
+
+impl FromIterator<IpNet> for Nets {
+    fn from_iter<I: IntoIterator<Item = IpNet>>(nets: I) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for net in nets {
+            match net {
+                IpNet::V4(net) => v4.push(net),
+                IpNet::V6(net) => v6.push(net),
+            }
+        }
+        // Made of a whole list, a sorted set is built at once.
+        Self { v4: v4.into_iter().collect(), v6: v6.into_iter().collect() }
+    }
+}
+
+impl FromIterator<IpAddr> for Nets {
+    fn from_iter<I: IntoIterator<Item = IpAddr>>(addresses: I) -> Self {
+        addresses.into_iter().map(IpNet::from).collect()
     }
 }
 
@@ -142,7 +214,7 @@ pub enum Origin {
     /// The workloads that a PeerGroup selects.
     PeerGroup(String),
     /// An IP list's prefixes.
-    Prefixes(BTreeSet<Ipv4Net>),
+    Prefixes(Arc<Nets>),
     /// Addresses of this node.
     Node,
     /// Resolvers.
@@ -153,7 +225,7 @@ pub enum Origin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct End {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// TCP, UDP or SCTP.
     pub protocol: Protocol,
     /// The port.

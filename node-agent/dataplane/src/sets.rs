@@ -2,11 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::family::Family;
 
 /// Prefix of the names of our IPv4 sets.
 pub const PREFIX_V4: &str = "RF4-";
 /// Prefix of the names of our IPv6 sets.
 pub const PREFIX_V6: &str = "RF6-";
+
+/// What the names of our sets of a family begin with.
+pub fn prefix(family: Family) -> &'static str {
+    match family {
+        Family::V4 => PREFIX_V4,
+        Family::V6 => PREFIX_V6,
+    }
+}
 
 /// The type of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +48,8 @@ impl SetKind {
 pub struct SetDef {
     /// Name, at most 31 characters.
     pub name: String,
+    /// Family of its addresses.
+    pub family: Family,
     /// Type.
     pub kind: SetKind,
     /// Members: `10.0.0.1`, `10.0.0.0/8`, or `10.0.0.1,tcp:80`.
@@ -59,10 +74,14 @@ pub struct SetChange {
 pub fn create_text(sets: &[SetDef]) -> String {
     let mut text = String::new();
     for set in sets {
-        let SetDef { name, kind, members } = set;
+        let SetDef { name, family, kind, members } = set;
         let kind = kind.as_str();
+        let family = match family {
+            Family::V4 => "inet",
+            Family::V6 => "inet6",
+        };
         // Room for what the largest IP lists need; memory is taken by members only.
-        push(&mut text, format_args!("create {name} {kind} family inet hashsize 64 maxelem 1048576"));
+        push(&mut text, format_args!("create {name} {kind} family {family} hashsize 64 maxelem 1048576"));
         push(&mut text, format_args!("flush {name}"));
         for member in members {
             push(&mut text, format_args!("add {name} {member}"));
@@ -113,18 +132,17 @@ pub fn parse_save(text: &str) -> Vec<SetDef> {
     for line in text.lines() {
         let mut words = line.split_whitespace();
         let (Some(verb), Some(name), Some(what)) = (words.next(), words.next(), words.next()) else { continue };
-        if !is_ours(name) {
-            continue;
-        }
+        let Some(family) = Family::ALL.into_iter().find(|family| name.starts_with(prefix(*family))) else { continue };
         match verb {
             "create" => {
                 let Some(kind) = SetKind::ALL.into_iter().find(|kind| kind.as_str() == what) else { continue };
-                let def = SetDef { name: name.to_owned(), kind, members: BTreeSet::new() };
+                let def = SetDef { name: name.to_owned(), family, kind, members: BTreeSet::new() };
                 sets.insert(name.to_owned(), def);
             }
             "add" => {
                 if let Some(set) = sets.get_mut(name) {
-                    set.members.insert(what.to_owned());
+                    let member = if set.family == Family::V6 { canonical(what) } else { what.to_owned() };
+                    set.members.insert(member);
                 }
             }
             _ => {}
@@ -133,9 +151,26 @@ pub fn parse_save(text: &str) -> Vec<SetDef> {
     sets.into_values().collect()
 }
 
+/// The generation in the name of a set of ours.
+pub fn generation(name: &str) -> Option<u32> {
+    let rest = Family::ALL.into_iter().find_map(|family| name.strip_prefix(prefix(family)))?;
+    rest.split('-').next()?.parse().ok()
+}
+
 /// Whether a set of this name is ours.
 pub fn is_ours(name: &str) -> bool {
     name.starts_with(PREFIX_V4) || name.starts_with(PREFIX_V6)
+}
+
+/// A member as we write it. There is more than one way to write an IPv6 address, and `ipset` has its own.
+fn canonical(member: &str) -> String {
+    let (address, port) = member.split_once(',').map_or((member, None), |(address, port)| (address, Some(port)));
+    let text = |written: &str| -> Option<String> {
+        let address = written.parse::<IpAddr>().map(|address| address.to_string());
+        address.ok().or_else(|| Some(written.parse::<IpNet>().ok()?.to_string()))
+    };
+    let address = text(address).unwrap_or_else(|| address.to_owned());
+    port.map_or(address.clone(), |port| format!("{address},{port}"))
 }
 
 fn push(text: &mut String, line: std::fmt::Arguments<'_>) {

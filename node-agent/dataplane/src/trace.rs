@@ -10,9 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use ringfence_model::{Direction, Protocol};
 
+use crate::family::Family;
 use crate::judge::Packet;
 use crate::readback::Installed;
-use crate::render::{Family, Rendered};
+use crate::render::Rendered;
 use crate::sets::SetKind;
 use words::{comment_of, icmp_is, in_range, masked, net, protocol_named};
 

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use ringfence_dataplane::{Installed, Readback, sets};
+use ringfence_dataplane::{Family, Installed, Readback, sets};
 
+use super::ApplyError;
 use super::state::{Done, InForce, Known, Outcome};
-use super::{ApplyError, FAMILIES};
 use crate::flows;
 use crate::readings::{Readings, Verdict};
 use crate::tools::{Backend, ToolError, ipset_restore, ipset_save};
@@ -37,7 +37,7 @@ pub fn clean_up(backend: Backend, known: Known) -> Result<Outcome, ApplyError> {
 impl InForce {
     /// Reads both families back: what was written lately, to remember it; what was not, to see that it is still the same.
     fn read_back(&mut self, backend: Backend) -> Result<(), ApplyError> {
-        for family in FAMILIES {
+        for family in Family::ALL {
             let save = backend.save(family)?;
             let installed = Installed::parse(&save);
             match self.rendered.verify(family, &installed) {

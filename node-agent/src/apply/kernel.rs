@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use ringfence_dataplane::{Family, Installed, SetDef, removal, sets};
 
-use super::FAMILIES;
 use crate::readings::{Readings, Verdict};
 use crate::tools::{Backend, ToolError, ipset_save};
 
@@ -26,7 +25,7 @@ impl Kernel {
     /// Leaves out the sets.
     pub(super) fn read_rules(backend: Backend) -> Result<Self, ToolError> {
         let mut kernel = Self::default();
-        for family in FAMILIES {
+        for family in Family::ALL {
             let save = backend.save(family)?;
             let installed = Installed::parse(&save);
             kernel.readings.read(family, &save, &installed);
@@ -56,25 +55,27 @@ impl Kernel {
         }
     }
 
+    /// The generation whose sets the rules name.
+    pub(super) fn generation(&self) -> Option<u32> {
+        self.v4.generation().max(self.v6.generation())
+    }
+
     /// Forgets what was just read of rules that are not known to be as they were written; says which of them somebody
     /// else has changed.
     pub(super) fn compare(&mut self, before: &Readings) -> Vec<Family> {
         let now = self.readings.clone();
         let verdict = |family: &Family| before.judge(*family, &now);
-        FAMILIES
+        Family::ALL
             .iter()
             .filter(|family| verdict(family) != Verdict::Same)
             .for_each(|family| self.readings.forget(*family));
-        FAMILIES.into_iter().filter(|family| verdict(family) == Verdict::Touched).collect()
+        Family::ALL.into_iter().filter(|family| verdict(family) == Verdict::Touched).collect()
     }
 
     /// A generation whose sets are not there yet.
     pub(super) fn free_generation(&self) -> u32 {
-        let generation = |set: &SetDef| -> Option<u32> {
-            let rest = set.name.strip_prefix(sets::PREFIX_V4).or_else(|| set.name.strip_prefix(sets::PREFIX_V6))?;
-            rest.split('-').next()?.parse().ok()
-        };
-        let used: BTreeSet<u32> = self.sets.iter().filter_map(generation).chain(self.v4.generation()).collect();
+        let of_sets = self.sets.iter().filter_map(|set| sets::generation(&set.name));
+        let used: BTreeSet<u32> = of_sets.chain(self.generation()).collect();
         (0..=u32::MAX).find(|number| !used.contains(number)).unwrap_or_default()
     }
 }

@@ -16,6 +16,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use ringfence_dataplane::render::filter_text;
 use ringfence_dataplane::sets::{self, SetChange, SetDef, SetKind};
 use ringfence_dataplane::{Enforcement, Family, NetnsPolicy, Readback, Rendered, removal, render};
 
@@ -27,9 +28,6 @@ use cleanup::destroy;
 use kernel::Kernel;
 pub use state::{Done, Known, Outcome, Terms, Wanted};
 use state::{Due, InForce};
-
-/// Both address families, in the order in which they switch.
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// Why a policy is not in force.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +91,7 @@ fn remove(backend: Backend) -> Result<Outcome, ApplyError> {
     if kernel.is_empty() {
         return Ok(Outcome::new(Known::Nothing, Done::Nothing));
     }
-    for family in FAMILIES {
+    for family in Family::ALL {
         let text = removal(kernel.family(family));
         if !text.is_empty() {
             backend.restore(family, &text)?;
@@ -118,8 +116,9 @@ fn change(backend: Backend, policy: &Arc<NetnsPolicy>, present: InForce) -> Resu
     let flows = present.due.flows || present.ended_flows || may_tighten(&present.policy, policy);
     if !present.rendered.same_shape(&same_generation) {
         let InForce { rendered, v4, v6, readings, due, .. } = present;
-        let old = due.sets.into_iter().map(|name| SetDef { name, kind: SetKind::HashNet, members: BTreeSet::new() });
-        let sets = rendered.sets.into_iter().chain(old).collect();
+        // Of those that are left only the names count.
+        let gone = |name| SetDef { name, family: Family::V4, kind: SetKind::HashNet, members: BTreeSet::new() };
+        let sets = rendered.sets.into_iter().chain(due.sets.into_iter().map(gone)).collect();
         return replace(backend, policy, Kernel { v4, v6, readings, sets }, flows, due.read_back);
     }
     let changes = present.rendered.delta(&same_generation);
@@ -145,11 +144,11 @@ fn take_over(backend: Backend, policy: &Arc<NetnsPolicy>, before: &Readings) -> 
 
 /// The policy as it is in the kernel and what its sets lack, if every rule is right.
 fn right(policy: &NetnsPolicy, kernel: &Kernel) -> Option<(Rendered, Vec<SetChange>)> {
-    let rendered = render(policy, kernel.v4.generation().unwrap_or_default());
+    let rendered = render(policy, kernel.generation().unwrap_or_default());
     let right = |family: &Family| {
         kernel.readings.has(*family) && rendered.verify(*family, kernel.family(*family)) == Readback::Ok
     };
-    let changes = rendered.delta_from(&kernel.sets).filter(|_| FAMILIES.iter().all(right))?;
+    let changes = rendered.delta_from(&kernel.sets).filter(|_| Family::ALL.iter().all(right))?;
     Some((rendered, changes))
 }
 
@@ -193,16 +192,16 @@ impl InForce {
     /// Writes sets and rules.
     fn put(&mut self, backend: Backend) -> Result<(), ToolError> {
         ipset_restore(&self.rendered.create_sets())?;
-        for family in FAMILIES {
+        for family in Family::ALL {
             let present = self.family(family).clone();
             let doubtful = self.is_doubtful(family);
-            // What IPv6 does depends on the state only: mostly there is nothing to write.
+            // What changes for one family need not for the other, as a rule on ICMP does not.
             if !doubtful && self.rendered.verify(family, &present) == Readback::Ok {
                 continue;
             }
             let text = self.rendered.restore_text(family, &present);
             // Table filter is in it only if it looks wrong: it is written all the same where looks may deceive.
-            let filter = if doubtful { family.filter_text() } else { String::new() };
+            let filter = if doubtful { filter_text(family) } else { String::new() };
             self.readings.forget(family);
             backend.restore(family, &(filter + &text))?;
             *self.family(family) = self.rendered.installed_after(family, present);

@@ -22,6 +22,8 @@ const CTA_ZONE: u16 = 18;
 const CTA_MARK_MASK: u16 = 21;
 const CTA_PROTO_ICMP_TYPE: u16 = 5;
 const CTA_PROTO_ICMP_CODE: u16 = 6;
+const CTA_PROTO_ICMPV6_TYPE: u16 = 8;
+const CTA_PROTO_ICMPV6_CODE: u16 = 9;
 /// From linux/netfilter/nf_conntrack_tcp.h.
 const TCP_TIME_WAIT: u8 = 7;
 const TCP_CLOSE: u8 = 8;
@@ -77,13 +79,15 @@ impl Conntrack {
         open().map_err(failed("open conntrack"))
     }
 
-    /// All IPv4 flows. (IPv6 of a Pod is dropped or let pass as a whole.)
+    /// All flows, of both families.
     ///
     /// # Errors
     /// When the table cannot be read.
     pub fn flows(&mut self) -> Result<Vec<Flow>, FlowError> {
         let wrap = failed("read conntrack");
-        self.send(ConntrackMessage::Get(Vec::new()), NLM_F_DUMP).map_err(&wrap)?;
+        // A dump of no family in particular is one of all.
+        let all = NetfilterProtoFamily::Unspec;
+        self.send(ConntrackMessage::Get(Vec::new()), all, NLM_F_DUMP).map_err(&wrap)?;
         let mut flows = Vec::new();
         loop {
             for message in self.receive().map_err(&wrap)? {
@@ -108,7 +112,7 @@ impl Conntrack {
         let mut attributes = flow.key.clone();
         attributes.push(ConntrackAttribute::CtaMark(if ended { ENDED } else { 0 }));
         attributes.push(ConntrackAttribute::Other(DefaultNla::new(CTA_MARK_MASK, ENDED.to_be_bytes().to_vec())));
-        self.ask(ConntrackMessage::New(attributes)).map_err(failed("mark a flow"))
+        self.ask(flow, ConntrackMessage::New(attributes)).map_err(failed("mark a flow"))
     }
 
     /// Makes conntrack forget a flow. Says whether it was still there.
@@ -116,12 +120,16 @@ impl Conntrack {
     /// # Errors
     /// When the kernel refuses.
     pub fn forget(&mut self, flow: &Flow) -> Result<bool, FlowError> {
-        self.ask(ConntrackMessage::Delete(flow.key.clone())).map_err(failed("forget a flow"))
+        self.ask(flow, ConntrackMessage::Delete(flow.key.clone())).map_err(failed("forget a flow"))
     }
 
     /// Sends what concerns one flow and waits for the answer: whether the flow was there.
-    fn ask(&self, message: ConntrackMessage) -> Result<bool, Error> {
-        self.send(message, NLM_F_ACK)?;
+    fn ask(&self, flow: &Flow, message: ConntrackMessage) -> Result<bool, Error> {
+        let family = match flow.packet.src {
+            IpAddr::V4(_) => NetfilterProtoFamily::IPv4,
+            IpAddr::V6(_) => NetfilterProtoFamily::IPv6,
+        };
+        self.send(message, family, NLM_F_ACK)?;
         loop {
             for message in self.receive()? {
                 let NetlinkPayload::Error(error) = message.payload else { continue };
@@ -134,10 +142,10 @@ impl Conntrack {
         }
     }
 
-    fn send(&self, message: ConntrackMessage, flags: u16) -> Result<(), Error> {
+    fn send(&self, message: ConntrackMessage, family: NetfilterProtoFamily, flags: u16) -> Result<(), Error> {
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
-        let body = NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), message);
+        let body = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message);
         let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(body));
         packet.finalize();
         let mut bytes = vec![0; packet.buffer_len()];
@@ -222,8 +230,8 @@ fn read_proto(packet: &mut Packet, field: &ProtoTuple) {
             other.emit_value(&mut value);
             let (kind, code) = packet.icmp.unwrap_or_default();
             match (other.kind(), value.first()) {
-                (CTA_PROTO_ICMP_TYPE, Some(kind)) => packet.icmp = Some((*kind, code)),
-                (CTA_PROTO_ICMP_CODE, Some(code)) => packet.icmp = Some((kind, *code)),
+                (CTA_PROTO_ICMP_TYPE | CTA_PROTO_ICMPV6_TYPE, Some(kind)) => packet.icmp = Some((*kind, code)),
+                (CTA_PROTO_ICMP_CODE | CTA_PROTO_ICMPV6_CODE, Some(code)) => packet.icmp = Some((kind, *code)),
                 _ => {}
             }
         }
@@ -249,4 +257,41 @@ fn is_liberal(info: &ProtoInfo) -> bool {
         }
     }
     original && reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::Netns;
+
+    #[test]
+    fn flows_of_both_families_are_found_marked_and_forgotten() {
+        let Some(netns) = Netns::new("flows_of_both_families_are_found_marked_and_forgotten") else { return };
+        for program in ["iptables-nft", "ip6tables-nft"] {
+            // A rule that asks for the state of connections makes the kernel follow them.
+            netns.exec(program, &["-A", "INPUT", "-m", "conntrack", "--ctstate", "NEW"], "");
+        }
+        netns.within(|_| {
+            for address in ["127.0.0.1", "::1"] {
+                let loopback: IpAddr = address.parse().expect("valid");
+                let listener = std::net::TcpListener::bind((loopback, 8080)).expect("it is free");
+                let client = std::net::TcpStream::connect((loopback, 8080)).expect("someone listens");
+                let port = client.local_addr().expect("it is bound").port();
+                let mut table = Conntrack::open().expect("the kernel has it");
+                let find = |table: &mut Conntrack| {
+                    let flows = table.flows().expect("they can be read");
+                    flows.into_iter().find(|flow| flow.packet.sport == port && flow.packet.src == loopback)
+                };
+                let flow = find(&mut table).expect("it is there");
+                let Packet { protocol, dst, dport, .. } = flow.packet;
+                assert_eq!((protocol, dst, dport), (Protocol::TCP, loopback, 8080));
+                assert!(!flow.is_ended());
+                assert!(table.mark(&flow, true).expect("the kernel takes it"), "{address}");
+                assert!(find(&mut table).expect("it is there").is_ended(), "{address}");
+                assert!(table.forget(&flow).expect("the kernel takes it"), "{address}");
+                assert!(find(&mut table).is_none(), "{address}");
+                drop(listener);
+            }
+        });
+    }
 }

@@ -12,11 +12,10 @@ mod conntrack;
 mod sockets;
 pub mod tightening;
 
-use std::net::IpAddr;
-
 use ringfence_dataplane::{NetnsPolicy, Packet};
 use ringfence_model::{Decision, Direction, Protocol};
 
+use crate::machine::address_of;
 use conntrack::{Conntrack, Flow};
 
 /// Why flows could not be looked at or ended.
@@ -120,9 +119,7 @@ fn reversed(packet: Packet) -> Packet {
 fn with_local_addresses(policy: &NetnsPolicy) -> NetnsPolicy {
     let mut policy = policy.clone();
     match nix::ifaddrs::getifaddrs() {
-        Ok(interfaces) => policy
-            .own
-            .extend(interfaces.filter_map(|interface| interface.address?.as_sockaddr_in().map(|address| address.ip()))),
+        Ok(interfaces) => policy.own.extend(interfaces.filter_map(|interface| address_of(&interface.address?))),
         Err(error) => tracing::warn!(%error, "failed to read the addresses of a network namespace"),
     }
     policy
@@ -130,16 +127,13 @@ fn with_local_addresses(policy: &NetnsPolicy) -> NetnsPolicy {
 
 /// What an address of the Pod began is outbound; everything else came in.
 fn direction(policy: &NetnsPolicy, packet: &Packet) -> Direction {
-    match packet.src {
-        IpAddr::V4(address) if policy.own.contains(&address) => Direction::Outbound,
-        _ => Direction::Inbound,
-    }
+    if policy.own.contains(&packet.src) { Direction::Outbound } else { Direction::Inbound }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringfence_dataplane::{Enforcement, Entry, Match, Peers};
+    use ringfence_dataplane::{Enforcement, Entry, HostSet, Match};
     use ringfence_model::{PortMatch, Services};
 
     /// Full; anyone may reach port 80 of 10.0.0.1.
@@ -148,7 +142,7 @@ mod tests {
         policy.own = ["10.0.0.1".parse().expect("valid")].into();
         let port = PortMatch::parse("TCP", Some(80), None, None, None).expect("valid");
         policy.inbound.allow.push(Entry {
-            matching: Match::Hosts { peers: Peers::Anyone, services: Services::Only([port].into()) },
+            matching: Match::Hosts { peers: HostSet::anyone(), services: Services::Only([port].into()) },
             reject: false,
             rule: "shop/web".to_owned(),
         });
@@ -188,7 +182,7 @@ mod tests {
         let mut policy = policy();
         let port = PortMatch::parse("UDP", Some(514), None, None, None).expect("valid");
         policy.outbound.allow.push(Entry {
-            matching: Match::Hosts { peers: Peers::Anyone, services: Services::Only([port].into()) },
+            matching: Match::Hosts { peers: HostSet::anyone(), services: Services::Only([port].into()) },
             reject: false,
             rule: "shop/syslog".to_owned(),
         });

@@ -22,6 +22,8 @@ const ANY_COOKIE: [u8; 8] = [0xff; 8];
 const ALL_STATES: u32 = 0xffff_ffff;
 /// From net/tcp_states.h.
 const TCP_LISTEN: u8 = 10;
+/// `struct nlmsghdr` has 16 bytes, `struct inet_diag_req_v2` 56.
+const MESSAGE_LENGTH: u32 = 72;
 /// Where the ports and the cookie are in a message with `inet_diag_req_v2`, and in one with `inet_diag_msg`.
 const REQUEST_PORTS: std::ops::Range<usize> = 24..28;
 const REQUEST_COOKIE: std::ops::Range<usize> = 64..72;
@@ -38,8 +40,8 @@ pub fn close(flows: impl Iterator<Item = Packet>) {
     let result = open().and_then(|socket| {
         for flow in flows {
             // One end is local; which one is not known for what the Pod forwards.
-            for request in [request(flow, false), request(flow, true)].into_iter().flatten() {
-                close_one(&socket, request)?;
+            for reversed in [false, true] {
+                close_one(&socket, request(flow, reversed))?;
             }
         }
         Ok(())
@@ -80,28 +82,35 @@ fn cookie_of_connected(request: &[u8], answer: &[u8]) -> Option<[u8; 8]> {
 }
 
 /// A netlink message with an `inet_diag_req_v2`: the socket whose own end is the source of the flow, or, `reversed`, its
-/// destination. `None` for IPv6, of which no flow is ended one by one.
-fn request(flow: Packet, reversed: bool) -> Option<Vec<u8>> {
-    let (IpAddr::V4(src), IpAddr::V4(dst)) = (flow.src, flow.dst) else { return None };
-    let (own, own_port, peer, peer_port) =
-        if reversed { (dst, flow.dport, src, flow.sport) } else { (src, flow.sport, dst, flow.dport) };
-    let mut body = vec![libc::AF_INET as u8, libc::IPPROTO_TCP as u8, 0, 0];
+/// destination.
+fn request(flow: Packet, reversed: bool) -> Vec<u8> {
+    let (own, own_port, peer, peer_port) = if reversed {
+        (flow.dst, flow.dport, flow.src, flow.sport)
+    } else {
+        (flow.src, flow.sport, flow.dst, flow.dport)
+    };
+    let family = match own {
+        IpAddr::V4(_) => libc::AF_INET,
+        IpAddr::V6(_) => libc::AF_INET6,
+    };
+    let mut body = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
     body.extend(ALL_STATES.to_ne_bytes());
     body.extend(own_port.to_be_bytes());
     body.extend(peer_port.to_be_bytes());
     for address in [own, peer] {
-        body.extend(address.octets());
-        body.extend([0; 12]);
+        match address {
+            IpAddr::V4(address) => body.extend(address.octets().into_iter().chain([0; 12])),
+            IpAddr::V6(address) => body.extend(address.octets()),
+        }
     }
     body.extend([0; 4]);
     body.extend(ANY_COOKIE);
-    let length = u32::try_from(16 + body.len()).ok()?;
-    let mut message = length.to_ne_bytes().to_vec();
+    let mut message = MESSAGE_LENGTH.to_ne_bytes().to_vec();
     message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     message.extend(REQUEST.to_ne_bytes());
     message.extend([0; 8]);
     message.extend(body);
-    Some(message)
+    message
 }
 
 #[cfg(test)]
@@ -120,13 +129,12 @@ mod tests {
             dport: 80,
             icmp: None,
         };
-        let message = request(flow, false).expect("IPv4");
-        // struct nlmsghdr is 16 bytes, struct inet_diag_req_v2 56.
+        let message = request(flow, false);
         assert_eq!(message.len(), 72);
         assert_eq!(message[24..28], [0x12, 0x34, 0, 80]);
         assert_eq!(message[28..32], [10, 0, 0, 1]);
         assert_eq!(message[44..48], [10, 0, 0, 2]);
-        let reversed = request(flow, true).expect("IPv4");
+        let reversed = request(flow, true);
         assert_eq!(reversed[24..28], [0, 80, 0x12, 0x34]);
     }
 
@@ -142,29 +150,35 @@ mod tests {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root may");
             let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip runs");
             assert!(up.success());
-            let listener = std::net::TcpListener::bind("0.0.0.0:8080").expect("free");
-            let to = listener.local_addr().expect("bound").port();
-            let connect = || std::net::TcpStream::connect(("127.0.0.1", to)).expect("someone listens");
-            let mut client = connect();
-            let _server = listener.accept().expect("accepted");
-            let packet = |sport, dport| Packet {
-                direction: Direction::Outbound,
-                protocol: Protocol::TCP,
-                src: "127.0.0.1".parse().expect("valid"),
-                dst: "127.0.0.1".parse().expect("valid"),
-                sport,
-                dport,
-                icmp: None,
-            };
-            // Nobody has these ends: by port 8080 the kernel finds the listener.
-            close([packet(45000, 8080), packet(8080, 45000)].into_iter());
-            client.write_all(b"x").expect("the connection lives");
-            drop(connect());
-            drop(listener.accept().expect("it still listens"));
-            close(std::iter::once(packet(client.local_addr().expect("bound").port(), 8080)));
-            assert!(client.write_all(b"x").is_err(), "the connection is closed");
-            drop(connect());
+            for loopback in ["127.0.0.1", "::1"] {
+                closes_the_connection_alone(loopback.parse().expect("valid"));
+            }
         };
         std::thread::spawn(inside).join().expect("no panic");
+    }
+
+    fn closes_the_connection_alone(loopback: IpAddr) {
+        use std::io::Write as _;
+        let listener = std::net::TcpListener::bind((loopback, 8080)).expect("free");
+        let connect = || std::net::TcpStream::connect((loopback, 8080)).expect("someone listens");
+        let mut client = connect();
+        let _server = listener.accept().expect("accepted");
+        let packet = |sport, dport| Packet {
+            direction: Direction::Outbound,
+            protocol: Protocol::TCP,
+            src: loopback,
+            dst: loopback,
+            sport,
+            dport,
+            icmp: None,
+        };
+        // Nobody has these ends: by port 8080 the kernel finds the listener.
+        close([packet(45000, 8080), packet(8080, 45000)].into_iter());
+        client.write_all(b"x").expect("the connection lives");
+        drop(connect());
+        drop(listener.accept().expect("it still listens"));
+        close(std::iter::once(packet(client.local_addr().expect("bound").port(), 8080)));
+        assert!(client.write_all(b"x").is_err(), "the connection is closed");
+        drop(connect());
     }
 }

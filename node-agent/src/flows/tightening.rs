@@ -1,7 +1,9 @@
 //! Whether a change of policy can end flows at all. Most changes only open something: a Pod that joins, a rule that is
 //! added. In doubt the answer is that it can.
 
-use ringfence_dataplane::{Enforcement, Entry, Match, NetnsPolicy, Peers, Side};
+use std::sync::Arc;
+
+use ringfence_dataplane::{Enforcement, Entry, HostSet, Match, NetnsPolicy, Side};
 use ringfence_model::Services;
 
 /// Whether something that passed under `before` may be blocked under `after`.
@@ -39,12 +41,8 @@ fn covers(big: &Entry, small: &Entry) -> bool {
     }
 }
 
-fn peers_cover(big: &Peers, small: &Peers) -> bool {
-    match (big, small) {
-        (Peers::Anyone, _) => true,
-        (Peers::Listed(_), Peers::Anyone) => false,
-        (Peers::Listed(big), Peers::Listed(small)) => small.nets.is_subset(&big.nets),
-    }
+fn peers_cover(big: &HostSet, small: &HostSet) -> bool {
+    Arc::ptr_eq(&big.nets, &small.nets) || big.nets.covers_all(&small.nets)
 }
 
 fn services_cover(big: &Services, small: &Services) -> bool {
@@ -58,16 +56,15 @@ fn services_cover(big: &Services, small: &Services) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringfence_dataplane::HostSet;
     use ringfence_model::PortMatch;
-    use std::sync::Arc;
+    use std::net::IpAddr;
 
     fn entry(peers: &[&str], port: i32) -> Entry {
-        let nets = Arc::new(peers.iter().map(|net| net.parse().expect("a prefix")).collect());
+        let nets = Arc::new(peers.iter().map(|net| net.parse::<IpAddr>().expect("an address")).collect());
         let port = PortMatch::parse("TCP", Some(port), None, None, None).expect("a port");
         Entry {
             matching: Match::Hosts {
-                peers: Peers::Listed(HostSet { nets, ..HostSet::default() }),
+                peers: HostSet { nets, ..HostSet::default() },
                 services: Services::Only([port].into()),
             },
             reject: false,
@@ -83,9 +80,9 @@ mod tests {
 
     #[test]
     fn a_peer_or_rule_more_only_opens() {
-        let before = allowing(vec![entry(&["10.0.0.1/32"], 80)]);
-        let joined = allowing(vec![entry(&["10.0.0.1/32", "10.0.0.2/32"], 80)]);
-        let added = allowing(vec![entry(&["10.0.0.1/32"], 80), entry(&["10.0.0.9/32"], 81)]);
+        let before = allowing(vec![entry(&["10.0.0.1"], 80)]);
+        let joined = allowing(vec![entry(&["10.0.0.1", "10.0.0.2"], 80)]);
+        let added = allowing(vec![entry(&["10.0.0.1"], 80), entry(&["10.0.0.9"], 81)]);
         assert!(!may_tighten(&before, &joined));
         assert!(!may_tighten(&before, &added));
         assert!(may_tighten(&joined, &before), "a peer left");
@@ -97,7 +94,7 @@ mod tests {
     fn a_deny_tightens_when_it_comes() {
         let before = allowing(Vec::new());
         let mut after = before.clone();
-        after.outbound.override_deny.push(entry(&["10.0.0.1/32"], 80));
+        after.outbound.override_deny.push(entry(&["10.0.0.1"], 80));
         assert!(may_tighten(&before, &after));
         assert!(!may_tighten(&after, &before));
     }

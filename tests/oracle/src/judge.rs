@@ -103,6 +103,13 @@ pub fn judge(world: &World, connection: &Connection) -> Option<Vec<Answer>> {
     match &connection.to {
         Target::Direct(party, port) => {
             let destination = end(world, party)?;
+            // Who is named by an address is met over its family.
+            let (source, destination) = match (&connection.from, party) {
+                (_, Party::Address(address)) | (Party::Address(address), _) => {
+                    (over(world, source, *address), over(world, destination, *address))
+                }
+                _ => (source, destination),
+            };
             let ask = Ask::port(protocol, *port);
             let wanted = Wanted { known: destination.known.clone(), ask, front: None };
             Some(vec![both(world, &source, &wanted, &destination, *port)])
@@ -113,8 +120,11 @@ pub fn judge(world: &World, connection: &Connection) -> Option<Vec<Answer>> {
             source.pod.as_ref().filter(|_| service.cluster_ips.contains(address))?;
             let front = Some((key.clone(), own.clone()));
             let wanted = Wanted { known: world.known_at(*address), ask: Ask::port(protocol, *port), front };
-            let answers = world.led_to(service, own).into_iter().filter_map(|(address, number)| {
-                let destination = end(world, &Party::Address(address))?;
+            let source = over(world, source, *address);
+            let same_family = |other: &IpAddr| other.is_ipv4() == address.is_ipv4();
+            let led_to = world.led_to(service, own).into_iter().filter(|(back_end, _)| same_family(back_end));
+            let answers = led_to.filter_map(|(address, number)| {
+                let destination = over(world, end(world, &Party::Address(address))?, address);
                 Some(Answer {
                     back_end: Some((address, number)),
                     ..both(world, &source, &wanted, &destination, number)
@@ -161,6 +171,19 @@ fn end(world: &World, party: &Party) -> Option<End> {
             }
         },
     }
+}
+
+/// An end with its addresses of one family, if it has any: a connection does not change families on its way.
+fn over(world: &World, end: End, address: IpAddr) -> End {
+    let addresses: Vec<IpAddr> =
+        end.known.addresses.iter().copied().filter(|own| own.is_ipv4() == address.is_ipv4()).collect();
+    if addresses.is_empty() {
+        return end;
+    }
+    // Peers know a Pod by those that nobody else has.
+    let told = end.pod.is_none() || addresses.iter().any(|own| world.holder(*own) == end.known.holder);
+    let labels = end.known.labels.filter(|_| told);
+    End { known: Known { addresses, labels, ..end.known }, ..end }
 }
 
 fn both(world: &World, source: &End, wanted: &Wanted, destination: &End, port: u16) -> Answer {
@@ -236,23 +259,23 @@ pub(crate) fn side<'w>(
     (plain(Decision::Default), does)
 }
 
-/// Itself, also through a Service with nobody else behind it; DNS to its resolvers.
+/// Itself, also through a Service with nobody else behind it; discovery; DNS to its resolvers.
 fn essential_out(world: &World, source: &End, wanted: &Wanted, destination: &End) -> bool {
     let Some(own) = &source.pod else { return false };
     let itself = wanted.front.is_none() && destination.pod.as_ref() == Some(own);
     let alone = wanted.front.as_ref().is_some_and(|(key, _)| {
         world.services.get(key).is_some_and(|service| world.is_alone_behind(key, service, own))
     });
-    itself || alone || asks_resolver(world, own, &wanted.known.addresses, wanted.ask)
+    itself || alone || wanted.ask.is_discovery() || asks_resolver(world, own, &wanted.known.addresses, wanted.ask)
 }
 
-/// Itself; its probes, from its own node; DNS at its provider.
+/// Itself; discovery; its probes, from its own node; DNS at its provider.
 fn essential_in(world: &World, source: &End, destination: &End, ask: Ask) -> bool {
     let Some(own) = &destination.pod else { return false };
     let Some(pod) = world.pods.get(own) else { return false };
     let itself = source.pod.as_ref() == Some(own);
     let probed = source.node.as_ref() == Some(&pod.node) && pod.probe_ports.contains(&(ask.protocol, ask.port));
-    itself || probed || serves_dns(world, own, pod, ask)
+    itself || ask.is_discovery() || probed || serves_dns(world, own, pod, ask)
 }
 
 /// Whether a Pod asks a resolver: one of its own, or the cluster's.

@@ -57,7 +57,9 @@ pub fn judge_packet(world: &World, key: &Key, packet: &Packet) -> Option<Ruling>
             if !fronts.is_empty() {
                 return None;
             }
-            let otherwise = is_local(pod, packet.peer) || asks_resolver(world, key, &peer.addresses, packet.ask);
+            let discovery = packet.ask.is_discovery();
+            let otherwise =
+                is_local(pod, packet.peer) || discovery || asks_resolver(world, key, &peer.addresses, packet.ask);
             own_service = !otherwise && leads_back(world, key, front.as_ref());
             let wanted = Wanted { known: peer, ask: packet.ask, front };
             side(
@@ -71,11 +73,11 @@ pub fn judge_packet(world: &World, key: &Key, packet: &Packet) -> Option<Ruling>
     Some(Ruling { side, does, own_service })
 }
 
-/// What never left the Pod; its probes, from the addresses of its own node; DNS at its provider.
+/// What never left the Pod; discovery; its probes, from the addresses of its own node; DNS at its provider.
 fn essential_in(world: &World, key: &Key, pod: &Pod, packet: &Packet) -> bool {
     let of_node = world.addresses_of_node(&pod.node).contains(&packet.peer);
     let probed = of_node && pod.probe_ports.contains(&(packet.ask.protocol, packet.ask.port));
-    is_local(pod, packet.peer) || probed || serves_dns(world, key, pod, packet.ask)
+    is_local(pod, packet.peer) || packet.ask.is_discovery() || probed || serves_dns(world, key, pod, packet.ask)
 }
 
 fn is_local(pod: &Pod, address: IpAddr) -> bool {

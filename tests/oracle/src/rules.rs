@@ -40,6 +40,12 @@ impl Ask {
     pub fn port(protocol: Protocol, port: u16) -> Self {
         Self { protocol, port, icmp: None }
     }
+
+    /// Whether it is neighbour discovery, router discovery or MLD. Of a connection the port is the type.
+    pub(crate) fn is_discovery(self) -> bool {
+        let kind = self.icmp.map_or(self.port, |(kind, _)| u16::from(kind));
+        self.protocol == Protocol::ICMPV6 && [130, 131, 132, 133, 134, 135, 136, 143].contains(&kind)
+    }
 }
 
 /// What a consumer connects to.

@@ -16,9 +16,7 @@
 //! 1. [`OWN_SERVICE`]: what a Pod sends to itself through its own Service is essential, and no rule says so before there is
 //!    the gate.
 //! 2. [`OTHER_NETWORK`]: a node's agent knows the Pods on the Pod network of its own Pods only.
-//! 3. [`IPV6`]: Full drops IPv6 but for loopback and discovery, every other state lets it pass. That is what is traced;
-//!    counted is where the model says otherwise.
-//! 4. [`TWO_SERVICES`]: an address and port of two Services, of which the model does not say which one a node takes.
+//! 3. [`TWO_SERVICES`]: an address and port of two Services, of which the model does not say which one a node takes.
 //!
 //! No packet is sent from or to Pods of a node without an agent ([`NO_AGENT`]), or to Pods without an address
 //! ([`NO_ADDRESS`]).
@@ -52,8 +50,6 @@ const DISCOVERY: [u8; 8] = [130, 131, 132, 133, 134, 135, 136, 143];
 pub const OWN_SERVICE: &str = "itself through its own Service";
 /// See the module.
 pub const OTHER_NETWORK: &str = "a Pod on another Pod network";
-/// See the module.
-pub const IPV6: &str = "IPv6 otherwise than by the model";
 /// See the module.
 pub const TWO_SERVICES: &str = "an address and port of two Services";
 /// Pods of a node without an agent: a provider's master, or a node that Kubernetes does not know.
@@ -164,19 +160,16 @@ impl AtPod<'_> {
                 let asked = sample::packet(self.world, self.pod, is_v4, fronts, random);
                 let packet = wire(&asked, *own, random);
                 let interface = if self.never_leaves(&packet) { "lo" } else { "eth0" };
-                let probe = Probe { interface, ..Probe::new(packet) };
+                // Conntrack does not follow discovery.
+                let state = if is_discovery(&packet) { "UNTRACKED" } else { "NEW" };
+                let probe = Probe { interface, state, ..Probe::new(packet) };
                 let Some(ruling) = judge_packet(self.world, self.key, &asked) else {
                     traced.set_aside(TWO_SERVICES);
                     continue;
                 };
-                let what = if is_v4 {
-                    self.hold(&asked, &probe, &ruling, &kernel, traced)
-                } else {
-                    self.hold_v6(&probe, &ruling, &kernel, traced)
-                };
-                what.map_err(|text| {
-                    let Rendered { sets, v4, .. } = &self.rendered;
-                    format!("{:?}: {probe:?}: {text}\nthe oracle says {ruling:?}\n{sets:#?}\n{v4}", self.key)
+                self.hold(&asked, &probe, &ruling, &kernel, traced).map_err(|text| {
+                    let (sets, rules) = (&self.rendered.sets, self.rendered.text(family));
+                    format!("{:?}: {probe:?}: {text}\nthe oracle says {ruling:?}\n{sets:#?}\n{rules}", self.key)
                 })?;
             }
         }
@@ -214,26 +207,8 @@ impl AtPod<'_> {
             return Err(format!("expected {expected:?}, the rules say {trace:?}, their judge {judged:?}"));
         }
         let end = if asked.direction == Direction::Inbound { "in" } else { "out" };
-        traced.note(format!("{end}:{:?} {:?}", expected.0, expected.1));
-        Ok(())
-    }
-
-    fn hold_v6(&self, probe: &Probe, ruling: &Ruling, kernel: &Kernel, traced: &mut Traced) -> Result<(), String> {
-        let packet = &probe.packet;
-        let discovery =
-            packet.protocol == Protocol::ICMPV6 && packet.icmp.is_some_and(|(kind, _)| DISCOVERY.contains(&kind));
-        let probe = Probe { state: if discovery { "UNTRACKED" } else { probe.state }, ..*probe };
-        let closed = self.policy.state == Enforcement::Full && !discovery && probe.interface != "lo";
-        let expected = if closed { Fate::Dropped } else { Fate::Passed };
-        let found = kernel.fate(&probe);
-        if found != expected {
-            return Err(format!("expected {expected:?} of IPv6, the rules say {found:?}"));
-        }
-        traced.note(format!("IPv6 {found:?}"));
-        // Discovery is essential; the oracle speaks of connections only.
-        if !discovery && (ruling.does == Does::Block) != closed {
-            traced.set_aside(IPV6);
-        }
+        let family = if probe.packet.src.is_ipv4() { "" } else { " IPv6" };
+        traced.note(format!("{end}:{:?} {:?}{family}", expected.0, expected.1));
         Ok(())
     }
 
@@ -245,7 +220,8 @@ impl AtPod<'_> {
     /// Why a packet fared as it did: the class of the rule that hit.
     fn decision(&self, trace: &Trace, probe: &Probe) -> Result<Decision, String> {
         let Some(name) = &trace.rule else {
-            return Ok(if probe.interface == "lo" { Decision::Essential } else { Decision::Default });
+            let essential = probe.interface == "lo" || is_discovery(&probe.packet);
+            return Ok(if essential { Decision::Essential } else { Decision::Default });
         };
         let action = |(set, rule): (&str, &str)| {
             let rules = &self.world.rule_sets.get(set)?.rules;
@@ -259,6 +235,10 @@ impl AtPod<'_> {
             None => Err(format!("'{name}' names no rule")),
         }
     }
+}
+
+fn is_discovery(packet: &Packet) -> bool {
+    packet.protocol == Protocol::ICMPV6 && packet.icmp.is_some_and(|(kind, _)| DISCOVERY.contains(&kind))
 }
 
 /// What the model says of a packet.

@@ -13,7 +13,6 @@ use ringfence_model::{Action, AddressSet, Constraint, Dimension, LabelValue, Lab
 use super::limits::{GROUP_VALUES, LIST_PREFIXES};
 use super::rule::{Ref, ResolvedActor};
 use super::selector::{PeerSelector, WorkloadKind, WorkloadSelector};
-use super::unprogrammed::IPV6_SELECTS_NOTHING;
 use super::world::Facts;
 use crate::policy::Policy;
 
@@ -347,9 +346,6 @@ fn read_list(name: &str, list: &IpListSpec, blocks: bool) -> Read<AddressSet> {
     if let Some(text) = bad.first() {
         read.warnings.push(format!("IPList {name} selects nothing: its exclusion '{text}' cannot be read"));
         return read;
-    }
-    if ranges.iter().any(|net| matches!(net, IpNet::V6(_))) {
-        read.warnings.push(format!("IPList {name}: {IPV6_SELECTS_NOTHING}"));
     }
     let ranges = AddressSet::from_nets(ranges);
     match ranges.minus_up_to(&AddressSet::from_nets(exclusions), LIST_PREFIXES) {

@@ -130,6 +130,20 @@ impl<'a> Evaluator<'a> {
         }
     }
 
+    /// An end as a connection from or to an address meets it: a connection runs over one family. An end that has no
+    /// address of the family has no such connection either; it stays as it is.
+    pub(super) fn over_family_of<'e>(&'e self, end: End<'e>, address: IpAddr) -> End<'e> {
+        let same = |own: &&IpAddr| own.is_ipv4() == address.is_ipv4();
+        let addresses: BTreeSet<IpAddr> = end.addresses.iter().filter(same).copied().collect();
+        if addresses.is_empty() {
+            return end;
+        }
+        let number = end.pod.and_then(|(key, _)| self.world.facts.pods.number(key));
+        let own = number.map(Owner::Pod);
+        let peer = own.is_none_or(|own| addresses.iter().any(|address| self.world.owner(*address) == Some(&own)));
+        End { peer: end.peer && peer, addresses, ..end }
+    }
+
     fn pod_end(&self, key: &NamespacedName) -> Option<End<'_>> {
         let (key, pod) = self.world.cluster.pods.get_key_value(key)?;
         let number = self.world.facts.pods.number(key)?;

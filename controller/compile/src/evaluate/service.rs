@@ -24,12 +24,14 @@ pub struct Entrance<'e> {
 }
 
 impl Evaluator<'_> {
-    /// A connection to a Service by name.
+    /// A connection to a Service by name, which leads to its first ClusterIP of the family of who connects; who that is
+    /// may be known by an address.
     pub(super) fn to_service(
         &self,
         source: &End<'_>,
         key: &NamespacedName,
         port: Port,
+        address: Option<IpAddr>,
     ) -> Result<Explanation, ExplainError> {
         let named = Endpoint::Service(key.clone());
         let (Some((key, facts)), Some(service)) =
@@ -41,9 +43,12 @@ impl Evaluator<'_> {
         let Some(own) = own else {
             return Err(ExplainError::NoSuchPort { service: named, protocol: port.protocol, port: port.number });
         };
+        let usable = |other: &IpAddr| address.is_none_or(|address| address.is_ipv4() == other.is_ipv4());
         let fronts = || facts.fronts.iter().filter(|front| front.protocol == own.protocol && front.port == own.port);
-        let inside = fronts().find(|front| service.cluster_ips.first() == Some(&front.address));
-        let entrance = Entrance { key, facts, service, port: own, front: inside.or_else(|| fronts().next()) };
+        let inside = service.cluster_ips.iter().find(|own| usable(own));
+        let inside = fronts().find(|front| inside == Some(&front.address));
+        let other = || fronts().find(|front| usable(&front.address)).or_else(|| fronts().next());
+        let entrance = Entrance { key, facts, service, port: own, front: inside.or_else(other) };
         Ok(self.through(source, &entrance))
     }
 
@@ -96,7 +101,9 @@ impl Evaluator<'_> {
                 refused.ports.iter().filter(|(name, protocol, _)| *name == own.name && *protocol == own.protocol);
             ports.map(|(_, _, port)| (refused.address, *port))
         });
-        accepted.chain(refused).collect()
+        // A front end leads to back ends of its own family.
+        let led_to = |address: &IpAddr| entrance.front.is_none_or(|front| front.address.is_ipv4() == address.is_ipv4());
+        accepted.chain(refused).filter(|(address, _)| led_to(address)).collect()
     }
 
     fn through_to(
@@ -106,13 +113,16 @@ impl Evaluator<'_> {
         address: IpAddr,
         number: u16,
     ) -> BackendExplanation {
-        let end = self.end_at(address);
+        let end = self.over_family_of(self.end_at(address), address);
+        let source = self.over_family_of(source.clone(), address);
         let port = Port { protocol: entrance.port.protocol, number };
         let out = match self.front_target(entrance) {
-            Some((addresses, class_end)) => self.source_side(source, &target(entrance, &addresses, class_end.as_ref())),
-            None => self.source_side(source, &Target::direct(&end, port)),
+            Some((addresses, class_end)) => {
+                self.source_side(&source, &target(entrance, &addresses, class_end.as_ref()))
+            }
+            None => self.source_side(&source, &Target::direct(&end, port)),
         };
-        let both = Both::of(out, self.back_end_side(&end, source, entrance, port));
+        let both = Both::of(out, self.back_end_side(&end, &source, entrance, port));
         BackendExplanation {
             endpoint: end.name,
             address,

@@ -110,8 +110,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Itself, also through a Service with nobody else behind it; and DNS, to the cluster's resolvers and those of its
-    /// own dnsConfig.
+    /// Itself, also through a Service with nobody else behind it; discovery; and DNS, to the cluster's resolvers and those
+    /// of its own dnsConfig.
     fn essential_out(&self, source: &End<'_>, target: &Target<'_>) -> bool {
         let Some((own, pod)) = source.pod else {
             return false;
@@ -128,10 +128,11 @@ impl Evaluator<'_> {
             .iter()
             .any(|address| self.essentials.dns_servers.contains(address) || pod.dns_servers.contains(address));
         let dns = matches!(target.port.protocol, Protocol::TCP | Protocol::UDP) && target.port.number == DNS_PORT;
-        target.pod == Some(own) || alone || (resolver && dns)
+        target.pod == Some(own) || alone || target.port.is_discovery() || (resolver && dns)
     }
 
-    /// Itself; what probes and lifecycle hooks name, from its own node; DNS at its provider; the apiserver's calls.
+    /// Itself; discovery; what probes and lifecycle hooks name, from its own node; DNS at its provider; the apiserver's
+    /// calls.
     fn essential_in(&self, end: &End<'_>, source: &End<'_>, port: Port) -> bool {
         let Some((own, pod)) = end.pod else {
             return false;
@@ -145,7 +146,7 @@ impl Evaluator<'_> {
             .inbound
             .iter()
             .any(|essential| essential.covers(&own.namespace, pod, &source.addresses, port.protocol, port.number));
-        itself || probed || declared
+        itself || port.is_discovery() || probed || declared
     }
 }
 

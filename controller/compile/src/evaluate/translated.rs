@@ -30,7 +30,7 @@ impl Evaluator<'_> {
     pub(super) fn back_end_side(&self, end: &End<'_>, source: &End<'_>, entrance: &Entrance<'_>, port: Port) -> Judged {
         let itself = matches!((source.pod, end.pod), (Some((a, _)), Some((b, _))) if a == b);
         match self.entry(source, entrance) {
-            Some(entry) if !itself => self.unless_they_differ(end, &self.seen_as(source, &entry), port),
+            Some(entry) if !itself => self.unless_they_differ(end, &self.seen_as(source, &entry, entrance), port),
             _ => self.destination_side(end, source, port),
         }
     }
@@ -59,20 +59,21 @@ impl Evaluator<'_> {
     }
 
     /// Everything that the back end may see.
-    fn seen_as<'e>(&'e self, source: &End<'e>, entry: &Entry<'e>) -> Vec<End<'e>> {
+    fn seen_as<'e>(&'e self, source: &End<'e>, entry: &Entry<'e>, entrance: &Entrance<'_>) -> Vec<End<'e>> {
+        let v4 = entrance.front.is_none_or(|front| front.address.is_ipv4());
         let nodes: Vec<&str> = match entry {
             Entry::At(node) => vec![node],
             Entry::Anywhere | Entry::Perhaps => self.world.cluster.nodes.keys().map(String::as_str).collect(),
         };
-        let mut seen: Vec<End<'e>> = nodes.into_iter().flat_map(|node| self.node_as_source(source, node)).collect();
+        let mut seen: Vec<End<'e>> = nodes.into_iter().flat_map(|node| self.node_as_source(source, node, v4)).collect();
         if matches!(entry, Entry::Perhaps) {
             seen.push(source.clone());
         }
         seen
     }
 
-    /// A node with each of its addresses; and with one that is not known, as long as its agent has reported none.
-    fn node_as_source<'e>(&'e self, source: &End<'e>, name: &'e str) -> Vec<End<'e>> {
+    /// A node with each of its addresses of the family; and with one that is not known, as long as its agent has reported none.
+    fn node_as_source<'e>(&'e self, source: &End<'e>, name: &'e str, v4: bool) -> Vec<End<'e>> {
         let Some(node) = self.node_end(name) else {
             return vec![source.hidden()];
         };
@@ -82,7 +83,7 @@ impl Evaluator<'_> {
             peer: self.world.owner(*address) == Some(&own),
             ..node.clone()
         };
-        let mut seen: Vec<End<'e>> = node.addresses.iter().map(with).collect();
+        let mut seen: Vec<End<'e>> = node.addresses.iter().filter(|own| own.is_ipv4() == v4).map(with).collect();
         if self.world.cluster.nodes.get(name).is_some_and(|node| node.reported.is_empty()) {
             seen.push(End { addresses: BTreeSet::new(), somewhere: true, ..node });
         }

@@ -15,7 +15,7 @@ use super::ParsedSpec;
 use super::places::{Report, at, field};
 use crate::compile::labels::{KUBELET_CAN_SET, kubelet_cannot_set};
 use crate::compile::limits::LIST_PREFIXES;
-use crate::compile::unprogrammed::{IPV6_SELECTS_NOTHING, without_effect};
+use crate::compile::unprogrammed::without_effect;
 
 /// Checks what the fields of a spec mean.
 pub(super) fn check(spec: &ParsedSpec, report: &mut Report<'_>) {
@@ -70,12 +70,8 @@ fn check_workload(spec: &WorkloadSpec, report: &mut Report<'_>) {
     check_labels("spec.labels", &spec.labels, report);
     for (index, address) in spec.addresses.iter().enumerate() {
         let path = at("spec.addresses", index);
-        match address.parse::<IpAddr>() {
-            Err(_) if report.is_faulty(&path) => {}
-            Err(_) => {
-                report.error(&path, format!("'{address}' is no address: write one such as 192.0.2.10 or 2001:db8::10"));
-            }
-            Ok(address) => warn_of_ipv6(&path, address.is_ipv6(), report),
+        if address.parse::<IpAddr>().is_err() && !report.is_faulty(&path) {
+            report.error(&path, format!("'{address}' is no address: write one such as 192.0.2.10 or 2001:db8::10"));
         }
     }
 }
@@ -83,9 +79,6 @@ fn check_workload(spec: &WorkloadSpec, report: &mut Report<'_>) {
 fn check_ip_list(spec: &IpListSpec, report: &mut Report<'_>) {
     check_ranges("spec.ranges", &spec.ranges, report);
     check_ranges("spec.exclusions", &spec.exclusions, report);
-    for (index, range) in spec.ranges.iter().enumerate() {
-        warn_of_ipv6(&at("spec.ranges", index), range.contains(':'), report);
-    }
     if !report.is_faulty("spec") && prefixes_of(spec).is_none() {
         let field = if spec.exclusions.is_empty() { "spec.ranges" } else { "spec.exclusions" };
         let advice = "write fewer or shorter ones, or ranges that leave the hole out";
@@ -185,13 +178,6 @@ fn check_ranges(path: &str, ranges: &[String], report: &mut Report<'_>) {
             Err(error) => report.error(&path, error.to_string()),
             Ok(_) => {}
         }
-    }
-}
-
-/// Rules are programmed for IPv4 only.
-fn warn_of_ipv6(path: &str, is_ipv6: bool, report: &mut Report<'_>) {
-    if is_ipv6 {
-        report.warning(path, IPV6_SELECTS_NOTHING);
     }
 }
 

@@ -1,14 +1,15 @@
 //! The chains of one direction, in the order of the policy model's table `side`.
 
-use ringfence_model::Direction;
+use ringfence_model::{DISCOVERY, Direction};
 
 use super::lines::{Line, Lines, Seen};
 use super::{Chain, ENDED, REJECT};
+use crate::family::Family;
 use crate::policy::{Enforcement, NetnsPolicy};
 use crate::sets::SetDef;
 
-/// What IPv4 puts into table mangle, with the sets it names.
-pub struct V4Chains {
+/// What a family puts into table mangle, with the sets it names.
+pub struct Chains {
     pub sets: Vec<SetDef>,
     pub chains: Vec<Chain>,
 }
@@ -21,13 +22,13 @@ enum Effect {
 }
 
 /// The rules of both directions and the chains they lead to.
-pub fn v4_chains(policy: &NetnsPolicy, generation: u32) -> V4Chains {
-    let lines = Lines::new(policy, generation);
+pub fn chains(policy: &NetnsPolicy, family: Family, generation: u32) -> Chains {
+    let lines = Lines::new(policy, family, generation);
     let mut chains = Vec::new();
     for (name, old, direction) in
         [("RF-IN", "RF-IN-OLD", Direction::Inbound), ("RF-OUT", "RF-OUT-OLD", Direction::Outbound)]
     {
-        let mut rules = head(policy.state, direction, old);
+        let mut rules = head(policy.state, family, direction, old);
         rules.extend(steps(policy.state, &lines, &[Seen::first(direction)]));
         chains.push(Chain::new(name, rules));
         let both = [Seen::first(direction), Seen::backwards(direction)];
@@ -37,7 +38,7 @@ pub fn v4_chains(policy: &NetnsPolicy, generation: u32) -> V4Chains {
     chains.push(Chain::new("RF-MARK", mark_to_reject()));
     chains.push(Chain::new("RF-PASS", [take_back_mark()]));
     chains.push(Chain::new("RF-WOULD", [take_back_mark()]));
-    V4Chains { sets: lines.into_sets(), chains }
+    Chains { sets: lines.into_sets(), chains }
 }
 
 /// Marks a packet, and its connection as well: rules of others that come after ours may overwrite the mark of a packet,
@@ -57,7 +58,7 @@ fn take_back_mark() -> String {
 }
 
 /// What comes before every rule.
-fn head(state: Enforcement, direction: Direction, old: &str) -> Vec<String> {
+fn head(state: Enforcement, family: Family, direction: Direction, old: &str) -> Vec<String> {
     let local = match direction {
         Direction::Inbound => "-i",
         Direction::Outbound => "-o",
@@ -67,6 +68,13 @@ fn head(state: Enforcement, direction: Direction, old: &str) -> Vec<String> {
         rules.push(format!("-m connmark --mark {ENDED:#x}/{ENDED:#x} -j DROP"));
     }
     rules.push("-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned());
+    if family == Family::V6 {
+        // Conntrack does not follow it, and no policy touches it: without it an interface has no IPv6.
+        let words = family.icmp_words();
+        let discovery =
+            |kind: &u8| format!("-p {} -m {} {} {kind} -j RETURN", words.protocol, words.module, words.option);
+        rules.extend(DISCOVERY.iter().map(discovery));
+    }
     if state == Enforcement::Full {
         rules.push("-m conntrack --ctstate INVALID -j DROP".to_owned());
     }

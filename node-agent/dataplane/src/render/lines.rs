@@ -2,13 +2,14 @@
 //! for the same packet seen backwards name the same sets.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use ringfence_model::{Direction, PortMatch, Ports, Protocol, Services};
 
-use crate::policy::{End, Entry, HostSet, Match, NetnsPolicy, Origin, Peers, Side};
+use crate::family::Family;
+use crate::policy::{End, Entry, HostSet, Match, NetnsPolicy, Nets, Origin, Side};
 use crate::sets::{self, SetDef, SetKind};
 
 /// Longest comment: rules are looked at by people, and a kernel rule holds at most 255 characters.
@@ -51,7 +52,7 @@ fn peer_of(direction: Direction) -> &'static str {
     }
 }
 
-/// All entries of a policy, with the sets they use.
+/// All entries of a policy that a family can meet, with the sets they use.
 pub struct Lines {
     inbound: SideLines,
     outbound: SideLines,
@@ -74,17 +75,18 @@ pub struct Line {
 }
 
 enum LineMatch {
-    Anyone(Services),
-    Hosts { set: String, services: Services },
+    Anyone { services: Vec<Service> },
+    Hosts { set: String, services: Vec<Service> },
     Ends { set: String },
-    Own(BTreeSet<Ipv4Addr>),
+    Own(BTreeSet<IpAddr>),
 }
 
 impl Lines {
-    pub fn new(policy: &NetnsPolicy, generation: u32) -> Self {
-        let mut slots = Slots { generation, shared: BTreeMap::new(), sets: Vec::new() };
-        let inbound = side_lines(&policy.inbound, &policy.own, &mut slots);
-        let outbound = side_lines(&policy.outbound, &policy.own, &mut slots);
+    pub fn new(policy: &NetnsPolicy, family: Family, generation: u32) -> Self {
+        let mut slots = Slots { family, generation, shared: BTreeMap::new(), sets: Vec::new() };
+        let own = policy.own.iter().copied().filter(|address| Family::of(*address) == family).collect();
+        let inbound = side_lines(&policy.inbound, &own, &mut slots);
+        let outbound = side_lines(&policy.outbound, &own, &mut slots);
         Self { inbound, outbound, sets: slots.sets }
     }
 
@@ -100,8 +102,8 @@ impl Lines {
     }
 }
 
-fn side_lines(side: &Side, own: &BTreeSet<Ipv4Addr>, slots: &mut Slots) -> SideLines {
-    let mut lines = |entries: &[Entry]| entries.iter().map(|entry| line(entry, own, slots)).collect();
+fn side_lines(side: &Side, own: &BTreeSet<IpAddr>, slots: &mut Slots) -> SideLines {
+    let mut lines = |entries: &[Entry]| entries.iter().filter_map(|entry| line(entry, own, slots)).collect();
     SideLines {
         essential: lines(&side.essential),
         override_deny: lines(&side.override_deny),
@@ -110,24 +112,56 @@ fn side_lines(side: &Side, own: &BTreeSet<Ipv4Addr>, slots: &mut Slots) -> SideL
     }
 }
 
-fn line(entry: &Entry, own: &BTreeSet<Ipv4Addr>, slots: &mut Slots) -> Line {
+fn line(entry: &Entry, own: &BTreeSet<IpAddr>, slots: &mut Slots) -> Option<Line> {
     let matching = match &entry.matching {
-        Match::Hosts { peers: Peers::Anyone, services } => LineMatch::Anyone(services.clone()),
-        Match::Hosts { peers: Peers::Listed(hosts), services } => {
-            LineMatch::Hosts { set: slots.hosts(hosts), services: services.clone() }
-        }
+        Match::Hosts { peers, services } => hosts(peers, self::services(services, slots.family), slots)?,
         Match::Ends(ends) => LineMatch::Ends { set: slots.ends(ends) },
         Match::OwnOrigin => LineMatch::Own(own.clone()),
     };
-    Line { reject: entry.reject, matching, comment: comment(&entry.rule) }
+    Some(Line { reject: entry.reject, matching, comment: comment(&entry.rule) })
+}
+
+/// Whether there is a line never depends on who is in a group now: nobody in it is an empty set.
+fn hosts(peers: &HostSet, services: Vec<Service>, slots: &mut Slots) -> Option<LineMatch> {
+    if services.is_empty() {
+        return None;
+    }
+    match Members::of(&peers.nets, slots.family) {
+        Members::Everyone => Some(LineMatch::Anyone { services }),
+        Members::Nobody if !peers.is_dynamic() => None,
+        Members::Nobody | Members::Some => Some(LineMatch::Hosts { set: slots.hosts(peers), services }),
+    }
+}
+
+/// Who of a family is among peers.
+enum Members {
+    Everyone,
+    Some,
+    Nobody,
+}
+
+impl Members {
+    fn of(nets: &Nets, family: Family) -> Self {
+        // Prefixes are sorted: the one that is everyone comes first.
+        let shortest_first = match family {
+            Family::V4 => nets.v4.first().map(|net| net.prefix_len()),
+            Family::V6 => nets.v6.first().map(|net| net.prefix_len()),
+        };
+        match shortest_first {
+            Some(0) => Self::Everyone,
+            Some(_) => Self::Some,
+            None => Self::Nobody,
+        }
+    }
 }
 
 /// Gives out the names of sets, in the order of entries.
 struct Slots {
+    family: Family,
     generation: u32,
     /// Sets of equal origin are one. (Equal origins have equal members; the members are part of the key all the same,
     /// so that a policy made by hand cannot lend one entry the peers of another.)
-    shared: BTreeMap<(BTreeSet<Origin>, Arc<BTreeSet<Ipv4Net>>), String>,
+    shared: BTreeMap<(BTreeSet<Origin>, Arc<Nets>), String>,
     sets: Vec<SetDef>,
 }
 
@@ -137,30 +171,31 @@ impl Slots {
         if let Some(name) = self.shared.get(&key) {
             return name.clone();
         }
-        let members = hosts.nets.iter().flat_map(net_members).collect();
+        let members = match self.family {
+            Family::V4 => hosts.nets.v4.iter().map(|net| net_member(IpNet::V4(*net))).collect(),
+            Family::V6 => hosts.nets.v6.iter().map(|net| net_member(IpNet::V6(*net))).collect(),
+        };
         let name = self.add(SetKind::HashNet, members);
         self.shared.insert(key, name.clone());
         name
     }
 
     fn ends(&mut self, ends: &BTreeSet<End>) -> String {
-        self.add(SetKind::HashIpPort, ends.iter().filter_map(end_member).collect())
+        let of_family = ends.iter().filter(|end| Family::of(end.address) == self.family);
+        let members = of_family.filter_map(end_member).collect();
+        self.add(SetKind::HashIpPort, members)
     }
 
     fn add(&mut self, kind: SetKind, members: BTreeSet<String>) -> String {
-        let name = format!("{}{}-{}", sets::PREFIX_V4, self.generation, self.sets.len());
-        self.sets.push(SetDef { name: name.clone(), kind, members });
+        let name = format!("{}{}-{}", sets::prefix(self.family), self.generation, self.sets.len());
+        self.sets.push(SetDef { name: name.clone(), family: self.family, kind, members });
         name
     }
 }
 
-/// A prefix as `ipset save` writes it. A set cannot hold /0: that is written as its halves.
-fn net_members(net: &Ipv4Net) -> Vec<String> {
-    match net.prefix_len() {
-        0 => vec!["0.0.0.0/1".to_owned(), "128.0.0.0/1".to_owned()],
-        32 => vec![net.addr().to_string()],
-        _ => vec![net.to_string()],
-    }
+/// A prefix as `ipset save` writes it.
+fn net_member(net: IpNet) -> String {
+    if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() }
 }
 
 fn end_member(end: &End) -> Option<String> {
@@ -176,14 +211,16 @@ fn end_member(end: &End) -> Option<String> {
 impl Line {
     /// One text per rule that the entry takes. `tcp_only`: in a chain that only TCP comes to.
     pub fn matches(&self, seen: Seen, tcp_only: bool) -> Vec<String> {
-        let Seen { peer, port, .. } = seen;
+        let Seen { peer, .. } = seen;
+        let wanted = |services: &[Service]| -> Vec<String> {
+            services.iter().filter(|service| service.tcp || !tcp_only).map(|service| service.seen(seen)).collect()
+        };
         let comment = format!("-m comment --comment \"{}\"", self.comment);
         match &self.matching {
-            LineMatch::Anyone(services) => service_matches(services, port, tcp_only)
-                .into_iter()
-                .map(|service| format!("{service}{comment}"))
-                .collect(),
-            LineMatch::Hosts { set, services } => service_matches(services, port, tcp_only)
+            LineMatch::Anyone { services } => {
+                wanted(services).into_iter().map(|service| format!("{service}{comment}")).collect()
+            }
+            LineMatch::Hosts { set, services } => wanted(services)
                 .into_iter()
                 .map(|service| format!("{service}-m set --match-set {set} {peer} {comment}"))
                 .collect(),
@@ -198,36 +235,58 @@ impl Line {
     }
 }
 
-/// The matches on protocol and port, each with a blank behind it; one empty text for all services.
-fn service_matches(services: &Services, port: &str, tcp_only: bool) -> Vec<String> {
-    match services {
-        Services::All => vec![String::new()],
-        Services::Only(list) => list
-            .iter()
-            .filter(|entry| !tcp_only || entry.protocol == Protocol::TCP)
-            .filter_map(|entry| port_match(entry, port))
-            .collect(),
+/// The match on protocol and port of one service, for every way that a packet is seen.
+struct Service {
+    /// Whether a TCP packet can be of it.
+    tcp: bool,
+    /// What comes before the ports, with a blank behind it; empty for all services.
+    protocol: String,
+    /// The provider's ports, where they matter.
+    ports: Option<String>,
+}
+
+impl Service {
+    fn seen(&self, seen: Seen) -> String {
+        let Self { protocol, ports, .. } = self;
+        match ports {
+            Some(ports) => format!("{protocol}{} {ports} ", seen.port),
+            None => protocol.clone(),
+        }
     }
 }
 
-/// A port entry. What iptables would take for "any" (protocol 0, ICMP type 255) is no match at all.
-fn port_match(entry: &PortMatch, port: &str) -> Option<String> {
+/// The services that a family can meet.
+fn services(services: &Services, family: Family) -> Vec<Service> {
+    match services {
+        Services::All => vec![Service { tcp: true, protocol: String::new(), ports: None }],
+        Services::Only(list) => list.iter().filter_map(|entry| service(entry, family)).collect(),
+    }
+}
+
+/// A port entry. What iptables would take for "any" (protocol 0, ICMP type 255) is no match at all, and each family has
+/// an ICMP of its own.
+fn service(entry: &PortMatch, family: Family) -> Option<Service> {
+    let icmp = family.icmp_words();
     let name = match entry.protocol {
         Protocol::TCP => "tcp".to_owned(),
         Protocol::UDP => "udp".to_owned(),
         Protocol::SCTP => "sctp".to_owned(),
-        Protocol::ICMP => "icmp".to_owned(),
         Protocol(0) => return None,
+        protocol if protocol == family.icmp() => icmp.protocol.to_owned(),
+        Protocol::ICMP | Protocol::ICMPV6 => return None,
         Protocol(number) => number.to_string(),
     };
-    Some(match entry.ports {
-        Ports::All => format!("-p {name} "),
-        Ports::Range(start, end) if start == end => format!("-p {name} -m {name} {port} {start} "),
-        Ports::Range(start, end) => format!("-p {name} -m {name} {port} {start}:{end} "),
+    let (protocol, ports) = match entry.ports {
+        Ports::All => (format!("-p {name} "), None),
+        Ports::Range(start, end) if start == end => (format!("-p {name} -m {name} "), Some(start.to_string())),
+        Ports::Range(start, end) => (format!("-p {name} -m {name} "), Some(format!("{start}:{end}"))),
         Ports::Icmp(u8::MAX, _) => return None,
-        Ports::Icmp(kind, None) => format!("-p icmp -m icmp --icmp-type {kind} "),
-        Ports::Icmp(kind, Some(code)) => format!("-p icmp -m icmp --icmp-type {kind}/{code} "),
-    })
+        Ports::Icmp(kind, code) => {
+            let code = code.map(|code| format!("/{code}")).unwrap_or_default();
+            (format!("-p {name} -m {} {} {kind}{code} ", icmp.module, icmp.option), None)
+        }
+    };
+    Some(Service { tcp: entry.protocol == Protocol::TCP, protocol, ports })
 }
 
 /// A rule's name as it can stand in a comment.

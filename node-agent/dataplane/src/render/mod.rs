@@ -23,15 +23,19 @@
 //! | `RF-REJECT` (filter) | finds what is marked |
 //! | `RF-REFUSE` (filter) | rejects it |
 
+//!
+//! Both families have the same chains; IPv6 lets discovery pass besides, of which conntrack knows nothing.
+
 mod direction;
 mod lines;
 
 use sha2::{Digest, Sha256};
 
-use crate::policy::{Enforcement, NetnsPolicy};
+use crate::family::Family;
+use crate::policy::NetnsPolicy;
 use crate::readback::{Installed, Readback};
 use crate::sets::{self, SetChange, SetDef};
-use direction::{V4Chains, v4_chains};
+use direction::{Chains, chains};
 
 /// Bit of the conntrack mark that ends a flow. Set by the agent, matched by the rules.
 pub const ENDED: u32 = 0x4000_0000;
@@ -41,17 +45,6 @@ pub const REJECT: u32 = 0x2000_0000;
 pub const CHAIN_PREFIX: &str = "RF-";
 /// What the name of the chain begins with that tells which text is in force.
 pub const FINGERPRINT_PREFIX: &str = "RF-FP-";
-/// ICMPv6 types that Full lets pass: MLD, router and neighbour discovery.
-pub const V6_ESSENTIAL: [u8; 8] = [130, 131, 132, 133, 134, 135, 136, 143];
-
-/// An address family, with the commands it takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Family {
-    /// IPv4: iptables.
-    V4,
-    /// IPv6: ip6tables.
-    V6,
-}
 
 /// Where a chain of ours hangs in a chain of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,46 +57,25 @@ pub struct Hook {
     pub target: &'static str,
 }
 
-const MANGLE_HOOKS: [Hook; 2] = [
+/// The hooks in table mangle.
+pub const MANGLE_HOOKS: [Hook; 2] = [
     Hook { table: "mangle", chain: "PREROUTING", target: "RF-IN" },
     Hook { table: "mangle", chain: "OUTPUT", target: "RF-OUT" },
 ];
-const FILTER_HOOKS: [Hook; 3] = [
+/// The hooks in table filter.
+pub const FILTER_HOOKS: [Hook; 3] = [
     Hook { table: "filter", chain: "INPUT", target: "RF-REJECT" },
     // A Pod that forwards is rare, but a packet that is marked must never pass.
     Hook { table: "filter", chain: "FORWARD", target: "RF-REJECT" },
     Hook { table: "filter", chain: "OUTPUT", target: "RF-REJECT" },
 ];
 
-impl Family {
-    /// The hooks in table mangle.
-    pub fn mangle_hooks(self) -> &'static [Hook] {
-        &MANGLE_HOOKS
-    }
-
-    /// The hooks in table filter; IPv6 has no rules that reject.
-    pub fn filter_hooks(self) -> &'static [Hook] {
-        match self {
-            Self::V4 => &FILTER_HOOKS,
-            Self::V6 => &[],
-        }
-    }
-
-    /// Table filter with our chain that rejects, which is the same for every policy.
-    pub fn filter_text(self) -> String {
-        match self {
-            Self::V4 => filter_text(),
-            Self::V6 => String::new(),
-        }
-    }
-}
-
 /// A policy as text, for one network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
     /// The generation that the names of the sets carry.
     pub generation: u32,
-    /// The sets that the rules name, in the order of their slots.
+    /// The sets that the rules name, those of IPv4 first, in the order of their slots.
     pub sets: Vec<SetDef>,
     /// `iptables-restore --noflush` input: table mangle with our chains, without hooks (see
     /// [`Rendered::restore_text`]).
@@ -115,23 +87,26 @@ pub struct Rendered {
 /// Renders a policy. `generation` names the sets: rules of different generations can be in the kernel's hands while
 /// one replaces the other.
 pub fn render(policy: &NetnsPolicy, generation: u32) -> Rendered {
-    let V4Chains { sets, chains } = v4_chains(policy, generation);
-    Rendered { generation, sets, v4: table_text("mangle", &chains), v6: table_text("mangle", &v6_chains(policy.state)) }
+    let [v4, v6] = Family::ALL.map(|family| chains(policy, family, generation));
+    let text = |chains: &Chains| table_text("mangle", &chains.chains);
+    let (v4_text, v6_text) = (text(&v4), text(&v6));
+    Rendered { generation, sets: v4.sets.into_iter().chain(v6.sets).collect(), v4: v4_text, v6: v6_text }
 }
 
 impl Rendered {
     /// Whether both have the same rules, so that going from one to the other is a matter of members only. Generations
     /// do not count.
     pub fn same_shape(&self, other: &Self) -> bool {
-        let kinds = |r: &Self| r.sets.iter().map(|set| set.kind).collect::<Vec<_>>();
-        kinds(self) == kinds(other) && self.v6 == other.v6 && self.shape() == other.shape()
+        let kinds = |r: &Self| r.sets.iter().map(|set| (set.family, set.kind)).collect::<Vec<_>>();
+        kinds(self) == kinds(other) && Family::ALL.iter().all(|family| self.shape(*family) == other.shape(*family))
     }
 
-    /// The IPv4 rules without what depends on the generation.
-    fn shape(&self) -> String {
-        let own = format!("{}{}-", sets::PREFIX_V4, self.generation);
-        let lines = self.v4.lines().filter(|line| !line.contains(FINGERPRINT_PREFIX));
-        lines.map(|line| format!("{}\n", line.replace(&own, sets::PREFIX_V4))).collect()
+    /// The rules of a family without what depends on the generation.
+    fn shape(&self, family: Family) -> String {
+        let prefix = sets::prefix(family);
+        let own = format!("{prefix}{}-", self.generation);
+        let lines = self.text(family).lines().filter(|line| !line.contains(FINGERPRINT_PREFIX));
+        lines.map(|line| format!("{}\n", line.replace(&own, prefix))).collect()
     }
 
     /// `ipset restore` input that makes the sets. Before the rules.
@@ -163,20 +138,17 @@ impl Rendered {
     /// go. Table filter is in it only if it has to change.
     pub fn restore_text(&self, family: Family, installed: &Installed) -> String {
         let mut text = String::new();
-        let filter = family.filter_text();
-        if !installed.holds("filter", &filter, family.filter_hooks()) {
-            text += &installed.with_hooks("filter", &filter, family.filter_hooks());
+        let filter = filter_text(family);
+        if !installed.holds("filter", &filter, &FILTER_HOOKS) {
+            text += &installed.with_hooks("filter", &filter, &FILTER_HOOKS);
         }
-        text + &installed.with_hooks("mangle", self.text(family), family.mangle_hooks())
+        text + &installed.with_hooks("mangle", self.text(family), &MANGLE_HOOKS)
     }
 
     /// What is installed once [`Rendered::restore_text`] was restored, for whoever does not read it back at once.
     pub fn installed_after(&self, family: Family, before: Installed) -> Installed {
-        before.restored("filter", &family.filter_text(), family.filter_hooks()).restored(
-            "mangle",
-            self.text(family),
-            family.mangle_hooks(),
-        )
+        let filtered = before.restored("filter", &filter_text(family), &FILTER_HOOKS);
+        filtered.restored("mangle", self.text(family), &MANGLE_HOOKS)
     }
 
     /// Whether what is installed is this policy.
@@ -184,8 +156,8 @@ impl Rendered {
         if installed.is_empty() {
             return Readback::Missing;
         }
-        let mangle = installed.holds("mangle", self.text(family), family.mangle_hooks());
-        if mangle && installed.holds("filter", &family.filter_text(), family.filter_hooks()) {
+        let mangle = installed.holds("mangle", self.text(family), &MANGLE_HOOKS);
+        if mangle && installed.holds("filter", &filter_text(family), &FILTER_HOOKS) {
             Readback::Ok
         } else {
             Readback::Changed
@@ -224,32 +196,20 @@ fn table_text(table: &str, chains: &[Chain]) -> String {
     format!("*{table}\n{declare}:{FINGERPRINT_PREFIX}{fingerprint} - [0:0]\n{rules}COMMIT\n")
 }
 
+/// Table filter with our chains that reject, which are the same for every policy.
+///
 /// Replies to what is rejected are RELATED to it and are no packets to reject, even if they carry its mark; and of a
 /// connection that was answered, the mark is of a time when it was not.
-fn filter_text() -> String {
+pub fn filter_text(family: Family) -> String {
     let marked = |module: &str| format!("-m {module} --mark {REJECT:#x}/{REJECT:#x} -g RF-REFUSE");
     let known = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned();
-    let refuse = ["-p tcp -j REJECT --reject-with tcp-reset", "-j REJECT --reject-with icmp-port-unreachable"];
-    let chains = [
-        Chain::new("RF-REJECT", [known, marked("mark"), marked("connmark")]),
-        Chain::new("RF-REFUSE", refuse.map(str::to_owned)),
+    let refuse = [
+        "-p tcp -j REJECT --reject-with tcp-reset".to_owned(),
+        format!("-j REJECT --reject-with {}", family.reject_with()),
     ];
+    let chains =
+        [Chain::new("RF-REJECT", [known, marked("mark"), marked("connmark")]), Chain::new("RF-REFUSE", refuse)];
     table_text("filter", &chains)
-}
-
-/// IPv6 has no policy yet: Full drops it but for what keeps the interface alive, any other state lets it pass.
-fn v6_chains(state: Enforcement) -> Vec<Chain> {
-    let rules = |local: &str| {
-        if state != Enforcement::Full {
-            return Vec::new();
-        }
-        let discovery = V6_ESSENTIAL.iter().map(|kind| format!("-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN"));
-        let mut rules = vec![format!("{local} lo -j RETURN")];
-        rules.extend(discovery);
-        rules.push("-j DROP".to_owned());
-        rules
-    };
-    vec![Chain::new("RF-IN", rules("-i")), Chain::new("RF-OUT", rules("-o"))]
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use ringfence_model::{Action, Decision, Direction, PortMatch, Ports, Protocol, Services};
@@ -9,32 +10,43 @@ use rstest::rstest;
 
 use super::*;
 use crate::judge::Packet;
-use crate::policy::{End, Entry, HostSet, Match, NetnsPolicy, Origin, Peers};
+use crate::policy::{End, Enforcement, Entry, HostSet, Match, NetnsPolicy, Nets, Origin};
 use crate::sets;
 use crate::trace::{Fate, Kernel, Probe};
 
-const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
-const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+const OWN: IpAddr = v4(100);
+const PEER: IpAddr = v4(1);
+const OTHER: IpAddr = v4(2);
+const OWN_V6: IpAddr = v6(100);
+const PEER_V6: IpAddr = v6(1);
+const OTHER_V6: IpAddr = v6(2);
 
-fn listed(addresses: &[Ipv4Addr]) -> Peers {
-    Peers::Listed(HostSet {
+const fn v4(last: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))
+}
+
+const fn v6(last: u8) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last as u16))
+}
+
+fn listed(addresses: &[IpAddr]) -> HostSet {
+    HostSet {
         origins: BTreeSet::from([Origin::PeerGroup("p-1".to_owned())]),
-        nets: addresses.iter().map(|address| (*address).into()).collect::<BTreeSet<_>>().into(),
-    })
+        nets: Arc::new(addresses.iter().copied().collect()),
+    }
 }
 
 fn only(protocol: Protocol, port: u16) -> Services {
     Services::Only(PortMatch::single(protocol, port).into_iter().collect())
 }
 
-fn entry(peers: Peers, services: Services, reject: bool) -> Entry {
+fn entry(peers: HostSet, services: Services, reject: bool) -> Entry {
     Entry { matching: Match::Hosts { peers, services }, reject, rule: "set/rule".to_owned() }
 }
 
 fn with(state: Enforcement, direction: Direction, entries: &[(Action, Entry)]) -> NetnsPolicy {
     let mut policy = NetnsPolicy::new(state);
-    policy.own.insert(OWN);
+    policy.own.extend([OWN, OWN_V6]);
     for (action, entry) in entries {
         let side = match direction {
             Direction::Inbound => &mut policy.inbound,
@@ -45,16 +57,17 @@ fn with(state: Enforcement, direction: Direction, entries: &[(Action, Entry)]) -
     policy
 }
 
-fn packet(direction: Direction, peer: Ipv4Addr, protocol: Protocol, sport: u16, dport: u16) -> Packet {
+fn packet(direction: Direction, peer: IpAddr, protocol: Protocol, sport: u16, dport: u16) -> Packet {
+    let own = if peer.is_ipv4() { OWN } else { OWN_V6 };
     let (src, dst) = match direction {
-        Direction::Inbound => (peer, OWN),
-        Direction::Outbound => (OWN, peer),
+        Direction::Inbound => (peer, own),
+        Direction::Outbound => (own, peer),
     };
-    Packet { direction, protocol, src: src.into(), dst: dst.into(), sport, dport, icmp: None }
+    Packet { direction, protocol, src, dst, sport, dport, icmp: None }
 }
 
 fn fate(policy: &NetnsPolicy, probe: &Probe) -> Fate {
-    Kernel::load(&render(policy, 7), Family::V4).fate(probe)
+    Kernel::load(&render(policy, 7), Family::of(probe.packet.src)).fate(probe)
 }
 
 /// The table `side` of the policy model: which actions hit, and what becomes of it in VisibilityOnly, Selective, Full.
@@ -69,17 +82,21 @@ fn fate(policy: &NetnsPolicy, probe: &Probe) -> Fate {
     &[Action::Allow, Action::OverrideDeny], [Fate::WouldBlock, Fate::Dropped, Fate::Dropped])]
 #[case::all_three(
     &[Action::Deny, Action::Allow, Action::OverrideDeny], [Fate::WouldBlock, Fate::Dropped, Fate::Dropped])]
-fn side_of_the_policy_model(#[case] actions: &[Action], #[case] expected: [Fate; 3]) {
+fn side_of_the_policy_model(
+    #[case] actions: &[Action],
+    #[case] expected: [Fate; 3],
+    #[values(PEER, PEER_V6)] peer: IpAddr,
+) {
     let states = [Enforcement::VisibilityOnly, Enforcement::Selective, Enforcement::Full];
     for direction in [Direction::Inbound, Direction::Outbound] {
         for (state, expected) in states.into_iter().zip(expected) {
             for reject in [false, true] {
                 let entries: Vec<(Action, Entry)> = actions
                     .iter()
-                    .map(|action| (*action, entry(listed(&[PEER]), only(Protocol::TCP, 80), reject)))
+                    .map(|action| (*action, entry(listed(&[peer]), only(Protocol::TCP, 80), reject)))
                     .collect();
                 let policy = with(state, direction, &entries);
-                let hit = packet(direction, PEER, Protocol::TCP, 40000, 80);
+                let hit = packet(direction, peer, Protocol::TCP, 40000, 80);
                 // Only a rule that asks for it rejects; a default deny drops.
                 let expected =
                     if expected == Fate::Dropped && reject && !actions.is_empty() { Fate::Rejected } else { expected };
@@ -92,28 +109,30 @@ fn side_of_the_policy_model(#[case] actions: &[Action], #[case] expected: [Fate;
     }
 }
 
-#[test]
-fn a_rule_hits_its_peers_and_ports_and_nothing_else() {
+#[rstest]
+#[case::v4(PEER, OTHER)]
+#[case::v6(PEER_V6, OTHER_V6)]
+fn a_rule_hits_its_peers_and_ports_and_nothing_else(#[case] peer: IpAddr, #[case] other: IpAddr) {
     for direction in [Direction::Inbound, Direction::Outbound] {
         let policy = with(
             Enforcement::Full,
             direction,
-            &[(Action::Allow, entry(listed(&[PEER]), only(Protocol::TCP, 80), false))],
+            &[(Action::Allow, entry(listed(&[peer]), only(Protocol::TCP, 80), false))],
         );
         let passes = |packet: Packet| fate(&policy, &Probe::new(packet)) == Fate::Passed;
-        assert!(passes(packet(direction, PEER, Protocol::TCP, 1, 80)));
-        assert!(!passes(packet(direction, OTHER, Protocol::TCP, 1, 80)));
-        assert!(!passes(packet(direction, PEER, Protocol::TCP, 80, 81)));
-        assert!(!passes(packet(direction, PEER, Protocol::UDP, 1, 80)));
+        assert!(passes(packet(direction, peer, Protocol::TCP, 1, 80)));
+        assert!(!passes(packet(direction, other, Protocol::TCP, 1, 80)));
+        assert!(!passes(packet(direction, peer, Protocol::TCP, 80, 81)));
+        assert!(!passes(packet(direction, peer, Protocol::UDP, 1, 80)));
         let back = if direction == Direction::Inbound { Direction::Outbound } else { Direction::Inbound };
-        assert!(!passes(packet(back, PEER, Protocol::TCP, 1, 80)));
+        assert!(!passes(packet(back, peer, Protocol::TCP, 1, 80)));
     }
 }
 
-#[test]
-fn what_comes_before_every_rule() {
+#[rstest]
+fn what_comes_before_every_rule(#[values(PEER, PEER_V6)] peer: IpAddr) {
     let policy = with(Enforcement::Full, Direction::Inbound, &[]);
-    let probe = Probe::new(packet(Direction::Inbound, PEER, Protocol::TCP, 1, 80));
+    let probe = Probe::new(packet(Direction::Inbound, peer, Protocol::TCP, 1, 80));
     assert_eq!(fate(&policy, &probe), Fate::Dropped);
     assert_eq!(fate(&policy, &Probe { interface: "lo", ..probe }), Fate::Passed);
     for state in ["ESTABLISHED", "RELATED"] {
@@ -167,49 +186,87 @@ fn an_old_mark_rejects_nothing_that_passes() {
     assert_eq!(marked(Enforcement::Full, &[], "ESTABLISHED"), Fate::Passed, "it was answered before");
 }
 
-#[test]
-fn an_older_flow_is_hit_by_a_rule_of_either_orientation() {
-    let web = entry(listed(&[PEER]), only(Protocol::TCP, 80), false);
+#[rstest]
+fn an_older_flow_is_hit_by_a_rule_of_either_orientation(#[values(PEER, PEER_V6)] peer: IpAddr) {
+    let web = entry(listed(&[peer]), only(Protocol::TCP, 80), false);
     let policy = with(Enforcement::Full, Direction::Inbound, &[(Action::Allow, web)]);
     // A reply of the Pod's own server on port 80, the first that conntrack sees of the flow.
-    let reply = packet(Direction::Outbound, PEER, Protocol::TCP, 80, 40000);
+    let reply = packet(Direction::Outbound, peer, Protocol::TCP, 80, 40000);
     assert_eq!(fate(&policy, &Probe { syn: false, ..Probe::new(reply) }), Fate::Passed);
     assert_eq!(fate(&policy, &Probe::new(reply)), Fate::Dropped, "a SYN from port 80 opens a new connection");
     assert!(!policy.judge_flow(&reply, true).blocks);
     assert!(policy.judge_flow(&reply, false).blocks, "its direction is known: it is the Pod's own");
 }
 
+/// No policy touches discovery, of which conntrack knows nothing; any other message is policy's.
 #[test]
-fn ipv6_is_dropped_in_full_but_for_discovery() {
-    let v6 = |last: u16| IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last));
-    let packet = |protocol, icmp| Packet {
-        direction: Direction::Inbound,
-        protocol,
-        src: v6(1),
-        dst: v6(2),
-        sport: 0,
-        dport: 80,
-        icmp,
-    };
-    for (state, tcp) in [
-        (Enforcement::VisibilityOnly, Fate::Passed),
-        (Enforcement::Selective, Fate::Passed),
-        (Enforcement::Full, Fate::Dropped),
-    ] {
-        let policy = with(state, Direction::Inbound, &[]);
-        let kernel = Kernel::load(&render(&policy, 1), Family::V6);
-        assert_eq!(kernel.fate(&Probe::new(packet(Protocol::TCP, None))), tcp);
-        assert_eq!(policy.judge(&packet(Protocol::TCP, None)).blocks, tcp == Fate::Dropped);
-        for (kind, fate) in [(135, Fate::Passed), (136, Fate::Passed), (143, Fate::Passed), (128, tcp)] {
-            let icmp = packet(Protocol::ICMPV6, Some((kind, 0)));
-            assert_eq!(kernel.fate(&Probe { state: "UNTRACKED", ..Probe::new(icmp) }), fate, "{state:?} {kind}");
+fn discovery_passes_whatever_the_policy() {
+    let everything = entry(HostSet::anyone(), Services::All, true);
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        for (state, echo) in [
+            (Enforcement::VisibilityOnly, Fate::WouldBlock),
+            (Enforcement::Selective, Fate::Dropped),
+            (Enforcement::Full, Fate::Dropped),
+        ] {
+            let policy = with(state, direction, &[(Action::OverrideDeny, everything.clone())]);
+            let kernel = Kernel::load(&render(&policy, 1), Family::V6);
+            let messages =
+                [(130, Fate::Passed), (135, Fate::Passed), (136, Fate::Passed), (143, Fate::Passed), (128, echo)];
+            for (kind, expected) in messages {
+                let icmp = Packet { icmp: Some((kind, 0)), ..packet(direction, PEER_V6, Protocol::ICMPV6, 0, 0) };
+                // A packet without a connection is dropped where one with a connection is rejected.
+                let probe = Probe { state: "UNTRACKED", ..Probe::new(icmp) };
+                assert_eq!(kernel.fate(&probe), expected, "{state:?} {direction:?} {kind}");
+                assert_eq!(policy.judge(&icmp).blocks, expected == Fate::Dropped, "{state:?} {direction:?} {kind}");
+            }
         }
     }
 }
 
+/// An IP list of one family says nothing of the other, down to the list that is every address of its family.
+#[rstest]
+#[case::prefix("10.0.0.0/30", [true, false])]
+#[case::every_v4("0.0.0.0/0", [true, false])]
+#[case::prefix_v6("fd00::/126", [false, true])]
+#[case::every_v6("::/0", [false, true])]
+fn a_list_of_one_family_says_nothing_of_the_other(#[case] prefix: &str, #[case] opens: [bool; 2]) {
+    let nets: Nets = std::iter::once(prefix.parse::<ipnet::IpNet>().expect("a prefix")).collect();
+    let nets = Arc::new(nets);
+    let list = HostSet { origins: [Origin::Prefixes(nets.clone())].into(), nets };
+    let allow = (Action::Allow, entry(list, only(Protocol::TCP, 80), false));
+    let policy = with(Enforcement::Full, Direction::Inbound, &[allow]);
+    for (peer, opens) in [PEER, PEER_V6].into_iter().zip(opens) {
+        let packet = packet(Direction::Inbound, peer, Protocol::TCP, 1, 80);
+        assert_eq!(fate(&policy, &Probe::new(packet)) == Fate::Passed, opens, "{peer}");
+        assert_eq!(!policy.judge(&packet).blocks, opens, "{peer}");
+    }
+    let rendered = render(&policy, 1);
+    assert!(rendered.sets.len() <= 1, "of the other family there is nothing to write: {:?}", rendered.sets);
+}
+
+/// Both have a protocol of control messages, with types of its own.
+#[test]
+fn icmp_is_of_one_family_each() {
+    let entry_of = |protocol, kind| Services::Only([PortMatch { protocol, ports: Ports::Icmp(kind, None) }].into());
+    let policy = with(
+        Enforcement::Full,
+        Direction::Inbound,
+        &[
+            (Action::Allow, entry(HostSet::anyone(), entry_of(Protocol::ICMP, 8), false)),
+            (Action::Allow, entry(HostSet::anyone(), entry_of(Protocol::ICMPV6, 128), false)),
+        ],
+    );
+    let passes = |peer, protocol, kind| {
+        let packet = Packet { icmp: Some((kind, 0)), ..packet(Direction::Inbound, peer, protocol, 0, 0) };
+        fate(&policy, &Probe::new(packet)) == Fate::Passed
+    };
+    assert!(passes(PEER, Protocol::ICMP, 8) && passes(PEER_V6, Protocol::ICMPV6, 128));
+    assert!(!passes(PEER, Protocol::ICMP, 128) && !passes(PEER_V6, Protocol::ICMPV6, 8));
+}
+
 #[test]
 fn membership_alone_changes_no_rule() {
-    let one = |members: &[Ipv4Addr], port| {
+    let one = |members: &[IpAddr], port| {
         let allow = entry(listed(members), only(Protocol::TCP, port), false);
         with(Enforcement::Full, Direction::Inbound, &[(Action::Allow, allow)])
     };
@@ -222,12 +279,16 @@ fn membership_alone_changes_no_rule() {
         "add RF4-1-0 10.0.0.1\ndel RF4-1-0 10.0.0.2\n"
     );
     assert!(old.same_shape(&render(&one(&[], 80), 1)), "an empty set matches nobody");
+    let v6 = render(&one(&[PEER, PEER_V6], 80), 2);
+    assert!(old.same_shape(&v6), "the first member of a family changes no rule either");
+    assert_eq!(sets::change_text(&old.delta(&v6)), "add RF6-1-0 fd00::1\n");
     assert!(!old.same_shape(&render(&one(&[PEER], 81), 1)));
     assert_eq!(
         old.create_sets(),
-        "create RF4-1-0 hash:net family inet hashsize 64 maxelem 1048576\nflush RF4-1-0\nadd RF4-1-0 10.0.0.1\n"
+        "create RF4-1-0 hash:net family inet hashsize 64 maxelem 1048576\nflush RF4-1-0\nadd RF4-1-0 10.0.0.1\n\
+         create RF6-1-0 hash:net family inet6 hashsize 64 maxelem 1048576\nflush RF6-1-0\n"
     );
-    assert_eq!(old.destroy_sets(), "destroy RF4-1-0\n");
+    assert_eq!(old.destroy_sets(), "destroy RF4-1-0\ndestroy RF6-1-0\n");
 }
 
 #[test]
@@ -235,8 +296,8 @@ fn entries_of_one_origin_share_a_set_and_everything_fits() {
     let allow = |port| (Action::Allow, entry(listed(&[PEER]), only(Protocol::TCP, port), false));
     let policy = with(Enforcement::Full, Direction::Inbound, &[allow(80), allow(81)]);
     let rendered = render(&policy, u32::MAX);
-    assert_eq!(rendered.sets.len(), 1);
-    assert_eq!(rendered.sets[0].name, "RF4-4294967295-0");
+    let names: Vec<&str> = rendered.sets.iter().map(|set| set.name.as_str()).collect();
+    assert_eq!(names, ["RF4-4294967295-0", "RF6-4294967295-0"]);
 }
 
 #[test]
@@ -244,36 +305,49 @@ fn what_iptables_takes_for_any_is_never_written() {
     let odd = Services::Only(BTreeSet::from([
         PortMatch { protocol: Protocol(0), ports: Ports::All },
         PortMatch { protocol: Protocol::ICMP, ports: Ports::Icmp(255, None) },
+        PortMatch { protocol: Protocol::ICMPV6, ports: Ports::Icmp(255, None) },
     ]));
-    let policy = with(Enforcement::Full, Direction::Inbound, &[(Action::Allow, entry(Peers::Anyone, odd, false))]);
-    assert!(!render(&policy, 1).v4.contains("set/rule"));
+    let policy = with(Enforcement::Full, Direction::Inbound, &[(Action::Allow, entry(HostSet::anyone(), odd, false))]);
+    let rendered = render(&policy, 1);
+    assert!(!rendered.v4.contains("set/rule") && !rendered.v6.contains("set/rule"));
 }
 
 #[test]
 fn a_rules_name_cannot_leave_its_comment() {
-    let mut allow = entry(Peers::Anyone, Services::All, false);
+    let mut allow = entry(HostSet::anyone(), Services::All, false);
     allow.rule = "a/\" -j ACCEPT\n-A RF-IN ".repeat(30);
     let text = render(&with(Enforcement::Full, Direction::Inbound, &[(Action::Allow, allow)]), 1).v4;
     assert!(!text.contains("ACCEPT\n") && !text.contains("j ACCEPT"), "{text}");
     assert!(text.lines().all(|line| line.len() < 255), "{text}");
 }
 
-fn peers() -> impl Strategy<Value = Peers> {
-    let nets = prop::collection::btree_set((0u8..8, 29u8..=32), 0..4).prop_map(|list| {
-        let net = |(last, length)| ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, last), length).trunc();
-        let nets: BTreeSet<_> = list.into_iter().map(net).collect();
-        Peers::Listed(HostSet { origins: BTreeSet::from([Origin::Prefixes(nets.clone())]), nets: nets.into() })
+fn addresses() -> impl Strategy<Value = IpAddr> {
+    (any::<bool>(), 0u8..8).prop_map(|(is_v4, last)| if is_v4 { v4(last) } else { v6(last) })
+}
+
+/// Prefixes that hold 1 to 8 addresses, and now and then all of a family.
+fn peers() -> impl Strategy<Value = HostSet> {
+    let net = |(address, wider, all): (IpAddr, u8, bool)| {
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        ipnet::IpNet::new_assert(address, if all { 0 } else { most - wider }).trunc()
+    };
+    let one = (addresses(), 0u8..4, prop::bool::weighted(0.05)).prop_map(net);
+    let nets = (prop::collection::vec(one, 0..4), any::<bool>()).prop_map(|(list, is_group)| {
+        let nets: Arc<Nets> = Arc::new(list.into_iter().collect());
+        let origin = if is_group { Origin::PeerGroup("p-1".to_owned()) } else { Origin::Prefixes(nets.clone()) };
+        HostSet { origins: BTreeSet::from([origin]), nets }
     });
-    prop_oneof![1 => Just(Peers::Anyone), 6 => nets]
+    prop_oneof![1 => Just(HostSet::anyone()), 6 => nets]
 }
 
 fn services() -> impl Strategy<Value = Services> {
     let protocol = prop_oneof![Just(Protocol::TCP), Just(Protocol::UDP), Just(Protocol::SCTP)];
     let port = (protocol, 80u16..84, 0u16..3)
         .prop_map(|(protocol, port, more)| PortMatch { protocol, ports: Ports::Range(port, port + more) });
-    let icmp = (0u8..3, prop::option::of(0u8..2))
-        .prop_map(|(kind, code)| PortMatch { protocol: Protocol::ICMP, ports: Ports::Icmp(kind, code) });
-    let whole = prop_oneof![Just(Protocol::TCP), Just(Protocol::ICMP), Just(Protocol(47))]
+    let protocol = prop_oneof![Just(Protocol::ICMP), Just(Protocol::ICMPV6)];
+    let icmp = (protocol, 0u8..3, prop::option::of(0u8..2))
+        .prop_map(|(protocol, kind, code)| PortMatch { protocol, ports: Ports::Icmp(kind, code) });
+    let whole = prop_oneof![Just(Protocol::TCP), Just(Protocol::ICMP), Just(Protocol::ICMPV6), Just(Protocol(47))]
         .prop_map(|protocol| PortMatch { protocol, ports: Ports::All });
     let list = prop::collection::btree_set(prop_oneof![6 => port, 2 => icmp, 1 => whole], 0..3);
     prop_oneof![1 => Just(Services::All), 6 => list.prop_map(Services::Only)]
@@ -282,11 +356,7 @@ fn services() -> impl Strategy<Value = Services> {
 fn entries(outbound: bool) -> impl Strategy<Value = Vec<Entry>> {
     let hosts = (peers(), services()).prop_map(|(peers, services)| Match::Hosts { peers, services });
     let protocol = prop_oneof![Just(Protocol::TCP), Just(Protocol::UDP)];
-    let end = (0u8..8, protocol, 80u16..84).prop_map(|(last, protocol, port)| End {
-        address: Ipv4Addr::new(10, 0, 0, last),
-        protocol,
-        port,
-    });
+    let end = (addresses(), protocol, 80u16..84).prop_map(|(address, protocol, port)| End { address, protocol, port });
     let ends = prop::collection::btree_set(end, 0..4).prop_map(Match::Ends);
     let special = if outbound { ends.boxed() } else { Just(Match::OwnOrigin).boxed() };
     let entry = (prop_oneof![5 => hosts, 1 => special], any::<bool>());
@@ -304,7 +374,7 @@ fn policies() -> impl Strategy<Value = NetnsPolicy> {
     let state = prop_oneof![Just(Enforcement::VisibilityOnly), Just(Enforcement::Selective), Just(Enforcement::Full)];
     (state, side(false), side(true)).prop_map(|(state, inbound, outbound)| NetnsPolicy {
         state,
-        own: BTreeSet::from([OWN]),
+        own: BTreeSet::from([OWN, OWN_V6]),
         inbound,
         outbound,
     })
@@ -315,15 +385,16 @@ fn packets() -> impl Strategy<Value = Packet> {
         4 => Just(Protocol::TCP), 2 => Just(Protocol::UDP), 1 => Just(Protocol::ICMP), 1 => Just(Protocol(47))
     ];
     let direction = prop_oneof![Just(Direction::Inbound), Just(Direction::Outbound)];
-    (direction, protocol, 0u8..9, 79u16..86, 79u16..86, 0u8..4, 0u8..3).prop_map(
-        |(direction, protocol, last, sport, dport, kind, code)| {
+    (direction, protocol, addresses(), 79u16..86, 79u16..86, 0u8..4, 0u8..3).prop_map(
+        |(direction, protocol, peer, sport, dport, kind, code)| {
             let ports = protocol.has_ports();
+            let is_icmp = protocol == Protocol::ICMP;
             Packet {
-                icmp: (protocol == Protocol::ICMP).then_some((kind, code)),
+                icmp: is_icmp.then_some((kind, code)),
                 ..packet(
                     direction,
-                    Ipv4Addr::new(10, 0, 0, last),
-                    protocol,
+                    peer,
+                    if is_icmp { Family::of(peer).icmp() } else { protocol },
                     if ports { sport } else { 0 },
                     if ports { dport } else { 0 },
                 )
@@ -344,8 +415,10 @@ proptest! {
         rejected_before: bool,
     ) {
         let connmark = if rejected_before { REJECT } else { 0 };
-        let kernel = Kernel::load(&render(&policy, 3), Family::V4);
+        let kernels = Family::ALL.map(|family| Kernel::load(&render(&policy, 3), family));
         for packet in packets {
+            let family = Family::of(packet.src);
+            let kernel = &kernels[usize::from(family == Family::V6)];
             let old = packet.protocol == Protocol::TCP && !syn;
             let judged = policy.judge_flow(&packet, old);
             let passing = matches!(judged.decision, Decision::Essential | Decision::Allow);
@@ -356,7 +429,7 @@ proptest! {
                 (false, _) => Fate::WouldBlock,
             };
             let fate = kernel.fate(&Probe { syn, overwritten, connmark, ..Probe::new(packet) });
-            prop_assert_eq!(fate, expected, "{:?}\n{}", packet, render(&policy, 3).v4);
+            prop_assert_eq!(fate, expected, "{:?}\n{}", packet, render(&policy, 3).text(family));
         }
     }
 }

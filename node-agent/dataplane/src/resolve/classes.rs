@@ -2,10 +2,10 @@
 //! as being of interest.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use ringfence_crds::PeerGroupSpec;
 use ringfence_crds::address_group::ServiceEnds;
 use ringfence_crds::names::service_class;
@@ -15,7 +15,7 @@ use rustc_hash::FxHashMap;
 use super::Missing;
 use crate::input::ObjectStore;
 use crate::interest::Interest;
-use crate::policy::{End, HostSet, Origin};
+use crate::policy::{End, HostSet, Nets, Origin};
 
 /// How many classes of a group are named when they are missing: an agent that has just begun misses all of them.
 const NAMED: usize = 10;
@@ -29,7 +29,7 @@ pub struct Classes<'a> {
     /// PeerGroups that were asked for.
     groups: FxHashMap<String, Known<'a>>,
     /// Members that come from several origins.
-    unions: BTreeMap<BTreeSet<Origin>, Arc<BTreeSet<Ipv4Net>>>,
+    unions: BTreeMap<BTreeSet<Origin>, Arc<Nets>>,
     /// The ends of Services, by namespace and name.
     services: FxHashMap<(&'a str, &'a str), &'a ServiceEnds>,
     /// Everything that was asked for.
@@ -41,7 +41,7 @@ pub struct Classes<'a> {
 struct Known<'a> {
     spec: Option<&'a PeerGroupSpec>,
     /// The addresses of the classes that are there.
-    nets: Arc<BTreeSet<Ipv4Net>>,
+    nets: Arc<Nets>,
     missing: Vec<Missing>,
 }
 
@@ -64,7 +64,7 @@ impl<'a> Classes<'a> {
         &mut self,
         name: &str,
         missing: &mut BTreeSet<Missing>,
-    ) -> Option<(&'a PeerGroupSpec, Arc<BTreeSet<Ipv4Net>>)> {
+    ) -> Option<(&'a PeerGroupSpec, Arc<Nets>)> {
         self.expect_network(missing);
         if !self.groups.contains_key(name) {
             let known = self.read(name);
@@ -80,7 +80,7 @@ impl<'a> Classes<'a> {
         let Some(spec) = self.store.peer_groups.get(name) else {
             return Known { missing: vec![Missing::PeerGroup(name.to_owned())], ..Known::default() };
         };
-        let (mut nets, mut missing) = (Vec::new(), Vec::new());
+        let (mut nets, mut missing): (Vec<IpNet>, _) = (Vec::new(), Vec::new());
         for class in &spec.classes {
             self.interest.address_groups.insert(class);
             match self.members(class) {
@@ -93,7 +93,7 @@ impl<'a> Classes<'a> {
     }
 
     /// The members of several origins together: made once, however many Pods have these. Equal origins have equal members.
-    pub fn union(&mut self, parts: BTreeMap<Origin, Arc<BTreeSet<Ipv4Net>>>) -> HostSet {
+    pub fn union(&mut self, parts: BTreeMap<Origin, Arc<Nets>>) -> HostSet {
         let origins: BTreeSet<Origin> = parts.keys().cloned().collect();
         if let Some(nets) = self.unions.get(&origins) {
             return HostSet { origins, nets: nets.clone() };
@@ -103,7 +103,7 @@ impl<'a> Classes<'a> {
             (None, _) => Arc::default(),
             (Some(only), 0) => only,
             (Some(first), _) => {
-                let mut nets: Vec<Ipv4Net> = first.iter().copied().collect();
+                let mut nets: Vec<IpNet> = first.iter().collect();
                 parts.for_each(|part| nets.extend(part.iter()));
                 Arc::new(nets.into_iter().collect())
             }
@@ -113,7 +113,7 @@ impl<'a> Classes<'a> {
     }
 
     /// The addresses of a class, if all its slices are there.
-    fn members(&self, class: &str) -> Option<Vec<Ipv4Net>> {
+    fn members(&self, class: &str) -> Option<Vec<IpNet>> {
         let slice = |number: i32| self.store.address_groups.get(&format!("{class}-{number}"));
         let count = slice(0)?.slices.filter(|count| *count > 0)?;
         let mut members = Vec::new();
@@ -159,20 +159,20 @@ impl<'a> Classes<'a> {
     }
 }
 
-/// One IPv4 address as a prefix; nothing for IPv6 or nonsense.
-pub fn host(address: &str) -> Option<Ipv4Net> {
-    address.parse::<Ipv4Addr>().ok().map(Ipv4Net::from)
+/// One address as a prefix; nothing for nonsense.
+fn host(address: &str) -> Option<IpNet> {
+    address.parse::<IpAddr>().ok().map(IpNet::from)
 }
 
-/// An end of a Service, if it is IPv4 and its protocol has ports.
+/// An end of a Service, if its protocol has ports.
 pub fn end(address: &str, protocol: &str, port: i32) -> Option<End> {
     let protocol = protocol.parse::<Protocol>().ok().filter(|protocol| protocol.has_ports())?;
     let port = u16::try_from(port).ok().filter(|port| *port > 0)?;
     Some(End { address: address.parse().ok()?, protocol, port })
 }
 
-/// IPv4 prefixes among texts; IPv6 and nonsense are left out.
-pub fn prefixes(texts: &[String]) -> BTreeSet<Ipv4Net> {
-    let parse = |text: &String| text.parse::<Ipv4Net>().ok().map(|net| net.trunc()).or_else(|| host(text));
+/// Prefixes among texts; nonsense is left out.
+pub fn prefixes(texts: &[String]) -> Nets {
+    let parse = |text: &String| text.parse::<IpNet>().ok().map(|net| net.trunc()).or_else(|| host(text));
     texts.iter().filter_map(parse).collect()
 }

@@ -2,16 +2,16 @@
 //! rendered ruleset lets pass.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
+use std::sync::Arc;
 
-use ipnet::Ipv4Net;
 use ringfence_crds::NodePolicySpec;
 use ringfence_crds::node_policy::{InboundEssential, NamedPort};
 use ringfence_model::{PortMatch, Protocol, Services};
 
-use super::{classes, ipv4, subject};
+use super::{classes, subject};
 use crate::input::LocalPod;
-use crate::policy::{Entry, HostSet, Match, NetnsPolicy, Origin, Peers};
+use crate::policy::{Entry, HostSet, Match, NetnsPolicy, Nets, Origin};
 
 /// Adds the essentials of both directions to a policy.
 pub fn add(policy: &mut NetnsPolicy, node: &NodePolicySpec, pod: &LocalPod, node_addresses: &[IpAddr]) {
@@ -27,18 +27,17 @@ pub fn add(policy: &mut NetnsPolicy, node: &NodePolicySpec, pod: &LocalPod, node
 
 /// DNS, to the resolvers of the Pod's resolv.conf and to the cluster's.
 fn resolvers(node: &NodePolicySpec, pod: &LocalPod) -> Option<Entry> {
-    let mut servers = ipv4(pod.dns_servers.iter().copied());
-    servers.extend(node.dns_servers.iter().filter_map(|text| text.parse::<Ipv4Addr>().ok()));
+    let declared = node.dns_servers.iter().filter_map(|text| text.parse::<IpAddr>().ok());
+    let nets = pod.dns_servers.iter().copied().chain(declared).collect();
     let ports = [Protocol::UDP, Protocol::TCP].iter().filter_map(|protocol| PortMatch::single(*protocol, 53));
-    let nets = servers.into_iter().map(Ipv4Net::from).collect();
-    listed("dns", Origin::Resolvers, nets, ports.collect())
+    listed("dns", Origin::Resolvers, Arc::new(nets), ports.collect())
 }
 
 /// Probes and lifecycle hooks, from this node's addresses to exactly the ports that the Pod's spec names.
 fn probes(pod: &LocalPod, node_addresses: &[IpAddr]) -> Option<Entry> {
     let ports = pod.probe_ports.iter().filter_map(|(protocol, port)| PortMatch::single(*protocol, *port));
-    let nets = ipv4(node_addresses.iter().copied()).into_iter().map(Ipv4Net::from).collect();
-    listed("probe", Origin::Node, nets, ports.collect())
+    let nets = node_addresses.iter().copied().collect();
+    listed("probe", Origin::Node, Arc::new(nets), ports.collect())
 }
 
 /// What the NodePolicy declares for Pods like this one.
@@ -51,10 +50,10 @@ fn inbound(essential: &InboundEssential, pod: &LocalPod) -> Option<Entry> {
     }
     let mut ports = subject::port_matches(&essential.ports);
     ports.extend(essential.named_ports.iter().filter_map(|port| named_port(port, pod)));
-    let prefixes = classes::prefixes(&essential.from);
-    if essential.any_source || prefixes.iter().any(|net| net.prefix_len() == 0) {
-        return entry(&essential.reason, Peers::Anyone, ports);
+    if essential.any_source {
+        return entry(&essential.reason, HostSet::anyone(), ports);
     }
+    let prefixes = Arc::new(classes::prefixes(&essential.from));
     listed(&essential.reason, Origin::Prefixes(prefixes.clone()), prefixes, ports)
 }
 
@@ -64,14 +63,14 @@ fn named_port(port: &NamedPort, pod: &LocalPod) -> Option<PortMatch> {
     subject::named_ports(&port.name, pod).find(|own| own.protocol == protocol)
 }
 
-fn listed(reason: &str, origin: Origin, nets: BTreeSet<Ipv4Net>, ports: BTreeSet<PortMatch>) -> Option<Entry> {
+fn listed(reason: &str, origin: Origin, nets: Arc<Nets>, ports: BTreeSet<PortMatch>) -> Option<Entry> {
     if nets.is_empty() {
         return None;
     }
-    entry(reason, Peers::Listed(HostSet { origins: BTreeSet::from([origin]), nets: nets.into() }), ports)
+    entry(reason, HostSet { origins: BTreeSet::from([origin]), nets }, ports)
 }
 
-fn entry(reason: &str, peers: Peers, ports: BTreeSet<PortMatch>) -> Option<Entry> {
+fn entry(reason: &str, peers: HostSet, ports: BTreeSet<PortMatch>) -> Option<Entry> {
     if ports.is_empty() {
         return None;
     }

@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
 use ringfence_crds::address_group::{FrontEnd, ServiceEnds};
 use ringfence_crds::workload_policy::{CompiledRule, Peer};
 use ringfence_model::{Action, Direction, PortMatch, Protocol, Services};
@@ -13,7 +12,7 @@ use ringfence_model::{Action, Direction, PortMatch, Protocol, Services};
 use super::Missing;
 use super::classes::{self, Classes};
 use super::subject::{contains, covers_target, widest_services, written_services};
-use crate::policy::{End, Enforcement, Entry, Match, NetnsPolicy, Origin, Peers};
+use crate::policy::{End, Enforcement, Entry, HostSet, Match, NetnsPolicy, Nets, Origin};
 
 /// Where rules of one kind meet. The order of the fields is the order of entries in a step; `drops` comes before
 /// services so that a rule that asks to reject is met before one that drops.
@@ -47,7 +46,7 @@ pub struct Gatherer<'c, 'a> {
     classes: &'c mut Classes<'a>,
     hosts: BTreeMap<(Key, Service), Hosts>,
     /// The members that come from each origin.
-    members: BTreeMap<Arc<Origin>, Arc<BTreeSet<Ipv4Net>>>,
+    members: BTreeMap<Arc<Origin>, Arc<Nets>>,
     ends: BTreeMap<Key, Ends>,
 }
 
@@ -117,8 +116,8 @@ impl<'c, 'a> Gatherer<'c, 'a> {
             Direction::Outbound => Services::All,
         };
         let key = Key { direction: rule.direction, action: rule.action, drops: true };
-        let everywhere = BTreeSet::from([Ipv4Net::default()]);
-        self.add_hosts(&Placed { rule, name, key }, &services, Origin::Prefixes(everywhere.clone()), everywhere.into());
+        let everywhere = Arc::new(Nets::everything());
+        self.add_hosts(&Placed { rule, name, key }, &services, Origin::Prefixes(everywhere.clone()), everywhere);
     }
 
     /// Providers by label: their addresses, and the front ends of the Services before them.
@@ -158,14 +157,14 @@ impl<'c, 'a> Gatherer<'c, 'a> {
 
     fn add_prefixes(&mut self, placed: &Placed<'_>, services: &Services, peer: &Peer) {
         let Some(texts) = &peer.addresses else { return };
-        let nets = classes::prefixes(texts);
+        let nets = Arc::new(classes::prefixes(texts));
         // What does not change with membership needs no entry while it is empty.
         if !nets.is_empty() {
-            self.add_hosts(placed, services, Origin::Prefixes(nets.clone()), nets.into());
+            self.add_hosts(placed, services, Origin::Prefixes(nets.clone()), nets);
         }
     }
 
-    fn add_hosts(&mut self, placed: &Placed<'_>, services: &Services, origin: Origin, nets: Arc<BTreeSet<Ipv4Net>>) {
+    fn add_hosts(&mut self, placed: &Placed<'_>, services: &Services, origin: Origin, nets: Arc<Nets>) {
         let origin = Arc::new(origin);
         let each: Vec<Service> = match services {
             Services::All => vec![None],
@@ -227,15 +226,11 @@ fn together(hosts: BTreeMap<(Key, Service), Hosts>) -> impl Iterator<Item = (Key
 /// All members of these origins.
 fn peers(
     origins: &BTreeSet<Arc<Origin>>,
-    members: &BTreeMap<Arc<Origin>, Arc<BTreeSet<Ipv4Net>>>,
+    members: &BTreeMap<Arc<Origin>, Arc<Nets>>,
     classes: &mut Classes<'_>,
-) -> Peers {
+) -> HostSet {
     let found = origins.iter().filter_map(|origin| Some((origin, members.get(origin)?)));
-    // Prefixes are sorted: the one that is everyone comes first.
-    if found.clone().any(|(_, nets)| nets.first().is_some_and(|net| net.prefix_len() == 0)) {
-        return Peers::Anyone;
-    }
-    Peers::Listed(classes.union(found.map(|(origin, nets)| (Origin::clone(origin), Arc::clone(nets))).collect()))
+    classes.union(found.map(|(origin, nets)| (Origin::clone(origin), Arc::clone(nets))).collect())
 }
 
 fn entry(key: &Key, matching: Match, rule: String) -> Entry {

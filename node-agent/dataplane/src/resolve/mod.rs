@@ -17,7 +17,7 @@ mod subject;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ringfence_crds::container_cluster::{LabelMapEntry, LabelMapKind};
 use ringfence_crds::{NodePolicySpec, names};
@@ -119,7 +119,7 @@ impl<'a> Resolver<'a> {
         let node = self.store.node_policy.as_ref().unwrap_or(&unknown);
         let complete = |mut policy: NetnsPolicy| {
             policy.state = state;
-            policy.own = ipv4(pod.ips.iter().copied());
+            policy.own = pod.ips.iter().copied().collect();
             essentials::add(&mut policy, node, pod, node_addresses);
             policy
         };
@@ -223,16 +223,6 @@ fn pod_mapping(entry: &LabelMapEntry) -> Option<LabelMapping> {
     }
     let pairs = entry.values.iter().map(|(from, to)| Some((from.clone(), to.parse().ok()?)));
     Some(LabelMapping { from: entry.from.clone(), to: entry.to.parse().ok()?, values: pairs.collect::<Option<_>>()? })
-}
-
-/// The IPv4 addresses among these.
-fn ipv4(addresses: impl Iterator<Item = IpAddr>) -> BTreeSet<Ipv4Addr> {
-    addresses
-        .filter_map(|address| match address {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        })
-        .collect()
 }
 
 #[cfg(test)]

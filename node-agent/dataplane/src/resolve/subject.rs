@@ -49,13 +49,10 @@ pub fn widest_services(rule: &CompiledRule) -> Services {
     if rule.services.is_empty() && rule.virtual_service_ports { Services::All } else { written_services(rule) }
 }
 
-/// Valid IPv4 port entries. Left out is what iptables takes for "any": protocol 0 and ICMP type 255, neither of which
+/// Valid port entries. Left out is what iptables takes for "any": protocol 0 and ICMP type 255, neither of which
 /// is in use.
 pub fn port_matches(specs: &[PortSpec]) -> BTreeSet<PortMatch> {
-    let usable = |entry: &PortMatch| {
-        let any = matches!(entry.ports, Ports::Icmp(u8::MAX, _)) || entry.protocol == Protocol(0);
-        !any && entry.protocol != Protocol::ICMPV6
-    };
+    let usable = |entry: &PortMatch| !matches!(entry.ports, Ports::Icmp(u8::MAX, _)) && entry.protocol != Protocol(0);
     specs.iter().filter_map(|spec| PortMatch::try_from(spec).ok()).filter(usable).collect()
 }
 

@@ -1,16 +1,18 @@
 //! Every form of match that rules can have, in a real kernel: it is taken, it comes back, and it hits what it says.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
-use ringfence_dataplane::{End, Enforcement, Entry, Family, Match, NetnsPolicy, Peers, Readback};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, sendto, socket,
+};
+use ringfence_dataplane::{End, Enforcement, Entry, Family, HostSet, Match, NetnsPolicy, Readback};
 use ringfence_model::{Action, Direction, PortMatch, Ports, Protocol, Services};
 
-use crate::lab::{At, Lab, not_run};
+use crate::lab::{Addresses, At, Lab, not_run, save_command};
 use crate::{hosts, policy};
 
 /// What follows the header of an IP packet. Checksums are wrong: what is in Selective is judged all the same.
@@ -35,8 +37,8 @@ fn to(protocol: Protocol, dport: u16) -> Payload {
     segment(protocol, 40000, dport, false)
 }
 
-fn icmp(kind: u8, code: u8) -> Payload {
-    Payload { protocol: Protocol::ICMP, bytes: vec![kind, code, 0, 0, 0, 1, 0, 1] }
+fn icmp(family: Family, kind: u8, code: u8) -> Payload {
+    Payload { protocol: family.icmp(), bytes: vec![kind, code, 0, 0, 0, 1, 0, 1] }
 }
 
 fn plain(number: u8) -> Payload {
@@ -46,11 +48,17 @@ fn plain(number: u8) -> Payload {
 /// A form with what it hits and what it misses by one. No two forms hit the same packet.
 type Form = (PortMatch, Vec<Payload>, Vec<Payload>);
 
-fn forms(sctp: bool) -> Vec<Form> {
+fn forms(family: Family, sctp: bool) -> Vec<Form> {
+    let (control, icmp) = (family.icmp(), |kind, code| icmp(family, kind, code));
+    // An echo and an error, with messages next to them.
+    let [echo, after_echo, error] = match family {
+        Family::V4 => [8, 13, 3],
+        Family::V6 => [128, 129, 1],
+    };
     let form = |protocol, ports, hits, misses| (PortMatch { protocol, ports }, hits, misses);
     let mut forms = vec![
-        form(Protocol::ICMP, Ports::Icmp(8, None), vec![icmp(8, 0), icmp(8, 1)], vec![icmp(13, 0)]),
-        form(Protocol::ICMP, Ports::Icmp(3, Some(1)), vec![icmp(3, 1)], vec![icmp(3, 2), icmp(4, 1)]),
+        form(control, Ports::Icmp(echo, None), vec![icmp(echo, 0), icmp(echo, 1)], vec![icmp(after_echo, 0)]),
+        form(control, Ports::Icmp(error, Some(1)), vec![icmp(error, 1)], vec![icmp(error, 2), icmp(error + 1, 1)]),
         form(Protocol(47), Ports::All, vec![plain(47)], vec![plain(46)]),
         form(Protocol(253), Ports::All, vec![plain(253)], vec![plain(254)]),
     ];
@@ -88,23 +96,37 @@ fn allow(policy: &mut NetnsPolicy, direction: Direction, matching: Match, rule: 
 
 /// Sends packets from A to the Pod, or from the Pod to B: of a protocol without ports, what goes to whom has come from
 /// would be an answer.
-fn send(lab: &Lab, direction: Direction, payloads: &[Payload]) {
+fn send(lab: &Lab, of: Addresses, direction: Direction, payloads: &[Payload]) {
     let (at, source, target) = match direction {
-        Direction::Inbound => (At::A, Lab::A, Lab::POD_A),
-        Direction::Outbound => (At::Pod, Lab::POD_B, Lab::B),
+        Direction::Inbound => (At::A, of.a, of.pod_a),
+        Direction::Outbound => (At::Pod, of.pod_b, of.b),
     };
-    let [source, target] = [source, target].map(|text| text.parse::<Ipv4Addr>().expect("an address of the test"));
+    let ends = [source, target].map(|text| text.parse::<IpAddr>().expect("an address of the test"));
     let payloads = payloads.to_vec();
-    lab.within(at, move || {
-        let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Raw).expect("it is root");
-        let [a, b, c, d] = target.octets();
-        for Payload { protocol, bytes } in &payloads {
-            // The kernel fills in lengths and the header's checksum.
+    lab.within(at, move || payloads.iter().for_each(|payload| send_raw(ends, payload)));
+}
+
+/// The kernel fills in the header's checksum.
+fn send_raw(ends: [IpAddr; 2], Payload { protocol, bytes }: &Payload) {
+    let family = if ends[0].is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let raw = socket(family, SockType::Raw, SockFlag::empty(), SockProtocol::Raw).expect("it is root");
+    let sent = match ends {
+        [IpAddr::V4(source), IpAddr::V4(target)] => {
             let header = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol.0, 0, 0];
             let packet = [&header[..], &source.octets(), &target.octets(), bytes].concat();
-            sendto(raw.as_raw_fd(), &packet, &SockaddrIn::new(a, b, c, d, 0), MsgFlags::empty()).expect("it is sent");
+            let to = SockaddrIn::from(std::net::SocketAddrV4::new(target, 0));
+            sendto(raw.as_raw_fd(), &packet, &to, MsgFlags::empty())
         }
-    });
+        [IpAddr::V6(source), IpAddr::V6(target)] => {
+            let length = u8::try_from(bytes.len()).expect("it is short");
+            let header = [0x60, 0, 0, 0, 0, length, protocol.0, 64];
+            let packet = [&header[..], &source.octets(), &target.octets(), bytes].concat();
+            let to = SockaddrIn6::from(std::net::SocketAddrV6::new(target, 0, 0, 0));
+            sendto(raw.as_raw_fd(), &packet, &to, MsgFlags::empty())
+        }
+        mixed => panic!("{mixed:?} are of two families"),
+    };
+    sent.expect("it is sent");
 }
 
 /// How many packets the rule of this name has hit in a chain.
@@ -116,9 +138,9 @@ fn counted(save: &str, chain: &str, name: &str) -> u64 {
 }
 
 /// Waits for the last of what was sent before it counts: packets stay in order.
-fn hits(lab: &Lab, chain: &str, names: &[String], expected: &[u64]) -> Vec<u64> {
+fn hits(lab: &Lab, family: Family, chain: &str, names: &[String], expected: &[u64]) -> Vec<u64> {
     let count = || {
-        let save = lab.exec(At::Pod, "iptables-nft-save", &["-c", "-t", "mangle"], "");
+        let save = lab.exec(At::Pod, save_command(family), &["-c", "-t", "mangle"], "");
         names.iter().map(|name| counted(&save, chain, name)).collect::<Vec<_>>()
     };
     for _ in 0..100 {
@@ -134,23 +156,36 @@ fn hits(lab: &Lab, chain: &str, names: &[String], expected: &[u64]) -> Vec<u64> 
 fn every_form_is_taken_comes_back_and_hits_what_it_says() {
     let test = "every_form_is_taken_comes_back_and_hits_what_it_says";
     let Some(mut lab) = Lab::new(test) else { return };
-    let forms = forms(has_sctp(&lab, test));
-    let names: Vec<String> = (0..forms.len()).map(name).collect();
-    let expected: Vec<u64> = forms.iter().map(|(_, hits, _)| hits.len() as u64).collect();
-    for (direction, chain) in [(Direction::Inbound, "RF-IN"), (Direction::Outbound, "RF-OUT")] {
-        for peers in [Peers::Anyone, hosts(&[Lab::A, Lab::B])] {
-            let mut policy = policy(Enforcement::Selective);
-            for ((matching, ..), name) in forms.iter().zip(&names) {
-                let services = Services::Only(BTreeSet::from([matching.clone()]));
-                allow(&mut policy, direction, Match::Hosts { peers: peers.clone(), services }, name.clone());
+    let sctp = has_sctp(&lab, test);
+    for (family, of) in Family::ALL.into_iter().zip(Addresses::BOTH) {
+        let forms = forms(family, sctp);
+        for (direction, chain) in [(Direction::Inbound, "RF-IN"), (Direction::Outbound, "RF-OUT")] {
+            for peers in [HostSet::anyone(), hosts(&[of.a, of.b])] {
+                every_form(&mut lab, &forms, (family, of), (direction, chain), &peers);
             }
-            let rendered = lab.enforce(&policy);
-            assert_eq!(rendered.verify(Family::V4, &lab.installed(Family::V4)), Readback::Ok, "{direction:?}");
-            forms.iter().for_each(|(_, _, misses)| send(&lab, direction, misses));
-            forms.iter().for_each(|(_, hits, _)| send(&lab, direction, hits));
-            assert_eq!(hits(&lab, chain, &names, &expected), expected, "{direction:?} {peers:?}");
         }
     }
+}
+
+fn every_form(
+    lab: &mut Lab,
+    forms: &[Form],
+    (family, of): (Family, Addresses),
+    (direction, chain): (Direction, &str),
+    peers: &HostSet,
+) {
+    let names: Vec<String> = (0..forms.len()).map(name).collect();
+    let expected: Vec<u64> = forms.iter().map(|(_, hits, _)| hits.len() as u64).collect();
+    let mut policy = policy(Enforcement::Selective);
+    for ((matching, ..), name) in forms.iter().zip(&names) {
+        let services = Services::Only(BTreeSet::from([matching.clone()]));
+        allow(&mut policy, direction, Match::Hosts { peers: peers.clone(), services }, name.clone());
+    }
+    let rendered = lab.enforce(&policy);
+    assert_eq!(rendered.verify(family, &lab.installed(family)), Readback::Ok, "{family:?} {direction:?}");
+    forms.iter().for_each(|(_, _, misses)| send(lab, of, direction, misses));
+    forms.iter().for_each(|(_, hits, _)| send(lab, of, direction, hits));
+    assert_eq!(hits(lab, family, chain, &names, &expected), expected, "{family:?} {direction:?} {peers:?}");
 }
 
 #[test]
@@ -158,15 +193,17 @@ fn a_reply_of_an_older_flow_is_hit_by_the_port_it_comes_from() {
     let test = "a_reply_of_an_older_flow_is_hit_by_the_port_it_comes_from";
     let Some(mut lab) = Lab::new(test) else { return };
     let (inbound, outbound) = (Direction::Inbound, Direction::Outbound);
-    for (rules, replies, chain) in [(inbound, outbound, "RF-OUT-OLD"), (outbound, inbound, "RF-IN-OLD")] {
+    let ways = [(inbound, outbound, "RF-OUT-OLD"), (outbound, inbound, "RF-IN-OLD")];
+    let families = Family::ALL.into_iter().zip(Addresses::BOTH);
+    for ((family, of), (rules, replies, chain)) in families.flat_map(|family| ways.map(|way| (family, way))) {
         let mut policy = policy(Enforcement::Selective);
         let range = PortMatch { protocol: Protocol::TCP, ports: Ports::Range(1000, 1002) };
         let services = Services::Only(BTreeSet::from([range]));
-        allow(&mut policy, rules, Match::Hosts { peers: hosts(&[Lab::A, Lab::B]), services }, name(0));
+        allow(&mut policy, rules, Match::Hosts { peers: hosts(&[of.a, of.b]), services }, name(0));
         lab.enforce(&policy);
         let reply = |sport, dport| segment(Protocol::TCP, sport, dport, true);
-        send(&lab, replies, &[reply(999, 50000), reply(1003, 50000), reply(50000, 1001), reply(1002, 50000)]);
-        assert_eq!(hits(&lab, chain, &[name(0)], &[1]), [1], "{chain}");
+        send(&lab, of, replies, &[reply(999, 50000), reply(1003, 50000), reply(50000, 1001), reply(1002, 50000)]);
+        assert_eq!(hits(&lab, family, chain, &[name(0)], &[1]), [1], "{family:?} {chain}");
     }
 }
 
@@ -174,17 +211,21 @@ fn a_reply_of_an_older_flow_is_hit_by_the_port_it_comes_from() {
 fn front_ends_of_every_protocol_are_taken_and_hit() {
     let Some(mut lab) = Lab::new("front_ends_of_every_protocol_are_taken_and_hit") else { return };
     let protocols = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
-    let address: Ipv4Addr = Lab::B.parse().expect("an address of the test");
-    let ends = protocols.into_iter().zip([80, 81, 82]).map(|(protocol, port)| End { address, protocol, port });
-    let mut policy = policy(Enforcement::Selective);
-    allow(&mut policy, Direction::Outbound, Match::Ends(ends.collect()), name(0));
-    let rendered = lab.enforce(&policy);
-    assert_eq!(rendered.verify(Family::V4, &lab.installed(Family::V4)), Readback::Ok);
-    assert_eq!(lab.sets(), rendered.sets, "the set comes back as it was written");
+    let ends = |address: &str| {
+        let address: IpAddr = address.parse().expect("an address of the test");
+        protocols.into_iter().zip([80, 81, 82]).map(move |(protocol, port)| End { address, protocol, port })
+    };
     let every_pair: Vec<Payload> =
         protocols.into_iter().flat_map(|protocol| [80, 81, 82].map(|port| to(protocol, port))).collect();
-    send(&lab, Direction::Outbound, &every_pair);
-    assert_eq!(hits(&lab, "RF-OUT", &[name(0)], &[3]), [3], "three pairs of nine");
+    for (family, of) in Family::ALL.into_iter().zip(Addresses::BOTH) {
+        let mut policy = policy(Enforcement::Selective);
+        allow(&mut policy, Direction::Outbound, Match::Ends(ends(of.b).collect()), name(0));
+        let rendered = lab.enforce(&policy);
+        assert_eq!(rendered.verify(family, &lab.installed(family)), Readback::Ok);
+        assert_eq!(lab.sets(), rendered.sets, "the set comes back as it was written");
+        send(&lab, of, Direction::Outbound, &every_pair);
+        assert_eq!(hits(&lab, family, "RF-OUT", &[name(0)], &[3]), [3], "{family:?}: three pairs of nine");
+    }
 }
 
 /// Names of protocols, and of ICMP types, are looked up by programs: none may be taken for another or refused.
@@ -193,15 +234,18 @@ fn every_protocol_and_icmp_type_is_taken_and_comes_back() {
     let Some(mut lab) = Lab::new("every_protocol_and_icmp_type_is_taken_and_comes_back") else { return };
     let whole = (1..=255).map(|number| PortMatch { protocol: Protocol(number), ports: Ports::All });
     let kinds = (0..255).flat_map(|kind| [Ports::Icmp(kind, None), Ports::Icmp(kind, Some(255))]);
-    let kinds = kinds.map(|ports| PortMatch { protocol: Protocol::ICMP, ports });
-    for services in [Services::Only(whole.collect()), Services::Only(kinds.collect()), Services::All] {
+    let kinds = |protocol| Services::Only(kinds.clone().map(|ports| PortMatch { protocol, ports }).collect());
+    let [icmp, icmp_v6] = [Protocol::ICMP, Protocol::ICMPV6].map(kinds);
+    for services in [Services::Only(whole.collect()), icmp, icmp_v6, Services::All] {
         let mut policy = policy(Enforcement::Full);
         policy.inbound.essential.push(Entry { matching: Match::OwnOrigin, reject: false, rule: name(0) });
         for direction in [Direction::Inbound, Direction::Outbound] {
-            let matching = Match::Hosts { peers: Peers::Anyone, services: services.clone() };
+            let matching = Match::Hosts { peers: HostSet::anyone(), services: services.clone() };
             allow(&mut policy, direction, matching, name(1));
         }
         let rendered = lab.enforce(&policy);
-        assert_eq!(rendered.verify(Family::V4, &lab.installed(Family::V4)), Readback::Ok);
+        for family in Family::ALL {
+            assert_eq!(rendered.verify(family, &lab.installed(family)), Readback::Ok, "{family:?}");
+        }
     }
 }

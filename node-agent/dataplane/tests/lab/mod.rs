@@ -26,10 +26,35 @@ pub enum Reach {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {
     Pod,
-    /// A peer, 10.99.1.1 and fd99:1::1.
+    /// A peer.
     A,
-    /// Another peer, 10.99.2.1.
+    /// Another peer.
     B,
+}
+
+/// The command that prints the rules of a family.
+pub fn save_command(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "iptables-nft-save",
+        Family::V6 => "ip6tables-nft-save",
+    }
+}
+
+/// Everyone's addresses of one family.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// The Pod's towards A.
+    pub pod_a: &'static str,
+    /// The Pod's towards B.
+    pub pod_b: &'static str,
+    pub a: &'static str,
+    pub b: &'static str,
+}
+
+impl Addresses {
+    pub const V4: Self = Self { pod_a: Lab::POD_A, pod_b: Lab::POD_B, a: Lab::A, b: Lab::B };
+    pub const V6: Self = Self { pod_a: "fd99:1::2", pod_b: "fd99:2::2", a: "fd99:1::1", b: "fd99:2::1" };
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 }
 
 /// Three namespaces, gone when dropped.
@@ -45,7 +70,6 @@ impl Lab {
     pub const POD_B: &'static str = "10.99.2.2";
     pub const A: &'static str = "10.99.1.1";
     pub const B: &'static str = "10.99.2.1";
-    pub const POD_V6: &'static str = "fd99:1::2";
 
     /// Builds the lab. `None`, with a word on stderr that the harness does not swallow, where this cannot run.
     pub fn new(test: &str) -> Option<Self> {
@@ -110,11 +134,7 @@ impl Lab {
 
     /// What iptables-save (or ip6tables-save) prints in the Pod.
     pub fn installed(&self, family: Family) -> Installed {
-        let command = match family {
-            Family::V4 => "iptables-nft-save",
-            Family::V6 => "ip6tables-nft-save",
-        };
-        Installed::parse(&self.exec(At::Pod, command, &[], ""))
+        Installed::parse(&self.exec(At::Pod, save_command(family), &[], ""))
     }
 
     /// What `ipset save` says of our sets in the Pod.
@@ -219,7 +239,7 @@ impl Lab {
         let (at, address, port) = to;
         let target = SocketAddr::new(address.parse().expect("an address of the test"), port);
         let receiver = self.within(at, move || UdpSocket::bind(target).expect("the port is free"));
-        let sender = self.within(from, move || UdpSocket::bind("0.0.0.0:0").expect("a port is free"));
+        let sender = self.within(from, move || UdpSocket::bind((any_address(target), 0)).expect("a port is free"));
         sender.connect(target).expect("there is a route");
         for end in [&sender, &receiver] {
             end.set_read_timeout(Some(PATIENCE / 2)).expect("a valid timeout");
@@ -295,14 +315,18 @@ fn connect(target: SocketAddr) -> Reach {
 }
 
 fn exchange(target: SocketAddr) -> Reach {
-    let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-    let socket = UdpSocket::bind((any, 0)).expect("a port is free");
+    let socket = UdpSocket::bind((any_address(target), 0)).expect("a port is free");
     socket.set_read_timeout(Some(PATIENCE / 2)).expect("a valid timeout");
     socket.connect(target).expect("there is a route");
     // What mangle OUTPUT or filter OUTPUT stops is an error of the sender already (EPERM); whether it was rejected is
     // told by the ICMP error, which waits in the socket.
     let _ = socket.send(b"x");
     socket.recv(&mut [0; 16]).map_or_else(|error| reach_of(error.kind()), |_| Reach::Open)
+}
+
+/// What a socket is bound to that sends there.
+fn any_address(target: SocketAddr) -> IpAddr {
+    if target.is_ipv4() { [0; 4].into() } else { [0; 16].into() }
 }
 
 fn reach_of(kind: ErrorKind) -> Reach {

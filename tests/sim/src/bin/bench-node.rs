@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
-use ringfence_dataplane::{Match, NetnsPolicy, Peers, Resolution, Resolver, render};
+use ringfence_dataplane::{Match, NetnsPolicy, Resolution, Resolver, render};
 use ringfence_sim::shapes::{self, Shape};
 use ringfence_sim::{node, rss};
 
@@ -119,7 +119,7 @@ fn peers(policy: &NetnsPolicy) -> usize {
     let sides = [&policy.inbound, &policy.outbound];
     let entries = sides.into_iter().flat_map(|side| side.allow.iter().chain(&side.deny).chain(&side.override_deny));
     let sizes = entries.map(|entry| match &entry.matching {
-        Match::Hosts { peers: Peers::Listed(set), .. } => set.nets.len(),
+        Match::Hosts { peers, .. } => peers.nets.len(),
         _ => 0,
     });
     sizes.sum()

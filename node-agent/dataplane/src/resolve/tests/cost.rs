@@ -4,7 +4,8 @@
 use ringfence_crds::WorkloadPolicySpec;
 
 use super::*;
-use crate::render::{Family, Rendered, render};
+use crate::family::Family;
+use crate::render::{Rendered, render};
 use crate::trace::{Fate, Kernel, Probe};
 
 const DIRECTIONS: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
