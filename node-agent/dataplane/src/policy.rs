@@ -107,7 +107,7 @@ pub enum Match {
         services: Services,
     },
     /// Exact ends of Services as destinations; outbound only.
-    Ends(BTreeSet<End>),
+    Ends(Arc<BTreeSet<End>>),
     /// Inbound connections that began at an address of the Pod itself.
     OwnOrigin,
 }

@@ -1,12 +1,18 @@
 //! Address sets of the kernel (ipset): definitions, and the text for `ipset restore`.
+//!
+//! Members stay what they are, shared by all who have the same, until text is needed of them: an agent keeps what it has
+//! put into each of its Pods, and its Pods mostly know the same peers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
+use ringfence_model::Protocol;
 
 use crate::family::Family;
+use crate::policy::{End, Nets};
 
 /// Prefix of the names of our IPv4 sets.
 pub const PREFIX_V4: &str = "RF4-";
@@ -43,17 +49,128 @@ impl SetKind {
     }
 }
 
-/// A set with its members, each written as `ipset save` writes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A set with its members. Equal are those that the kernel cannot tell apart.
+#[derive(Debug, Clone)]
 pub struct SetDef {
     /// Name, at most 31 characters.
     pub name: String,
     /// Family of its addresses.
     pub family: Family,
-    /// Type.
-    pub kind: SetKind,
-    /// Members: `10.0.0.1`, `10.0.0.0/8`, or `10.0.0.1,tcp:80`.
-    pub members: BTreeSet<String>,
+    /// Members; those that are of another family are not in it.
+    pub members: Members,
+}
+
+/// The members of a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Members {
+    /// Prefixes.
+    Nets(Arc<Nets>),
+    /// Pairs of address and port.
+    Ends(Arc<BTreeSet<End>>),
+}
+
+/// One member, as `ipset save` writes it: `10.0.0.1`, `10.0.0.0/8`, or `10.0.0.1,tcp:80`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Member {
+    /// A prefix.
+    Net(IpNet),
+    /// A pair of address and port.
+    End(End),
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Net(net) if net.prefix_len() == net.max_prefix_len() => write!(f, "{}", net.addr()),
+            Self::Net(net) => write!(f, "{net}"),
+            Self::End(End { address, protocol, port }) => {
+                write!(f, "{address},{}:{port}", protocol_name(*protocol).unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// The protocols that a pair of address and port can have.
+const PROTOCOLS: [(Protocol, &str); 3] = [(Protocol::TCP, "tcp"), (Protocol::UDP, "udp"), (Protocol::SCTP, "sctp")];
+
+fn protocol_name(protocol: Protocol) -> Option<&'static str> {
+    PROTOCOLS.iter().find(|(own, _)| *own == protocol).map(|(_, name)| *name)
+}
+
+impl Member {
+    /// Reads one as `ipset save` writes it. There is more than one way to write an IPv6 address, and `ipset` has its own.
+    fn parse(text: &str) -> Option<Self> {
+        let Some((address, end)) = text.split_once(',') else {
+            let net = text.parse::<IpAddr>().map(IpNet::from).or_else(|_| text.parse::<IpNet>());
+            return net.ok().map(Self::Net);
+        };
+        let (name, port) = end.split_once(':')?;
+        let (protocol, _) = PROTOCOLS.iter().find(|(_, own)| *own == name)?;
+        Some(Self::End(End { address: address.parse().ok()?, protocol: *protocol, port: port.parse().ok()? }))
+    }
+}
+
+impl PartialEq for SetDef {
+    fn eq(&self, other: &Self) -> bool {
+        let same_set = self.name == other.name && self.family == other.family && self.kind() == other.kind();
+        same_set && self.more_than(other).is_empty() && other.more_than(self).is_empty()
+    }
+}
+
+impl Eq for SetDef {}
+
+impl SetDef {
+    /// Its type.
+    pub fn kind(&self) -> SetKind {
+        match self.members {
+            Members::Nets(_) => SetKind::HashNet,
+            Members::Ends(_) => SetKind::HashIpPort,
+        }
+    }
+
+    /// How many members it has.
+    pub fn len(&self) -> usize {
+        match (&self.members, self.family) {
+            (Members::Nets(nets), Family::V4) => nets.v4.len(),
+            (Members::Nets(nets), Family::V6) => nets.v6.len(),
+            (Members::Ends(ends), family) => ends.iter().filter(|end| is_member(end, family)).count(),
+        }
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its members, in order.
+    pub fn members(&self) -> Vec<Member> {
+        match (&self.members, self.family) {
+            (Members::Nets(nets), Family::V4) => nets.v4.iter().map(|net| Member::Net(IpNet::V4(*net))).collect(),
+            (Members::Nets(nets), Family::V6) => nets.v6.iter().map(|net| Member::Net(IpNet::V6(*net))).collect(),
+            (Members::Ends(ends), family) => {
+                ends.iter().filter(|end| is_member(end, family)).copied().map(Member::End).collect()
+            }
+        }
+    }
+
+    /// The members that another set lacks.
+    fn more_than(&self, other: &Self) -> Vec<Member> {
+        match (&self.members, &other.members) {
+            (Members::Nets(own), Members::Nets(other)) if Arc::ptr_eq(own, other) => Vec::new(),
+            (Members::Nets(own), Members::Nets(other)) => match self.family {
+                Family::V4 => own.v4.difference(&other.v4).map(|net| Member::Net(IpNet::V4(*net))).collect(),
+                Family::V6 => own.v6.difference(&other.v6).map(|net| Member::Net(IpNet::V6(*net))).collect(),
+            },
+            (Members::Ends(own), Members::Ends(other)) => {
+                own.difference(other).filter(|end| is_member(end, self.family)).copied().map(Member::End).collect()
+            }
+            _ => self.members(),
+        }
+    }
+}
+
+fn is_member(end: &End, family: Family) -> bool {
+    Family::of(end.address) == family && protocol_name(end.protocol).is_some()
 }
 
 /// What changes in one set. Additions come first, so that what is in the set before and after is in it throughout.
@@ -64,9 +181,9 @@ pub struct SetChange {
     /// Type of the set.
     pub kind: SetKind,
     /// Members to add.
-    pub add: Vec<String>,
+    pub add: Vec<Member>,
     /// Members to delete.
-    pub del: Vec<String>,
+    pub del: Vec<Member>,
 }
 
 /// `ipset restore` input (with `-exist`) that creates and fills sets. A set that was left behind under the same name
@@ -74,8 +191,8 @@ pub struct SetChange {
 pub fn create_text(sets: &[SetDef]) -> String {
     let mut text = String::new();
     for set in sets {
-        let SetDef { name, family, kind, members } = set;
-        let kind = kind.as_str();
+        let SetDef { name, family, .. } = set;
+        let kind = set.kind().as_str();
         let family = match family {
             Family::V4 => "inet",
             Family::V6 => "inet6",
@@ -83,7 +200,7 @@ pub fn create_text(sets: &[SetDef]) -> String {
         // Room for what the largest IP lists need; memory is taken by members only.
         push(&mut text, format_args!("create {name} {kind} family {family} hashsize 64 maxelem 1048576"));
         push(&mut text, format_args!("flush {name}"));
-        for member in members {
+        for member in set.members() {
             push(&mut text, format_args!("add {name} {member}"));
         }
     }
@@ -117,38 +234,69 @@ pub fn change_text(changes: &[SetChange]) -> String {
 pub fn changes(present: &[SetDef], wanted: &[SetDef]) -> Vec<SetChange> {
     let one = |(old, new): (&SetDef, &SetDef)| SetChange {
         set: old.name.clone(),
-        kind: old.kind,
-        add: new.members.difference(&old.members).cloned().collect(),
-        del: old.members.difference(&new.members).cloned().collect(),
+        kind: old.kind(),
+        add: new.more_than(old),
+        del: old.more_than(new),
     };
     let differs = |change: &SetChange| !(change.add.is_empty() && change.del.is_empty());
     present.iter().zip(wanted).map(one).filter(differs).collect()
 }
 
-/// Our sets as `ipset save` prints them, sorted by name. Left out are sets of others, and any that has our prefix and a
-/// type that we do not use.
+/// Our sets as `ipset save` prints them, sorted by name. Left out are sets of others, and any that has our prefix and is
+/// not one that we would make: of another type, or with a member of another form.
 pub fn parse_save(text: &str) -> Vec<SetDef> {
-    let mut sets: BTreeMap<String, SetDef> = BTreeMap::new();
+    let mut sets: BTreeMap<&str, Option<Read>> = BTreeMap::new();
     for line in text.lines() {
         let mut words = line.split_whitespace();
         let (Some(verb), Some(name), Some(what)) = (words.next(), words.next(), words.next()) else { continue };
-        let Some(family) = Family::ALL.into_iter().find(|family| name.starts_with(prefix(*family))) else { continue };
-        match verb {
-            "create" => {
-                let Some(kind) = SetKind::ALL.into_iter().find(|kind| kind.as_str() == what) else { continue };
-                let def = SetDef { name: name.to_owned(), family, kind, members: BTreeSet::new() };
-                sets.insert(name.to_owned(), def);
-            }
-            "add" => {
-                if let Some(set) = sets.get_mut(name) {
-                    let member = if set.family == Family::V6 { canonical(what) } else { what.to_owned() };
-                    set.members.insert(member);
-                }
-            }
-            _ => {}
+        if !is_ours(name) {
+            continue;
+        }
+        if verb == "create" {
+            sets.insert(name, Read::new(what));
+        } else if verb == "add" {
+            let set = sets.entry(name).or_default();
+            *set = set.take().and_then(|set| set.with(Member::parse(what)?));
         }
     }
-    sets.into_values().collect()
+    let defs = sets.into_iter().filter_map(|(name, read)| {
+        let family = Family::ALL.into_iter().find(|family| name.starts_with(prefix(*family)))?;
+        Some(SetDef { name: name.to_owned(), family, members: read?.members() })
+    });
+    defs.collect()
+}
+
+/// The members of a set that is being read.
+enum Read {
+    Nets(Vec<IpNet>),
+    Ends(BTreeSet<End>),
+}
+
+impl Read {
+    fn new(kind: &str) -> Option<Self> {
+        match SetKind::ALL.into_iter().find(|own| own.as_str() == kind)? {
+            SetKind::HashNet => Some(Self::Nets(Vec::new())),
+            SetKind::HashIpPort => Some(Self::Ends(BTreeSet::new())),
+        }
+    }
+
+    fn with(mut self, member: Member) -> Option<Self> {
+        match (&mut self, member) {
+            (Self::Nets(nets), Member::Net(net)) => nets.push(net),
+            (Self::Ends(ends), Member::End(end)) => {
+                ends.insert(end);
+            }
+            _ => return None,
+        }
+        Some(self)
+    }
+
+    fn members(self) -> Members {
+        match self {
+            Self::Nets(nets) => Members::Nets(Arc::new(nets.into_iter().collect())),
+            Self::Ends(ends) => Members::Ends(Arc::new(ends)),
+        }
+    }
 }
 
 /// The generation in the name of a set of ours.
@@ -162,18 +310,37 @@ pub fn is_ours(name: &str) -> bool {
     name.starts_with(PREFIX_V4) || name.starts_with(PREFIX_V6)
 }
 
-/// A member as we write it. There is more than one way to write an IPv6 address, and `ipset` has its own.
-fn canonical(member: &str) -> String {
-    let (address, port) = member.split_once(',').map_or((member, None), |(address, port)| (address, Some(port)));
-    let text = |written: &str| -> Option<String> {
-        let address = written.parse::<IpAddr>().map(|address| address.to_string());
-        address.ok().or_else(|| Some(written.parse::<IpNet>().ok()?.to_string()))
-    };
-    let address = text(address).unwrap_or_else(|| address.to_owned());
-    port.map_or(address.clone(), |port| format!("{address},{port}"))
-}
-
 fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_read_however_they_are_written() {
+        let save = "create RF6-1-0 hash:net family inet6 hashsize 64 maxelem 1048576 bucketsize 12 initval 0x1\n\
+                    add RF6-1-0 ::1.2.3.4\nadd RF6-1-0 FD00:0::/64\n\
+                    create RF4-1-0 hash:ip,port family inet hashsize 64 maxelem 1048576\n\
+                    add RF4-1-0 10.0.0.1,sctp:80\ncreate KUBE-1 hash:net family inet\nadd KUBE-1 10.0.0.1\n";
+        let sets = parse_save(save);
+        let texts = |set: &SetDef| set.members().iter().map(Member::to_string).collect::<Vec<_>>();
+        let names: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
+        assert_eq!(names, ["RF4-1-0", "RF6-1-0"]);
+        assert_eq!(texts(&sets[0]), ["10.0.0.1,sctp:80"]);
+        assert_eq!(texts(&sets[1]), ["::102:304", "fd00::/64"]);
+    }
+
+    /// It is then made anew instead of being taken for what it is not.
+    #[test]
+    fn a_set_that_we_would_not_make_is_none_of_ours() {
+        for odd in [
+            "create RF4-1-0 hash:ip family inet\n",
+            "create RF4-1-0 hash:net family inet\nadd RF4-1-0 10.0.0.1,tcp:80\n",
+        ] {
+            assert_eq!(parse_save(odd), []);
+        }
+    }
 }

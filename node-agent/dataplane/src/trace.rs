@@ -104,9 +104,11 @@ impl Kernel {
         let mut kernel = Self { tables: BTreeMap::new(), sets: BTreeMap::new() };
         for set in &rendered.sets {
             assert!(set.name.len() <= 31, "{} is too long", set.name);
-            let members = match set.kind {
-                SetKind::HashNet => Members::Nets(set.members.iter().map(|member| net(member)).collect()),
-                SetKind::HashIpPort => Members::Ends(set.members.clone()),
+            // As the kernel does, of what it is told.
+            let texts = set.members().into_iter().map(|member| member.to_string());
+            let members = match set.kind() {
+                SetKind::HashNet => Members::Nets(texts.map(|member| net(&member)).collect()),
+                SetKind::HashIpPort => Members::Ends(texts.collect()),
             };
             assert!(kernel.sets.insert(set.name.clone(), members).is_none(), "{} is there twice", set.name);
         }

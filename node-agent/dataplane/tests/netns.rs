@@ -124,7 +124,11 @@ fn front_ends_are_exact_pairs() {
     let end = |address: &str, protocol, port| End { address: address.parse().expect("an address"), protocol, port };
     let ends = Addresses::BOTH.iter().flat_map(|of| [end(of.a, Protocol::TCP, 80), end(of.b, Protocol::UDP, 90)]);
     let ends: BTreeSet<End> = ends.collect();
-    policy.outbound.allow.push(Entry { matching: Match::Ends(ends), reject: false, rule: "lab/ends".to_owned() });
+    policy.outbound.allow.push(Entry {
+        matching: Match::Ends(Arc::new(ends)),
+        reject: false,
+        rule: "lab/ends".to_owned(),
+    });
     lab.enforce(&policy);
     for Addresses { a, b, .. } in Addresses::BOTH {
         assert_eq!(lab.tcp(At::Pod, (At::A, a, 80)), Reach::Open);
@@ -174,7 +178,7 @@ fn however_ipset_writes_an_address_it_is_the_same_member() {
     let mut policy = policy(Enforcement::Full);
     rule(&mut policy, Direction::Inbound, Action::Allow, hosts(&odd), Services::All, false);
     let end = |address: &&str| End { address: address.parse().expect("an address"), protocol: Protocol::TCP, port: 80 };
-    let matching = Match::Ends(odd.iter().map(end).collect());
+    let matching = Match::Ends(Arc::new(odd.iter().map(end).collect()));
     policy.outbound.allow.push(Entry { matching, reject: false, rule: "lab/ends".to_owned() });
     let rendered = lab.enforce(&policy);
     assert_eq!(rendered.delta_from(&lab.sets()), Some(Vec::new()));

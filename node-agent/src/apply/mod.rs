@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ringfence_dataplane::render::filter_text;
-use ringfence_dataplane::sets::{self, SetChange, SetDef, SetKind};
+use ringfence_dataplane::sets::{self, Members, SetChange, SetDef};
 use ringfence_dataplane::{Enforcement, Family, NetnsPolicy, Readback, Rendered, removal, render};
 
 use crate::flows::{self, FlowError, tightening::may_tighten};
@@ -117,7 +117,7 @@ fn change(backend: Backend, policy: &Arc<NetnsPolicy>, present: InForce) -> Resu
     if !present.rendered.same_shape(&same_generation) {
         let InForce { rendered, v4, v6, readings, due, .. } = present;
         // Of those that are left only the names count.
-        let gone = |name| SetDef { name, family: Family::V4, kind: SetKind::HashNet, members: BTreeSet::new() };
+        let gone = |name| SetDef { name, family: Family::V4, members: Members::Nets(Arc::default()) };
         let sets = rendered.sets.into_iter().chain(due.sets.into_iter().map(gone)).collect();
         return replace(backend, policy, Kernel { v4, v6, readings, sets }, flows, due.read_back);
     }

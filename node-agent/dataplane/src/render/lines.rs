@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use ringfence_model::{Direction, PortMatch, Ports, Protocol, Services};
 
 use crate::family::Family;
 use crate::policy::{End, Entry, HostSet, Match, NetnsPolicy, Nets, Origin, Side};
-use crate::sets::{self, SetDef, SetKind};
+use crate::sets::{self, SetDef};
 
 /// Longest comment: rules are looked at by people, and a kernel rule holds at most 255 characters.
 const COMMENT: usize = 80;
@@ -159,53 +158,32 @@ impl Members {
 struct Slots {
     family: Family,
     generation: u32,
-    /// Sets of equal origin are one. (Equal origins have equal members; the members are part of the key all the same,
-    /// so that a policy made by hand cannot lend one entry the peers of another.)
-    shared: BTreeMap<(BTreeSet<Origin>, Arc<Nets>), String>,
+    /// Sets of equal origin are one. (Equal origins have equal members; the members are compared all the same, so that
+    /// a policy made by hand cannot lend one entry the peers of another.)
+    shared: BTreeMap<BTreeSet<Origin>, Vec<(Arc<Nets>, String)>>,
     sets: Vec<SetDef>,
 }
 
 impl Slots {
     fn hosts(&mut self, hosts: &HostSet) -> String {
-        let key = (hosts.origins.clone(), hosts.nets.clone());
-        if let Some(name) = self.shared.get(&key) {
+        let known = self.shared.get(&hosts.origins).into_iter().flatten();
+        if let Some((_, name)) = known.clone().find(|(nets, _)| *nets == hosts.nets) {
             return name.clone();
         }
-        let members = match self.family {
-            Family::V4 => hosts.nets.v4.iter().map(|net| net_member(IpNet::V4(*net))).collect(),
-            Family::V6 => hosts.nets.v6.iter().map(|net| net_member(IpNet::V6(*net))).collect(),
-        };
-        let name = self.add(SetKind::HashNet, members);
-        self.shared.insert(key, name.clone());
+        let name = self.add(sets::Members::Nets(hosts.nets.clone()));
+        self.shared.entry(hosts.origins.clone()).or_default().push((hosts.nets.clone(), name.clone()));
         name
     }
 
-    fn ends(&mut self, ends: &BTreeSet<End>) -> String {
-        let of_family = ends.iter().filter(|end| Family::of(end.address) == self.family);
-        let members = of_family.filter_map(end_member).collect();
-        self.add(SetKind::HashIpPort, members)
+    fn ends(&mut self, ends: &Arc<BTreeSet<End>>) -> String {
+        self.add(sets::Members::Ends(ends.clone()))
     }
 
-    fn add(&mut self, kind: SetKind, members: BTreeSet<String>) -> String {
+    fn add(&mut self, members: sets::Members) -> String {
         let name = format!("{}{}-{}", sets::prefix(self.family), self.generation, self.sets.len());
-        self.sets.push(SetDef { name: name.clone(), family: self.family, kind, members });
+        self.sets.push(SetDef { name: name.clone(), family: self.family, members });
         name
     }
-}
-
-/// A prefix as `ipset save` writes it.
-fn net_member(net: IpNet) -> String {
-    if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() }
-}
-
-fn end_member(end: &End) -> Option<String> {
-    let protocol = match end.protocol {
-        Protocol::TCP => "tcp",
-        Protocol::UDP => "udp",
-        Protocol::SCTP => "sctp",
-        _ => return None,
-    };
-    Some(format!("{},{protocol}:{}", end.address, end.port))
 }
 
 impl Line {

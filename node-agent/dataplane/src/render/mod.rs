@@ -97,7 +97,7 @@ impl Rendered {
     /// Whether both have the same rules, so that going from one to the other is a matter of members only. Generations
     /// do not count.
     pub fn same_shape(&self, other: &Self) -> bool {
-        let kinds = |r: &Self| r.sets.iter().map(|set| (set.family, set.kind)).collect::<Vec<_>>();
+        let kinds = |r: &Self| r.sets.iter().map(|set| (set.family, set.kind())).collect::<Vec<_>>();
         kinds(self) == kinds(other) && Family::ALL.iter().all(|family| self.shape(*family) == other.shape(*family))
     }
 
@@ -128,7 +128,7 @@ impl Rendered {
     /// What turns the sets that the kernel holds (see [`sets::parse_save`]) into these. `None` if one is not there.
     pub fn delta_from(&self, present: &[SetDef]) -> Option<Vec<SetChange>> {
         let find =
-            |set: &SetDef| present.iter().find(|other| other.name == set.name && other.kind == set.kind).cloned();
+            |set: &SetDef| present.iter().find(|other| other.name == set.name && other.kind() == set.kind()).cloned();
         let present: Vec<SetDef> = self.sets.iter().map(find).collect::<Option<_>>()?;
         Some(sets::changes(&present, &self.sets))
     }

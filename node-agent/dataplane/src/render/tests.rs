@@ -357,7 +357,7 @@ fn entries(outbound: bool) -> impl Strategy<Value = Vec<Entry>> {
     let hosts = (peers(), services()).prop_map(|(peers, services)| Match::Hosts { peers, services });
     let protocol = prop_oneof![Just(Protocol::TCP), Just(Protocol::UDP)];
     let end = (addresses(), protocol, 80u16..84).prop_map(|(address, protocol, port)| End { address, protocol, port });
-    let ends = prop::collection::btree_set(end, 0..4).prop_map(Match::Ends);
+    let ends = prop::collection::btree_set(end, 0..4).prop_map(|ends| Match::Ends(Arc::new(ends)));
     let special = if outbound { ends.boxed() } else { Just(Match::OwnOrigin).boxed() };
     let entry = (prop_oneof![5 => hosts, 1 => special], any::<bool>());
     let entry = entry.prop_map(|(matching, reject)| Entry { matching, reject, rule: "r/r".to_owned() });
@@ -436,11 +436,12 @@ proptest! {
 
 #[test]
 fn who_moves_between_sets_is_never_in_none() {
+    let host = |text: &&str| sets::Member::Net(text.parse::<IpAddr>().expect("an address").into());
     let change = |set: &str, add: &[&str], del: &[&str]| sets::SetChange {
         set: set.to_owned(),
         kind: sets::SetKind::HashNet,
-        add: add.iter().map(ToString::to_string).collect(),
-        del: del.iter().map(ToString::to_string).collect(),
+        add: add.iter().map(host).collect(),
+        del: del.iter().map(host).collect(),
     };
     // From the first set to the second one; and the third set's member goes before the first one's.
     let moves = [change("RF4-1-0", &[], &["10.0.0.1"]), change("RF4-1-1", &["10.0.0.1"], &["10.0.0.2"])];

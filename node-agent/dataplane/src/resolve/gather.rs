@@ -192,7 +192,7 @@ impl<'c, 'a> Gatherer<'c, 'a> {
         let mut policy = NetnsPolicy::new(Enforcement::Full);
         let mut entries: BTreeMap<(Key, Option<Services>), Entry> = BTreeMap::new();
         for (key, group) in self.ends {
-            let entry = entry(&key, Match::Ends(group.ends), group.rule);
+            let entry = entry(&key, Match::Ends(Arc::new(group.ends)), group.rule);
             entries.insert((key, None), entry);
         }
         for (key, services, hosts) in together(self.hosts) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -219,7 +220,7 @@ fn front_ends_of_every_protocol_are_taken_and_hit() {
         protocols.into_iter().flat_map(|protocol| [80, 81, 82].map(|port| to(protocol, port))).collect();
     for (family, of) in Family::ALL.into_iter().zip(Addresses::BOTH) {
         let mut policy = policy(Enforcement::Selective);
-        allow(&mut policy, Direction::Outbound, Match::Ends(ends(of.b).collect()), name(0));
+        allow(&mut policy, Direction::Outbound, Match::Ends(Arc::new(ends(of.b).collect())), name(0));
         let rendered = lab.enforce(&policy);
         assert_eq!(rendered.verify(family, &lab.installed(family)), Readback::Ok);
         assert_eq!(lab.sets(), rendered.sets, "the set comes back as it was written");

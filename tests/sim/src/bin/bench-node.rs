@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
-use ringfence_dataplane::{Match, NetnsPolicy, Resolution, Resolver, render};
+use ringfence_dataplane::{Match, NetnsPolicy, Rendered, Resolution, Resolver, SetDef, render};
 use ringfence_sim::shapes::{self, Shape};
 use ringfence_sim::{node, rss};
 
@@ -79,7 +79,7 @@ fn send(name: &str, small: bool) -> std::io::Result<()> {
     out.flush()
 }
 
-/// From decoded objects to the policy of every local Pod, and to the text of its rules and sets.
+/// From decoded objects to the policy of every local Pod, to its rules and sets; and, beside that, to the text of the sets.
 fn measure(name: &str, small: bool) -> std::io::Result<()> {
     let read = node::receive(std::io::stdin().lock())?;
     let decoded_mb = rss::peak_mb();
@@ -94,16 +94,18 @@ fn measure(name: &str, small: bool) -> std::io::Result<()> {
     }
     drop(resolver);
     let resolved = begin.elapsed().as_secs_f64();
-    let mut members = 0;
-    for policy in &policies {
-        // An agent writes one namespace after the other and keeps no text.
-        members += render(policy, 1).sets.iter().map(|set| set.members.len()).sum::<usize>();
-    }
+    // An agent keeps the rules and sets of each of its Pods.
+    let rendered: Vec<Rendered> = policies.iter().map(|policy| render(policy, 1)).collect();
     let seconds = begin.elapsed().as_secs_f64();
+    let members: usize = rendered.iter().flat_map(|rendered| &rendered.sets).map(SetDef::len).sum();
+    let peak_rss_mb = rss::peak_mb();
+    // What the kernel is told is written for one namespace after the other.
+    let bytes: usize = rendered.iter().map(|rendered| rendered.create_sets().len()).sum();
+    let text_s = begin.elapsed().as_secs_f64() - seconds;
     println!(
-        "bench {name} seconds={seconds:.3} peak_rss_mb={} pods={} policies={} workloads={} members={members} \
-         resolve_s={resolved:.3} decoded_mb={decoded_mb} peer_groups={} address_groups={} peers={}",
-        rss::peak_mb(),
+        "bench {name} seconds={seconds:.3} peak_rss_mb={peak_rss_mb} pods={} policies={} workloads={} members={members} \
+         resolve_s={resolved:.3} decoded_mb={decoded_mb} peer_groups={} address_groups={} peers={} text_s={text_s:.3} \
+         text_bytes={bytes}",
         policies.len(),
         read.store.workload_policies.len(),
         if small { 100 } else { 250_000 },
