@@ -9,15 +9,17 @@ make_fabric() {
   [[ -e $(netns_path fabric) ]] && die "$(netns_path fabric) exists already: run '$0 down $NAME' first"
   need_free_subnet
   add_netns fabric
-  in_netns fabric sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0
+  in_netns fabric sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0
   ip -n "$(netns fabric)" link add br0 type bridge
   ip -n "$(netns fabric)" addr add "$FABRIC_ADDRESS/24" dev br0
+  # nodad: nobody else can have it, and it is of use at once.
+  ip -n "$(netns fabric)" addr add "$NODE_NET_V6::1/64" dev br0 nodad
   ip -n "$(netns fabric)" link set br0 up
   # The fabric is a switch: no packet filter of its own may see what it bridges.
   set_bridge_filter fabric 0
   link_host
   add_netns cp
-  link_to_bridge cp "$APISERVER_ADDRESS"
+  link_to_bridge cp "$APISERVER_ADDRESS" "$NODE_NET_V6::2"
   add_netns ext
   link_ext
 }
@@ -43,22 +45,27 @@ link_host() {
 }
 
 link_to_bridge() {
-  local which=$1 address=$2
+  local which=$1 address=$2 address_v6=$3
   ip -n "$(netns fabric)" link add "$which" type veth peer name eth0 netns "$(netns "$which")"
   ip -n "$(netns fabric)" link set "$which" master br0 up
   ip -n "$(netns "$which")" addr add "$address/24" dev eth0
+  ip -n "$(netns "$which")" addr add "$address_v6/64" dev eth0 nodad
   ip -n "$(netns "$which")" link set eth0 up
   ip -n "$(netns "$which")" route add default via "$FABRIC_ADDRESS"
+  ip -n "$(netns "$which")" route add default via "$NODE_NET_V6::1"
 }
 
 # The client outside: another subnet, so that it is no neighbour of the nodes and its address is seen as it is.
 link_ext() {
   ip -n "$(netns fabric)" link add ext type veth peer name eth0 netns "$(netns ext)"
   ip -n "$(netns fabric)" addr add "$EXT_ROUTER/28" dev ext
+  ip -n "$(netns fabric)" addr add "$EXT_NET_V6::1/64" dev ext nodad
   ip -n "$(netns fabric)" link set ext up
   ip -n "$(netns ext)" addr add "$EXT_ADDRESS/28" dev eth0
+  ip -n "$(netns ext)" addr add "$EXT_ADDRESS_V6/64" dev eth0 nodad
   ip -n "$(netns ext)" link set eth0 up
   ip -n "$(netns ext)" route add default via "$EXT_ROUTER"
+  ip -n "$(netns ext)" route add default via "$EXT_NET_V6::1"
 }
 
 # Absent where the kernel has no br_netfilter: then there is nothing to set.
@@ -76,8 +83,8 @@ need_bridge_filter() {
 make_node_network() {
   local number=$1 which=node$1
   add_netns "$which"
-  link_to_bridge "$which" "$(node_address "$number")"
-  in_netns "$which" sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 \
+  link_to_bridge "$which" "$(node_address "$number")" "$(node_address_v6 "$number")"
+  in_netns "$which" sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 \
     net.ipv4.conf.all.send_redirects=0
   # Pods of one node talk over a bridge; answers of a Service's backend must pass the node's filter to be translated back.
   set_bridge_filter "$which" 1
@@ -94,6 +101,7 @@ connect_nodes() {
     # The router and the control plane always go by the node's own address, so that the client outside reaches Pods too.
     for from in fabric cp; do
       ip -n "$(netns "$from")" route replace "$range" via "$(node_address "$to")"
+      ip -n "$(netns "$from")" route replace "$(pod_cidr_v6_for "$to")" via "$(node_address_v6 "$to")"
     done
     for from in $(node_numbers); do
       ((from == to)) || connect_node "$from" "$to" "$range"
@@ -102,17 +110,28 @@ connect_nodes() {
 }
 
 connect_node() {
-  local from=$1 to=$2 range=$3
+  local from=$1 to=$2 range=$3 range_v6
+  range_v6=$(pod_cidr_v6_for "$to")
   if [[ $(pod_net) == hostgw ]]; then
     ip -n "$(netns "node$from")" route replace "$range" via "$(node_address "$to")"
+    ip -n "$(netns "node$from")" route replace "$range_v6" via "$(node_address_v6 "$to")"
     return
   fi
-  local tunnel=${range%/*} mac
+  local mac
   mac=$(tunnel_mac "$to")
   bridge -n "$(netns "node$from")" fdb replace "$mac" dev tunnel dst "$(node_address "$to")"
+  through_tunnel "$from" "$range" "${range%/*}" "$mac"
+  through_tunnel "$from" "$range_v6" "$(tunnel_address_v6 "$to")" "$mac"
+}
+
+through_tunnel() {
+  local from=$1 range=$2 tunnel=$3 mac=$4
   ip -n "$(netns "node$from")" neigh replace "$tunnel" lladdr "$mac" dev tunnel nud permanent
   ip -n "$(netns "node$from")" route replace "$range" via "$tunnel" dev tunnel onlink
 }
+
+# The first address of an IPv6 range is every router's, so that it is the last 16 bits that tell the tunnel.
+tunnel_address_v6() { echo "$(pod_cidr_v6_for "$1")" | sed 's|::/64$|::ffff|'; }
 
 tunnel_mac() { printf '02:72:66:00:00:%02x\n' "$1"; }
 
@@ -124,15 +143,16 @@ make_tunnel() {
   ip -n "$(netns "node$number")" link add tunnel address "$(tunnel_mac "$number")" type vxlan id 1 \
     local "$(node_address "$number")" dstport 8472 nolearning
   ip -n "$(netns "node$number")" addr add "${range%/*}/32" dev tunnel
+  ip -n "$(netns "node$number")" addr add "$(tunnel_address_v6 "$number")/128" dev tunnel nodad
   ip -n "$(netns "node$number")" link set tunnel mtu 1450 up
 }
 
+# forget_node_routes RANGE...
 forget_node_routes() {
-  local range=$1 from
-  for from in fabric cp; do
-    ip -n "$(netns "$from")" route del "$range" 2>/dev/null || true
-  done
-  for from in $(node_numbers); do
-    ip -n "$(netns "node$from")" route del "$range" 2>/dev/null || true
+  local range from
+  for range in "$@"; do
+    for from in fabric cp $(node_numbers | sed 's/^/node/'); do
+      ip -n "$(netns "$from")" route del "$range" 2>/dev/null || true
+    done
   done
 }

@@ -214,15 +214,22 @@ impl Lab {
             .with_context(|| format!("no sandbox of Pod {namespace}/{name} is running"))
     }
 
-    /// The ClusterIP of a Service.
+    /// The first ClusterIP of a Service.
     ///
     /// # Errors
     /// When it has none.
     pub async fn cluster_ip(&self, namespace: &str, name: &str) -> Result<IpAddr> {
+        self.cluster_ips(namespace, name).await?.first().copied().context("the Service has no ClusterIP")
+    }
+
+    /// Every ClusterIP of a Service, one of each of its families.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub async fn cluster_ips(&self, namespace: &str, name: &str) -> Result<Vec<IpAddr>> {
         let services: Api<Service> = Api::namespaced(self.client.clone(), namespace);
-        let service = services.get(name).await?;
-        let address = service.spec.and_then(|spec| spec.cluster_ip).context("the Service has no ClusterIP")?;
-        address.parse().with_context(|| format!("'{address}' is no address"))
+        let spec = services.get(name).await?.spec.unwrap_or_default();
+        spec.cluster_ips.unwrap_or_default().iter().map(|address| parsed(address)).collect()
     }
 
     /// Awaits that a TCP connection is seen so; the last thing seen is in the error.
@@ -301,5 +308,18 @@ pub fn is_ready(pod: &Pod) -> bool {
 /// When it has none.
 pub fn pod_ip(pod: &Pod) -> Result<IpAddr> {
     let text = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()).context("the Pod has no address")?;
-    text.parse().with_context(|| format!("'{text}' is no address"))
+    parsed(text)
+}
+
+/// Every address of a Pod, one of each family.
+///
+/// # Errors
+/// When one of them is none.
+pub fn pod_ips(pod: &Pod) -> Result<Vec<IpAddr>> {
+    let status = pod.status.as_ref().and_then(|status| status.pod_ips.as_ref());
+    status.into_iter().flatten().map(|address| parsed(&address.ip)).collect()
+}
+
+fn parsed(address: &str) -> Result<IpAddr> {
+    address.parse().with_context(|| format!("'{address}' is no address"))
 }

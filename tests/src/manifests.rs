@@ -58,12 +58,12 @@ pub fn pod(namespace: &str, name: &str, role: &str, node: Option<&str>) -> Value
     pod
 }
 
-/// A Service on port 80 in front of the Pods labelled `name=<name>`.
+/// A Service on port 80, of both families, in front of the Pods labelled `name=<name>`.
 pub fn service(namespace: &str, name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": namespace, "name": name},
         "spec": {
-            "selector": {"name": name},
+            "selector": {"name": name}, "ipFamilyPolicy": "PreferDualStack",
             "ports": [{"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"}],
         },
     })

@@ -84,7 +84,7 @@ fn tcp_here(target: SocketAddr, patience: Duration) -> io::Result<Seen> {
 /// As [`tcp`].
 pub fn udp(netns: &Path, target: SocketAddr) -> io::Result<Seen> {
     inside(netns, move || {
-        let socket = UdpSocket::bind(if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+        let socket = UdpSocket::bind(any_address(target))?;
         socket.connect(target)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         match socket.send(b"hostname").and_then(|_| socket.recv(&mut [0_u8; 64])) {
@@ -93,6 +93,11 @@ pub fn udp(netns: &Path, target: SocketAddr) -> io::Result<Seen> {
             Err(error) => classify(&error).ok_or(error),
         }
     })
+}
+
+/// What a socket is bound to that sends there.
+fn any_address(target: SocketAddr) -> &'static str {
+    if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }
 }
 
 fn is_timeout(error: &io::Error) -> bool {
@@ -245,7 +250,7 @@ impl LongDatagrams {
     /// When it cannot be made.
     pub fn open(netns: &Path, target: SocketAddr) -> io::Result<Self> {
         let socket = inside(netns, move || {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            let socket = UdpSocket::bind(any_address(target))?;
             socket.connect(target)?;
             socket.set_read_timeout(Some(PATIENCE))?;
             Ok(socket)
@@ -272,7 +277,7 @@ pub fn resolves(netns: &Path, server: SocketAddr, name: &str) -> io::Result<bool
     }
     question.extend_from_slice(&[0, 0, 1, 0, 1]);
     inside(netns, move || {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        let socket = UdpSocket::bind(any_address(server))?;
         socket.connect(server)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         let mut answer = [0_u8; 512];

@@ -1,4 +1,4 @@
-//! `ringfence explain` against real connections: two hundred random pairs under random rules.
+//! `ringfence explain` against real connections: two hundred random pairs under random rules, over IPv4 and IPv6.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::Outcome;
-use crate::lab::{Lab, SLOW, pod_ip};
+use crate::lab::{Lab, SLOW, pod_ips};
 use crate::manifests::{OURS, namespace, pod, service};
 use crate::probe::{self, Seen, Try};
 use crate::testbed::root;
@@ -157,11 +157,13 @@ fn profile(space: &str, state: Option<&str>, env: Option<&str>) -> Value {
 }
 
 /// Everything that is written to the cluster and, the same, to files.
-fn policy(random: &mut Random, outside: &str) -> Vec<Value> {
+fn policy(random: &mut Random, outside: &[String; 2]) -> Vec<Value> {
+    // A list may name one family and not the other.
+    let list = random.some(&outside.each_ref().map(String::as_str));
     let mut objects = vec![
         object("LabelGroup", "ex-live", json!({"dimension": "env", "values": ["prod"]})),
-        object("IPList", "ex-outside", json!({"ranges": [outside]})),
-        object("Workload", "ex-machine", json!({"addresses": [outside], "labels": {"app": "ex-machines"}})),
+        object("IPList", "ex-outside", json!({"ranges": list})),
+        object("Workload", "ex-machine", json!({"addresses": outside, "labels": {"app": "ex-machines"}})),
         object(
             "ServiceDefinition",
             "ex-both",
@@ -173,14 +175,18 @@ fn policy(random: &mut Random, outside: &str) -> Vec<Value> {
     objects
 }
 
-/// An end of a connection as `explain` names it, and where it is.
+/// An end of a connection as `explain` names it, over IPv4 and over IPv6, and where it is.
 struct Client {
-    name: String,
+    names: [String; 2],
     netns: PathBuf,
 }
 
 struct Listener {
+    /// By name over IPv4, by address over IPv6.
     name: String,
+    /// The Pod that it is, or that is behind it: `namespace/name`.
+    pod: String,
+    is_service: bool,
     address: IpAddr,
     /// (port, whether it is UDP)
     ports: Vec<(u16, bool)>,
@@ -201,7 +207,8 @@ pub async fn explain_agrees_with_real_connections(lab: Lab) -> Result<Outcome> {
         .unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs()));
     println!("         explain: RINGFENCE_SEED={seed} repeats these pairs and rules");
     let mut random = Random(seed);
-    let outside = lab.bed.addresses()?.get("EXT_ADDRESS").context("no EXT_ADDRESS")?.clone();
+    let addresses = lab.bed.addresses()?;
+    let outside = ["EXT_ADDRESS", "EXT_ADDRESS_V6"].map(|name| addresses.get(name).cloned().unwrap_or_default());
     let objects = policy(&mut random, &outside);
     let (clients, listeners) = deploy(&lab, &outside).await?;
     for object in &objects {
@@ -229,7 +236,7 @@ pub async fn explain_agrees_with_real_connections(lab: Lab) -> Result<Outcome> {
 }
 
 /// Pods and Services of every namespace, reached once while nothing is enforced yet.
-async fn deploy(lab: &Lab, outside: &str) -> Result<(Vec<Client>, Vec<Listener>)> {
+async fn deploy(lab: &Lab, outside: &[String; 2]) -> Result<(Vec<Client>, Vec<Listener>)> {
     for (space, _, env) in SPACES {
         lab.apply(&namespace(space)).await?;
         lab.apply(&profile(space, Some("Idle"), env)).await?;
@@ -238,18 +245,19 @@ async fn deploy(lab: &Lab, outside: &str) -> Result<(Vec<Client>, Vec<Listener>)
             lab.apply(&service(space, role)).await?;
         }
     }
-    let mut clients = vec![Client { name: outside.to_owned(), netns: lab.bed.client_netns() }];
+    let mut clients = vec![Client { names: outside.clone(), netns: lab.bed.client_netns() }];
     let mut listeners = Vec::new();
     let mut fronts = Vec::new();
     for (space, ..) in SPACES {
         for role in ROLES {
-            let address = pod_ip(&lab.await_pod(space, role).await?)?;
-            let name = format!("pod/{space}/{role}");
-            clients.push(Client { name: name.clone(), netns: lab.netns(space, role)? });
-            listeners.push(Listener { name, address, ports: vec![(8080, false), (8081, false), (8080, true)] });
-            let front = lab.cluster_ip(space, role).await?;
-            listeners.push(Listener { name: format!("svc/{space}/{role}"), address: front, ports: vec![(80, false)] });
-            fronts.push(SocketAddr::new(front, 80));
+            let pod = format!("{space}/{role}");
+            let addresses = pod_ips(&lab.await_pod(space, role).await?)?;
+            clients.push(Client { names: [(); 2].map(|()| format!("pod/{pod}")), netns: lab.netns(space, role)? });
+            let ports = [(8080, false), (8081, false), (8080, true)];
+            listeners.extend(of_each_family(&pod, "pod", &addresses, &ports)?);
+            let addresses = lab.cluster_ips(space, role).await?;
+            listeners.extend(of_each_family(&pod, "svc", &addresses, &[(80, false)])?);
+            fronts.extend(addresses.into_iter().map(|front| SocketAddr::new(front, 80)));
         }
     }
     // A Service refuses until kube-proxy has its back ends, on every node.
@@ -259,6 +267,18 @@ async fn deploy(lab: &Lab, outside: &str) -> Result<(Vec<Client>, Vec<Listener>)
         }
     }
     Ok((clients, listeners))
+}
+
+fn of_each_family(pod: &str, kind: &str, addresses: &[IpAddr], ports: &[(u16, bool)]) -> Result<[Listener; 2]> {
+    let [v4, v6] = addresses else { bail!("{kind}/{pod} has {addresses:?} instead of an address of each family") };
+    let listener = |name, address: &IpAddr| Listener {
+        name,
+        pod: pod.to_owned(),
+        is_service: kind == "svc",
+        address: *address,
+        ports: ports.to_vec(),
+    };
+    Ok([listener(format!("{kind}/{pod}"), v4), listener(v6.to_string(), v6)])
 }
 
 /// The policy as files, and the cluster as kubectl prints it.
@@ -284,18 +304,20 @@ fn pairs(random: &mut Random, clients: &[Client], listeners: &[Listener]) -> Res
         // One in six from outside, which otherwise would be one in nineteen.
         let from = if random.one_in(6) { clients.first() } else { random.pick(clients) }.context("no clients")?;
         let to = random.pick(listeners).context("no listeners")?;
+        let from_name = &from.names[usize::from(to.address.is_ipv6())];
         let (port, udp) = *random.pick(&to.ports).context("no ports")?;
-        if to.name.starts_with("svc/") && !from.name.starts_with("pod/") {
+        let from_pod = from_name.strip_prefix("pod/");
+        if to.is_service && from_pod.is_none() {
             // A ClusterIP has no meaning outside the cluster.
             continue;
         }
-        if to.name.strip_prefix("svc/") == from.name.strip_prefix("pod/") {
+        if to.is_service && from_pod == Some(&to.pod) {
             // A Pod through its own Service comes back from its node's address, which needs the gate (README, limits).
             continue;
         }
         let attempt = Try { netns: from.netns.clone(), target: SocketAddr::new(to.address, port), udp };
         let port = format!("{port}/{}", if udp { "udp" } else { "tcp" });
-        pairs.push(Pair { from: from.name.clone(), to: to.name.clone(), port, attempt });
+        pairs.push(Pair { from: from_name.clone(), to: to.name.clone(), port, attempt });
     }
     Ok(pairs)
 }

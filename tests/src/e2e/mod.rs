@@ -4,6 +4,7 @@ mod agent;
 mod bed;
 mod cli;
 mod delivery;
+mod dual_stack;
 mod essential;
 mod explain;
 mod flows;
@@ -61,6 +62,7 @@ pub fn cases() -> Vec<Case> {
         case!(states::every_state_direction_and_action),
         case!(rules::every_kind_of_actor_service_and_scope),
         case!(explain::explain_agrees_with_real_connections),
+        case!(dual_stack::rules_hold_over_both_families),
         case!(lifecycle::a_namespace_is_created_managed_and_unmanaged),
         case!(lifecycle::pods_are_added_scaled_relabelled_and_deleted),
         case!(services::virtual_services_list_their_controllers),
