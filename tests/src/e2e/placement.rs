@@ -169,7 +169,9 @@ pub async fn the_container_cluster_says_what_was_found(lab: Lab) -> Result<Outco
     ensure!(status["kubernetesVersion"] == version["gitVersion"], "kubernetesVersion: {}", status["kubernetesVersion"]);
     ensure!(status["kubelinkVersion"].is_string(), "kubelinkVersion is missing");
     ensure!(status["kubelinkLastContact"].is_string(), "kubelinkLastContact is missing");
-    let ranges = json!([lab.bed.addresses()?.get("SERVICE_RANGE").context("no SERVICE_RANGE")?]);
+    let addresses = lab.bed.addresses()?;
+    let range = |name: &str| addresses.get(name).with_context(|| format!("no {name}"));
+    let ranges = json!([range("SERVICE_RANGE")?, range("SERVICE_RANGE_V6")?]);
     ensure!(status["serviceRanges"] == ranges, "serviceRanges are {}", status["serviceRanges"]);
     let networks = &status["podNetworks"];
     ensure!(networks[0]["id"] == format!("{uid}/default") && networks[1].is_null(), "podNetworks are {networks}");
