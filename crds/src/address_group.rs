@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::{NetworkAddress, Revision};
+use crate::compact;
 
 /// Computed: addresses of one label class, in slices of at most 100; or front ends and back ends of a virtual service.
 /// Named `<class>-<slice>`.
@@ -40,11 +41,11 @@ pub struct AddressGroupSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slices: Option<i32>,
     /// Addresses of the class's workloads; each is in exactly one class.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<NetworkAddress>,
     /// Instead of members: the ends of a virtual service (one slice).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service: Option<ServiceEnds>,
+    pub service: Option<Box<ServiceEnds>>,
 }
 
 /// The ends of a Kubernetes Service.
@@ -59,19 +60,19 @@ pub struct ServiceEnds {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub selector: BTreeMap<String, String>,
     /// Pods of the namespace that a targetRef names, for a Service without a selector.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
     pub target_pods: Vec<String>,
     /// Ports on the Pods.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
     pub target_ports: Vec<TargetPort>,
     /// What consumers connect to, before the node translates: exact pairs.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
     pub front_ends: Vec<FrontEnd>,
     /// Addresses and ports of the Pods (and declared workloads) behind it, whatever their readiness.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
     pub back_ends: Vec<BackEnd>,
     /// Classes that the back ends belong to.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
     pub back_end_classes: Vec<String>,
 }
 

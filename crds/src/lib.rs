@@ -12,6 +12,7 @@
 
 pub mod address_group;
 pub mod common;
+pub mod compact;
 pub mod container_cluster;
 pub mod container_workload_profile;
 pub mod ip_list;

@@ -4,6 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use crate::common::Revision;
+use crate::compact;
 
 /// Computed: the label classes that a peer selector selects. It changes only when a class is born or dies, or when a
 /// Service in front of one comes or goes; membership is in the AddressGroups.
@@ -29,9 +30,9 @@ pub struct PeerGroupSpec {
     #[serde(default)]
     pub selector: String,
     /// Classes of AddressGroups whose members are selected.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<String>,
     /// Classes of AddressGroups of the Services that have a selected class among their back ends.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<String>,
 }

@@ -8,6 +8,7 @@ use ringfence_model::Action;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::compact::{self, LabelTerms};
 use crate::pattern;
 
 /// Scopes, and rules that hold within them.
@@ -46,10 +47,11 @@ pub struct RuleSetSpec {
     #[serde(default = "enabled")]
     pub enabled: bool,
     /// Where the rules hold: an OR of scopes, each taken on its own. `[{}]` means everywhere.
+    #[serde(deserialize_with = "compact::list")]
     #[schemars(length(max = 64))]
     pub scopes: Vec<Scope>,
     /// The rules. Their order does not matter.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "compact::list")]
     #[schemars(length(max = 256))]
     pub rules: Vec<PolicyRule>,
 }
@@ -63,10 +65,10 @@ fn enabled() -> bool {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Scope {
     /// From dimension to the values that are in the scope.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16), extend("additionalProperties" = {"type": "array", "maxItems": 256, "items": {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}}))]
+    #[serde(default, deserialize_with = "compact::terms", skip_serializing_if = "LabelTerms::is_empty")]
+    #[schemars(with = "BTreeMap<String, Vec<String>>", extend("maxProperties" = 16), extend("additionalProperties" = {"type": "array", "maxItems": 256, "items": {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}}))]
     #[x_kube(validation = Rule::new(pattern::DIMENSION_KEYS).message(pattern::DIMENSION_KEYS_HELP))]
-    pub labels: BTreeMap<String, Vec<String>>,
+    pub labels: LabelTerms,
 }
 
 /// Who may open connections to whom, on what.
@@ -96,13 +98,15 @@ pub struct PolicyRule {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub extra_scope: bool,
     /// Who opens connections: an OR of terms.
+    #[serde(deserialize_with = "compact::list")]
     #[schemars(length(max = 32))]
     pub consumers: Vec<Actor>,
     /// Who listens: an OR of terms.
+    #[serde(deserialize_with = "compact::list")]
     #[schemars(length(max = 32))]
     pub providers: Vec<Actor>,
     /// The provider's ports.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub services: Vec<ServiceRef>,
     /// Every protocol and port.
@@ -125,17 +129,17 @@ pub struct PolicyRule {
 )]
 pub struct Actor {
     /// Workloads by label: dimensions AND, values of one dimension OR.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16), extend("additionalProperties" = {"type": "array", "maxItems": 256, "items": {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}}))]
+    #[serde(default, deserialize_with = "compact::terms", skip_serializing_if = "LabelTerms::is_empty")]
+    #[schemars(with = "BTreeMap<String, Vec<String>>", extend("maxProperties" = 16), extend("additionalProperties" = {"type": "array", "maxItems": 256, "items": {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}}))]
     #[x_kube(validation = Rule::new(pattern::DIMENSION_KEYS).message(pattern::DIMENSION_KEYS_HELP))]
-    pub labels: BTreeMap<String, Vec<String>>,
+    pub labels: LabelTerms,
     /// Workloads that have another value than these in each of the dimensions. One without the dimension does not match.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16), extend("additionalProperties" = {"type": "array", "maxItems": 256, "items": {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}}))]
+    #[serde(default, deserialize_with = "compact::terms", skip_serializing_if = "LabelTerms::is_empty")]
+    #[schemars(with = "BTreeMap<String, Vec<String>>", extend("maxProperties" = 16), extend("additionalProperties" = {"type": "array", "maxItems": 256, "items": {"type": "string", "maxLength": 63, "pattern": pattern::VALUE}}))]
     #[x_kube(validation = Rule::new(pattern::DIMENSION_KEYS).message(pattern::DIMENSION_KEYS_HELP))]
-    pub not: BTreeMap<String, Vec<String>>,
+    pub not: LabelTerms,
     /// LabelGroups: groups of one dimension OR, dimensions AND.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 253)))]
     pub label_groups: Vec<String>,
     /// All workloads of the scope; as extra-scope consumers, all managed workloads.

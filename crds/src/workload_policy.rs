@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
 use crate::common::{PortSpec, Revision};
+use crate::compact::{self, LabelTerms};
 
 /// Computed: the rules of one RuleSet in one scope, with the workloads they apply to; shared by all nodes. The object
 /// named `marker` has no rules: it closes a publication (see [`crate::names::MARKER`]).
@@ -43,7 +44,7 @@ pub struct WorkloadPolicySpec {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub scope: String,
     /// The rules.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<CompiledRule>,
 }
 
@@ -61,14 +62,16 @@ pub struct CompiledRule {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reject: bool,
     /// The workloads it is programmed at: an OR. Empty means none.
+    #[serde(deserialize_with = "compact::list")]
     pub subjects: Vec<Subject>,
     /// The other end: an OR. Empty means nobody.
+    #[serde(deserialize_with = "compact::list")]
     pub peers: Vec<Peer>,
     /// Every protocol and port.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all_services: bool,
     /// The provider's ports. Empty without `allServices` and `virtualServicePorts` means none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<PortSpec>,
     /// Each virtual service's own ports.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -113,13 +116,13 @@ pub struct Peer {
 #[serde(rename_all = "camelCase")]
 pub struct LabelSelector {
     /// The workload has one of these values in the dimension.
-    #[serde(default, rename = "in", skip_serializing_if = "LiteMap::is_empty")]
+    #[serde(default, rename = "in", deserialize_with = "compact::terms", skip_serializing_if = "LiteMap::is_empty")]
     #[schemars(with = "BTreeMap<String, Vec<String>>")]
-    pub is_in: LiteMap<SmolStr, Vec<SmolStr>>,
+    pub is_in: LabelTerms,
     /// The workload has another value than these in the dimension.
-    #[serde(default, skip_serializing_if = "LiteMap::is_empty")]
+    #[serde(default, deserialize_with = "compact::terms", skip_serializing_if = "LiteMap::is_empty")]
     #[schemars(with = "BTreeMap<String, Vec<String>>")]
-    pub not_in: LiteMap<SmolStr, Vec<SmolStr>>,
+    pub not_in: LabelTerms,
 }
 
 impl From<&Selector> for LabelSelector {
@@ -142,7 +145,7 @@ impl TryFrom<&LabelSelector> for Selector {
     type Error = InvalidLabel;
 
     fn try_from(spec: &LabelSelector) -> Result<Self, InvalidLabel> {
-        let parse = |map: &LiteMap<SmolStr, Vec<SmolStr>>, make: fn(_) -> Constraint| {
+        let parse = |map: &LabelTerms, make: fn(_) -> Constraint| {
             map.iter()
                 .map(|(dimension, values)| {
                     let values = values.iter().map(|v| v.parse()).collect::<Result<_, _>>()?;

@@ -119,7 +119,7 @@ fn claims_u(namespace: &str, name: &str) -> (String, Object) {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         uid: "u".to_owned(),
-        labels: [("from".to_owned(), "apiserver".to_owned())].into(),
+        labels: FromIterator::from_iter([("from".to_owned(), "apiserver".to_owned())]),
         ..LocalPod::default()
     };
     (crate::feed::pods::key(&pod), Object::Pod(pod))
@@ -151,7 +151,7 @@ fn a_pod_that_claims_the_uid_of_another_does_not_take_its_place() {
         put_pod(&mut view, forged.clone());
         let alone = view.pod_in(&sandbox());
         assert_eq!((alone.namespace.as_str(), alone.name.as_str()), ("shop", "web"), "the sandbox knows better");
-        assert_eq!(alone.labels, sandbox().labels);
+        assert_eq!(alone.labels, sandbox().labels.into_iter().collect());
 
         put_pod(&mut view, claims_u("shop", "web"));
         put_pod(&mut view, forged.clone());

@@ -31,7 +31,7 @@ start_apiserver() {
     --kubelet-certificate-authority="$PKI/ca.crt" --kubelet-preferred-address-types=InternalIP \
     --kubelet-client-certificate="$PKI/apiserver-kubelet.crt" --kubelet-client-key="$PKI/apiserver-kubelet.key" \
     --service-account-key-file="$PKI/sa.pub" --service-account-signing-key-file="$PKI/sa.key" \
-    --service-account-issuer=https://kubernetes.default.svc.cluster.local --service-cluster-ip-range="$SERVICE_RANGE,$SERVICE_RANGE_V6" \
+    --service-account-issuer=https://kubernetes.default.svc.cluster.local --service-cluster-ip-range="$SERVICE_RANGE,$SERVICE_RANGE6" \
     --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged=true \
     --enable-aggregator-routing=true
 }
@@ -42,8 +42,7 @@ start_controller-manager() {
     --authorization-kubeconfig="$PKI/controller-manager.conf" --bind-address=127.0.0.1 --leader-elect=false \
     --use-service-account-credentials=true --service-account-private-key-file="$PKI/sa.key" --root-ca-file="$PKI/ca.crt" \
     --cluster-signing-cert-file="$PKI/ca.crt" --cluster-signing-key-file="$PKI/ca.key" \
-    --cluster-cidr="$POD_RANGE,$POD_RANGE_V6" --service-cluster-ip-range="$SERVICE_RANGE,$SERVICE_RANGE_V6" \
-    --allocate-node-cidrs=true --node-cidr-mask-size-ipv4=24 --node-cidr-mask-size-ipv6=64
+    --cluster-cidr="$POD_RANGE,$POD_RANGE6" --service-cluster-ip-range="$SERVICE_RANGE,$SERVICE_RANGE6" --allocate-node-cidrs=true
 }
 
 start_scheduler() {

@@ -8,13 +8,15 @@ readonly BIN=$CACHE/bin/k8s-$KUBERNETES_VERSION
 readonly STATE_ROOT=${RINGFENCE_STATE:-/var/tmp/ringfence}
 # First two octets of the nodes' networks; every cluster takes one /24 of it.
 readonly NET=${RINGFENCE_NET:-172.30}
+# The same octets as groups of an IPv6 prefix: fd00:172:30. Every cluster takes one /64 of it.
+readonly NET6=fd00:${NET/./:}
 
 readonly SERVICE_RANGE=10.96.0.0/16
-readonly SERVICE_RANGE_V6=fd00:10:96::/112
+readonly SERVICE_RANGE6=fd00:10:96::/112
 readonly DNS_SERVICE=10.96.0.10
 readonly POD_RANGE=10.244.0.0/16
-readonly POD_RANGE_V6=fd00:10:244::/48
-# With RINGFENCE_POD_CIDR_OUTSIDE=1 one node takes its Pods' addresses from here,
+readonly POD_RANGE6=fd00:10:244::/48
+# With RINGFENCE_POD_CIDR_OUTSIDE=1 one node takes its Pods' IPv4 addresses from here,
 # although Kubernetes believes in a podCIDR of POD_RANGE.
 readonly POD_RANGE_OUTSIDE=10.245.0.0/16
 readonly POD_RANGE_BOTH=10.244.0.0/15
@@ -90,15 +92,17 @@ use_cluster() {
   INDEX=$(cluster_index)
   [[ -n $INDEX ]] || die "there is no cluster $NAME; run '$0 up $NAME'"
   NODE_NET=$NET.$INDEX
-  # The digits are those of the IPv4 address, so that one is known by the other.
-  NODE_NET_V6=fd00:${NET/./:}:$INDEX
   FABRIC_ADDRESS=$NODE_NET.1
   APISERVER_ADDRESS=$NODE_NET.2
   HOST_ADDRESS=$NODE_NET.254
   EXT_ROUTER=198.51.100.$((INDEX * 16 + 1))
   EXT_ADDRESS=198.51.100.$((INDEX * 16 + 2))
-  EXT_NET_V6=fd00:198:51:$INDEX
-  EXT_ADDRESS_V6=$EXT_NET_V6::2
+  NODE_NET6=$NET6:$INDEX
+  FABRIC_ADDRESS6=$NODE_NET6::1
+  APISERVER_ADDRESS6=$NODE_NET6::2
+  HOST_ADDRESS6=$NODE_NET6::254
+  EXT_ROUTER6=2001:db8:51:$INDEX::1
+  EXT_ADDRESS6=2001:db8:51:$INDEX::2
 }
 
 # demo and test have fixed addresses; any other name keeps the index that `up` claimed for it.
@@ -143,7 +147,7 @@ release_index() {
 netns() { echo "rf-$NAME-$1"; }
 netns_path() { echo "/run/netns/rf-$NAME-$1"; }
 node_address() { echo "$NODE_NET.$((10 + $1))"; }
-node_address_v6() { echo "$NODE_NET_V6::$((10 + $1))"; }
+node_address6() { echo "$NODE_NET6::$((10 + $1))"; }
 
 need_node_number() {
   [[ ${1:-} =~ ^[0-9]+$ ]] && (($1 >= 1 && $1 <= 200)) || die "'${1:-}' is no node number: use 1 to 200"

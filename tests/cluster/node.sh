@@ -50,6 +50,7 @@ make_node() {
   import_image "$number" "$BIN/images/pause.tar"
 }
 
+# The range of the node's IPv4 addresses; those of IPv6 are always from the podCIDR.
 pod_range_for() {
   if [[ $1 == 3 && $(cat "$STATE/outside") == 1 ]]; then
     echo "${POD_RANGE_OUTSIDE%.*.*}.$1.0/24"
@@ -60,7 +61,7 @@ pod_range_for() {
 
 # What Kubernetes believes.
 pod_cidr_for() { echo "${POD_RANGE%.*.*}.$1.0/24"; }
-pod_cidr_v6_for() { echo "${POD_RANGE_V6%::*}:$1::/64"; }
+pod_cidr6_for() { echo "${POD_RANGE6%::*}:$1::/64"; }
 
 # The node's own /etc lies over the host's.
 write_node_etc() {
@@ -85,7 +86,7 @@ write_cni_config() {
   cat <<JSON
 {"cniVersion": "0.4.0", "name": "pods", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true, "mtu": $mtu,
-   "ipam": {"type": "host-local", "ranges": [[{"subnet": "$(node_pod_range "$1")"}], [{"subnet": "$(pod_cidr_v6_for "$1")"}]],
+   "ipam": {"type": "host-local", "ranges": [[{"subnet": "$(node_pod_range "$1")"}], [{"subnet": "$(pod_cidr6_for "$1")"}]],
     "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 JSON
@@ -144,7 +145,7 @@ apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 clientConnection: {kubeconfig: /etc/kubernetes/kube-proxy.conf}
 mode: nftables
-clusterCIDR: $range,$POD_RANGE_V6
+clusterCIDR: $range,$POD_RANGE6
 hostnameOverride: node$1
 conntrack: {maxPerCore: 0}
 # Sooner than the default second, so that what waits for a Service waits less.
@@ -173,7 +174,7 @@ start_containerd() {
 
 start_kubelet() {
   node_spawn "$1" kubelet "$STATE/bin/kubelet" --config /etc/kubernetes/kubelet.yaml \
-    --kubeconfig /etc/kubernetes/kubelet.conf --hostname-override "node$1" --node-ip "$(node_address "$1"),$(node_address_v6 "$1")"
+    --kubeconfig /etc/kubernetes/kubelet.conf --hostname-override "node$1" --node-ip "$(node_address "$1"),$(node_address6 "$1")"
 }
 
 start_kube-proxy() {
@@ -200,7 +201,7 @@ metadata:
   labels: {kubernetes.io/hostname: node$number$( ((number != 1)) || echo ', node-role.kubernetes.io/control-plane: ""')}
 spec:
   podCIDR: $(pod_cidr_for "$number")
-  podCIDRs: ["$(pod_cidr_for "$number")", "$(pod_cidr_v6_for "$number")"]
+  podCIDRs: ["$(pod_cidr_for "$number")", "$(pod_cidr6_for "$number")"]
 $( ((number != 1)) || echo '  taints: [{key: node-role.kubernetes.io/control-plane, effect: NoSchedule}]')
 YAML
 }
@@ -261,8 +262,8 @@ need_extra_node() {
 }
 
 remove_extra_node() {
-  local number=$1 range
-  range=$(node_pod_range "$number")
+  local number=$1 ranges
+  read -ra ranges < <(node_pod_ranges "$number")
   kubectl_ delete node "node$number" --ignore-not-found >>"$LOG/setup.log" || true
   end_component "node-$number"
   end_processes_in "$(netns "node$number")"
@@ -270,7 +271,7 @@ remove_extra_node() {
   ip netns del "$(netns "node$number")" 2>/dev/null || true
   remove_cgroups "$number"
   rm -rf "${NODES:?}/$number" "$RUN"/*-"$number".pid
-  forget_node_routes "$range" "$(pod_cidr_v6_for "$number")"
+  forget_node_routes "${ranges[@]}"
 }
 
 # --- looking at Pods -----------------------------------------------------------------------

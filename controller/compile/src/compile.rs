@@ -46,7 +46,7 @@ use std::sync::Arc;
 
 use ringfence_crds::common::NamespacedName;
 use ringfence_crds::{AddressGroupSpec, NodePolicySpec, PeerGroupSpec, VirtualServiceStatus, WorkloadPolicySpec};
-use ringfence_model::{DerivedLabels, PolicyState};
+use ringfence_model::{DerivedLabels, PolicyState, StringMap};
 
 use crate::cluster::ClusterState;
 use crate::policy::Policy;
@@ -120,6 +120,6 @@ pub fn compile(policy: &Policy, cluster: &ClusterState) -> Computed {
 }
 
 /// Whether a Kubernetes selector matches. One without terms selects nothing.
-pub(crate) fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+pub(crate) fn selects(selector: &BTreeMap<String, String>, labels: &StringMap) -> bool {
     !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }

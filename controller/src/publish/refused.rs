@@ -255,7 +255,7 @@ fn keep_referred(world: &World, possible: &mut Computed) {
 }
 
 fn emptied(group: &AddressGroupSpec) -> AddressGroupSpec {
-    let ends = group.service.clone().unwrap_or_default();
+    let ends = group.service.as_deref().cloned().unwrap_or_default();
     let service = ServiceEnds { namespace: ends.namespace, name: ends.name, ..ServiceEnds::default() };
-    AddressGroupSpec { service: Some(service), ..group.clone() }
+    AddressGroupSpec { service: Some(Box::new(service)), ..group.clone() }
 }

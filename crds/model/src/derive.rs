@@ -8,6 +8,10 @@ use litemap::LiteMap;
 use crate::label::{Dimension, LabelValue, Labels};
 use crate::values::Values;
 
+/// Labels or annotations of a Kubernetes object. There may be a hundred thousand such maps, most with few entries, and a
+/// `BTreeMap` takes the room of eleven.
+pub type StringMap = LiteMap<String, String>;
+
 /// What a profile says about one dimension.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DimensionRule {
@@ -96,8 +100,8 @@ impl DerivedLabels {
 /// refused, so that nobody can annotate their way into a label.
 pub fn derive_labels(
     profile: &ProfileLabels,
-    annotations: &BTreeMap<String, String>,
-    kube_labels: &BTreeMap<String, String>,
+    annotations: &StringMap,
+    kube_labels: &StringMap,
     prefixes: &[String],
     mappings: &[LabelMapping],
 ) -> DerivedLabels {
@@ -180,7 +184,7 @@ fn choose(
 fn refuse_unmentioned(
     derived: &mut DerivedLabels,
     profile: &ProfileLabels,
-    annotations: &BTreeMap<String, String>,
+    annotations: &StringMap,
     prefixes: &[String],
 ) {
     for (key, asked) in annotations {
@@ -206,7 +210,7 @@ mod tests {
     fn val(text: &str) -> LabelValue {
         text.parse().expect("a literal of the test")
     }
-    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    fn map(pairs: &[(&str, &str)]) -> StringMap {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
     fn profile() -> ProfileLabels {

@@ -12,7 +12,7 @@ pub mod values;
 pub mod verdict;
 
 pub use address::{AddressSet, NetworkId, ParseAddressError};
-pub use derive::{DerivedLabels, DimensionRule, LabelMapping, LabelSource, ProfileLabels, Refusal};
+pub use derive::{DerivedLabels, DimensionRule, LabelMapping, LabelSource, ProfileLabels, Refusal, StringMap};
 pub use label::{Dimension, InvalidLabel, LabelValue, Labels};
 pub use port::{DISCOVERY, ParsePortError, PortMatch, Ports, Protocol, Services};
 pub use selector::{Constraint, Selector};

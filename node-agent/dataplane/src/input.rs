@@ -7,7 +7,7 @@ use ringfence_crds::{
     AddressGroupSpec, ContainerClusterSpec, ContainerWorkloadProfileSpec, NodePolicySpec, PeerGroupSpec,
     WorkloadPolicySpec,
 };
-use ringfence_model::{PolicyState, Protocol};
+use ringfence_model::{PolicyState, Protocol, StringMap};
 use serde::{Deserialize, Serialize};
 
 /// Everything an agent has read, by name. It is also what the agent keeps on disk.
@@ -48,9 +48,9 @@ pub struct LocalPod {
     /// UID.
     pub uid: String,
     /// Kubernetes labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: StringMap,
     /// Annotations.
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: StringMap,
     /// Addresses.
     pub ips: Vec<IpAddr>,
     /// Whether it uses the node's network namespace; it is then no workload of its own.

@@ -1,12 +1,12 @@
 //! Local Pods as a file: what `cven --pods FILE` reads, and what the ledger keeps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ringfence_crds::PortSpec;
 use ringfence_dataplane::{ContainerPort, LocalPod};
-use ringfence_model::{PortMatch, Ports, Protocol};
+use ringfence_model::{PortMatch, Ports, Protocol, StringMap};
 use serde::{Deserialize, Serialize};
 
 /// A Pod as a file holds it.
@@ -21,11 +21,11 @@ pub struct PodEntry {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub uid: String,
     /// Kubernetes labels.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "StringMap::is_empty")]
+    pub labels: StringMap,
     /// Annotations.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "StringMap::is_empty")]
+    pub annotations: StringMap,
     /// Path of the network namespace; the container runtime is asked when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<PathBuf>,
@@ -140,7 +140,7 @@ mod tests {
             namespace: "shop".to_owned(),
             name: "db-0".to_owned(),
             uid: "u-2".to_owned(),
-            labels: [("app".to_owned(), "db".to_owned())].into(),
+            labels: StringMap::from_iter([("app".to_owned(), "db".to_owned())]),
             ips: vec!["10.244.0.9".parse().expect("valid")],
             mirror: true,
             probe_ports: [(Protocol::TCP, 5432)].into(),

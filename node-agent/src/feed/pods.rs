@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerPort as KubePort, Lifecycle
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use ringfence_dataplane::{ContainerPort, LocalPod};
-use ringfence_model::Protocol;
+use ringfence_model::{Protocol, StringMap};
 
 use crate::cri::Sandbox;
 
@@ -55,8 +55,8 @@ pub fn local_pod(pod: &Pod) -> Option<LocalPod> {
         namespace: pod.namespace().unwrap_or_default(),
         name: pod.name_any(),
         uid: runtime_uid(pod),
-        labels: pod.labels().clone(),
-        annotations: pod.annotations().clone(),
+        labels: compact(pod.labels()),
+        annotations: compact(pod.annotations()),
         ips: status.pod_ips.iter().flatten().filter_map(|entry| entry.ip.parse().ok()).collect(),
         host_network: spec.host_network.unwrap_or_default(),
         mirror: pod.annotations().contains_key(MIRROR),
@@ -81,7 +81,7 @@ pub fn from_sandbox(sandbox: &Sandbox) -> LocalPod {
         name: sandbox.name.clone(),
         uid: sandbox.uid.clone(),
         labels,
-        annotations: sandbox.annotations.clone(),
+        annotations: compact(&sandbox.annotations),
         ips: sandbox.ips.clone(),
         host_network: sandbox.host_network,
         mirror: is_static(sandbox),
@@ -173,6 +173,10 @@ fn hooks(container: &Container) -> impl Iterator<Item = IntOrString> {
         let tcp = hook.tcp_socket.as_ref().filter(|tcp| tcp.host.is_none()).map(|tcp| tcp.port.clone());
         [http, tcp].into_iter().flatten()
     })
+}
+
+fn compact(map: &BTreeMap<String, String>) -> StringMap {
+    map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 #[cfg(test)]

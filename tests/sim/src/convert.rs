@@ -9,6 +9,7 @@ use ringfence_compile::cluster::{
 };
 use ringfence_compile::policy::Policy;
 use ringfence_crds::common::NamespacedName;
+use ringfence_crds::compact::LabelTerms;
 use ringfence_crds::container_cluster::{DefaultProfile, LabelMapEntry, LabelMapKind, Management, PodNetworkSpec};
 use ringfence_crds::container_workload_profile::DimensionLabels;
 use ringfence_crds::rule_set::{Actor, PolicyRule, Scope, ServiceRef};
@@ -17,7 +18,7 @@ use ringfence_crds::{
     ServiceDefinitionSpec, VirtualServiceSpec, WorkloadSpec,
 };
 use ringfence_dataplane::{ContainerPort, LocalPod};
-use ringfence_model::{AddressSet, Dimension, LabelValue};
+use ringfence_model::{AddressSet, Dimension, LabelValue, StringMap};
 use ringfence_oracle::world::{self, World};
 
 /// Policy and cluster that say what the world says.
@@ -131,9 +132,15 @@ fn prefixes(list: &[world::Range]) -> Vec<IpNet> {
     ranges(list).iter().filter_map(|text| AddressSet::parse(text).ok()).flatten().collect()
 }
 
-fn values(map: &BTreeMap<Dimension, BTreeSet<LabelValue>>) -> BTreeMap<String, Vec<String>> {
+fn compact(map: &BTreeMap<String, String>) -> StringMap {
+    map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+fn values(map: &BTreeMap<Dimension, BTreeSet<LabelValue>>) -> LabelTerms {
     let pairs = map.iter();
-    pairs.map(|(dimension, values)| (dimension.to_string(), values.iter().map(ToString::to_string).collect())).collect()
+    pairs
+        .map(|(dimension, values)| (dimension.clone().into(), values.iter().cloned().map(Into::into).collect()))
+        .collect()
 }
 
 fn rule_set(set: &world::RuleSet) -> RuleSetSpec {
@@ -224,8 +231,8 @@ fn pod(pod: &world::Pod) -> PodInfo {
         port: *port,
     });
     PodInfo {
-        labels: pod.labels.clone(),
-        annotations: pod.annotations.clone(),
+        labels: compact(&pod.labels),
+        annotations: compact(&pod.annotations),
         node: Some(pod.node.clone()),
         host_network: pod.host_network,
         mirror: pod.mirror,
@@ -248,8 +255,8 @@ pub fn local_pod(key: &world::Key, pod: &world::Pod) -> LocalPod {
     LocalPod {
         namespace: key.0.clone(),
         name: key.1.clone(),
-        labels: pod.labels.clone(),
-        annotations: pod.annotations.clone(),
+        labels: compact(&pod.labels),
+        annotations: compact(&pod.annotations),
         ips: pod.addresses.clone(),
         host_network: pod.host_network,
         mirror: pod.mirror,
@@ -272,7 +279,7 @@ fn service(service: &world::Service) -> ServiceInfo {
         node_port: port.node_port,
     });
     ServiceInfo {
-        annotations: service.annotations.clone(),
+        annotations: compact(&service.annotations),
         selector: service.selector.clone(),
         cluster_ips: service.cluster_ips.clone(),
         external_ips: service.external_ips.clone(),

@@ -1,6 +1,6 @@
 //! What one node agent gets: the computed objects that its watches bring it, and its Pods.
 
-use std::collections::BTreeMap;
+use ringfence_model::StringMap;
 use std::io::{BufRead, Write};
 
 use ringfence_compile::compile::Compiler;
@@ -19,7 +19,7 @@ enum Sent {
     WorkloadPolicy(String, WorkloadPolicySpec),
     PeerGroup(String, PeerGroupSpec),
     AddressGroup(String, AddressGroupSpec),
-    Pod { namespace: String, name: String, annotations: BTreeMap<String, String>, ips: Vec<std::net::IpAddr> },
+    Pod { namespace: String, name: String, annotations: StringMap, ips: Vec<std::net::IpAddr> },
 }
 
 /// What an agent has read.

@@ -4,12 +4,12 @@
 //! A policy of theirs is a RuleSet of one rule, a Kubernetes label is a policy label that the Pod's annotation chooses,
 //! and a policy that only isolates is the profile's state Full.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ringfence_compile::cluster::{ClusterState, NamespaceInfo, NodeInfo, PodInfo};
 use ringfence_compile::policy::Policy;
 use ringfence_crds::common::NamespacedName;
+use ringfence_crds::compact::LabelTerms;
 use ringfence_crds::container_workload_profile::DimensionLabels;
 use ringfence_crds::rule_set::{Actor, PolicyRule, Scope, ServiceRef};
 use ringfence_crds::{ContainerWorkloadProfileSpec, RuleSetSpec};
@@ -36,8 +36,12 @@ pub fn address(number: usize) -> IpAddr {
     Ipv4Addr::from(0x0a00_0001 + u32::try_from(number).unwrap_or(u32::MAX - 0x0a00_0001)).into()
 }
 
-fn one_of(pairs: &[(&str, &str)]) -> BTreeMap<String, Vec<String>> {
-    pairs.iter().map(|(dimension, value)| ((*dimension).to_owned(), vec![(*value).to_owned()])).collect()
+fn one_of(pairs: &[(&str, &str)]) -> LabelTerms {
+    let mut terms = LabelTerms::with_capacity(pairs.len());
+    for (dimension, value) in pairs {
+        terms.insert((*dimension).into(), vec![(*value).into()]);
+    }
+    terms
 }
 
 /// A term that selects by label.
@@ -200,8 +204,9 @@ pub fn cluster_scoped(namespaces: usize, pods_each: usize, policies: usize) -> S
         }
     }
     for number in 0..policies {
-        let peers: Vec<String> = (0..10).map(|step| format!("ns-{}", (number + step * 97) % namespaces)).collect();
-        let from = Actor { labels: [("ns".to_owned(), peers)].into(), ..Actor::default() };
+        let peers = (0..10).map(|step| format!("ns-{}", (number + step * 97) % namespaces).into()).collect();
+        let labels = LabelTerms::from_iter([("ns".into(), peers)]);
+        let from = Actor { labels, ..Actor::default() };
         let (own, app) = (format!("ns-{}", number % namespaces), format!("app-{}", number % 10));
         let to = term(&[("ns", &own), ("app", &app)]);
         let port = 1 + i32::try_from(number % 65_000).unwrap_or(0);

@@ -35,7 +35,7 @@ pub async fn rules_hold_over_both_families(lab: Lab) -> Result<Outcome> {
         "providers": [{"labels": {"app": [NAME], "role": ["server"]}}],
         "services": [{"protocol": "TCP", "port": 8081}],
     });
-    let address = lab.bed.addresses()?.get("EXT_ADDRESS_V6").context("no EXT_ADDRESS_V6")?.clone();
+    let address = lab.bed.addresses()?.get("EXT_ADDRESS6").context("no EXT_ADDRESS6")?.clone();
     let list = json!({"apiVersion": OURS, "kind": "IPList", "metadata": {"name": NAME}, "spec": {"ranges": [address]}});
     lab.apply(&list).await?;
     lab.apply(&rule_set(NAME, &[client.clone(), outside])).await?;

@@ -208,7 +208,7 @@ pub async fn explain_agrees_with_real_connections(lab: Lab) -> Result<Outcome> {
     println!("         explain: RINGFENCE_SEED={seed} repeats these pairs and rules");
     let mut random = Random(seed);
     let addresses = lab.bed.addresses()?;
-    let outside = ["EXT_ADDRESS", "EXT_ADDRESS_V6"].map(|name| addresses.get(name).cloned().unwrap_or_default());
+    let outside = ["EXT_ADDRESS", "EXT_ADDRESS6"].map(|name| addresses.get(name).cloned().unwrap_or_default());
     let objects = policy(&mut random, &outside);
     let (clients, listeners) = deploy(&lab, &outside).await?;
     for object in &objects {

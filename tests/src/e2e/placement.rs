@@ -171,7 +171,7 @@ pub async fn the_container_cluster_says_what_was_found(lab: Lab) -> Result<Outco
     ensure!(status["kubelinkLastContact"].is_string(), "kubelinkLastContact is missing");
     let addresses = lab.bed.addresses()?;
     let range = |name: &str| addresses.get(name).with_context(|| format!("no {name}"));
-    let ranges = json!([range("SERVICE_RANGE")?, range("SERVICE_RANGE_V6")?]);
+    let ranges = json!([range("SERVICE_RANGE")?, range("SERVICE_RANGE6")?]);
     ensure!(status["serviceRanges"] == ranges, "serviceRanges are {}", status["serviceRanges"]);
     let networks = &status["podNetworks"];
     ensure!(networks[0]["id"] == format!("{uid}/default") && networks[1].is_null(), "podNetworks are {networks}");

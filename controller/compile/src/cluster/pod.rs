@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, PodSpec, PodStatus, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use ringfence_model::Protocol;
+use ringfence_model::{Protocol, StringMap};
 
 use super::OwnerKey;
 
@@ -20,9 +20,9 @@ pub struct PodInfo {
     /// Its UID.
     pub uid: String,
     /// Kubernetes labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: StringMap,
     /// Annotations.
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: StringMap,
     /// The node it runs on, once it is scheduled.
     pub node: Option<String>,
     /// Whether it uses the network of its node.
@@ -66,8 +66,7 @@ impl PodInfo {
 
 impl From<&Pod> for PodInfo {
     fn from(pod: &Pod) -> Self {
-        let mut annotations = pod.metadata.annotations.clone().unwrap_or_default();
-        annotations.remove(LAST_APPLIED);
+        let annotations: StringMap = without(LAST_APPLIED, pod.metadata.annotations.as_ref());
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);
@@ -75,7 +74,7 @@ impl From<&Pod> for PodInfo {
         let dns = spec.dns_config.as_ref().and_then(|dns| dns.nameservers.as_ref());
         Self {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
-            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            labels: pod.metadata.labels.clone().unwrap_or_default().into_iter().collect(),
             node: spec.node_name.clone().filter(|name| !name.is_empty()),
             host_network: spec.host_network.unwrap_or(false),
             mirror: annotations.contains_key(MIRROR_ANNOTATION),
@@ -92,6 +91,11 @@ impl From<&Pod> for PodInfo {
             dns_servers: dns.into_iter().flatten().filter_map(|text| text.parse().ok()).collect(),
         }
     }
+}
+
+fn without(key: &str, annotations: Option<&BTreeMap<String, String>>) -> StringMap {
+    let others = annotations.into_iter().flatten().filter(|(own, _)| *own != key);
+    others.map(|(own, value)| (own.clone(), value.clone())).collect()
 }
 
 /// Containers, and the init containers that stay (sidecars).

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use ringfence_crds::common::NamespacedName;
-use ringfence_model::Protocol;
+use ringfence_model::{Protocol, StringMap};
 
 /// The label by which a slice belongs to a Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -18,7 +18,7 @@ pub struct ServiceInfo {
     /// Kubernetes labels.
     pub labels: BTreeMap<String, String>,
     /// Annotations.
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: StringMap,
     /// Its selector; empty when it has none.
     pub selector: BTreeMap<String, String>,
     /// Addresses inside the cluster; none for a headless Service.
@@ -67,7 +67,7 @@ impl From<&Service> for ServiceInfo {
         let ingress = ingress.and_then(|balancer| balancer.ingress.as_ref());
         Self {
             labels: service.metadata.labels.clone().unwrap_or_default(),
-            annotations: service.metadata.annotations.clone().unwrap_or_default(),
+            annotations: service.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
             selector: spec.selector.clone().unwrap_or_default(),
             cluster_ips: cluster_ips(spec),
             external_ips: spec.external_ips.iter().flatten().filter_map(|text| text.parse().ok()).collect(),

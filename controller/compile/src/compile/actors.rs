@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use ringfence_crds::IpListSpec;
 use ringfence_crds::common::NamespacedName;
+use ringfence_crds::compact::LabelTerms;
 use ringfence_crds::rule_set::Actor;
 use ringfence_model::address::{all_ipv4, all_ipv6};
 use ringfence_model::{Action, AddressSet, Constraint, Dimension, LabelValue, Labels, Selector, Values};
@@ -65,16 +66,12 @@ fn few(name: &str, mut warnings: Vec<String>) -> Vec<String> {
 
 /// The selector of a scope or label term: dimensions AND, values of one dimension OR. Nothing if a dimension is not
 /// valid, because no workload has it.
-pub fn scope_selector(labels: &BTreeMap<String, Vec<String>>) -> Option<Selector> {
+pub fn scope_selector(labels: &LabelTerms) -> Option<Selector> {
     constrain(Selector::everything(), labels, Constraint::In)
 }
 
 /// A value that is not valid is on no workload: it matches nothing.
-fn constrain(
-    selector: Selector,
-    labels: &BTreeMap<String, Vec<String>>,
-    make: fn(Values) -> Constraint,
-) -> Option<Selector> {
+fn constrain(selector: Selector, labels: &LabelTerms, make: fn(Values) -> Constraint) -> Option<Selector> {
     labels.iter().try_fold(selector, |selector, (name, values)| {
         let dimension: Dimension = name.parse().ok()?;
         let values: Values = values.iter().filter_map(|value| value.parse().ok()).collect();

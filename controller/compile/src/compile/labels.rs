@@ -8,7 +8,7 @@ use ringfence_crds::container_workload_profile::profile_labels;
 use ringfence_crds::{ContainerClusterSpec, names};
 use ringfence_model::derive::derive_labels;
 use ringfence_model::{
-    DerivedLabels, DimensionRule, LabelMapping, LabelSource, Labels, PolicyState, ProfileLabels, Refusal,
+    DerivedLabels, DimensionRule, LabelMapping, LabelSource, Labels, PolicyState, ProfileLabels, Refusal, StringMap,
 };
 
 use crate::cluster::{NodeInfo, PodInfo, ServiceInfo};
@@ -76,7 +76,7 @@ impl LabelReader {
     /// The labels of a Pod. The kubelet alone writes a mirror Pod, so that it takes fixed labels only.
     pub fn of_pod(&self, profile: &NamespaceProfile, pod: &PodInfo) -> DerivedLabels {
         if pod.mirror {
-            return derive_labels(&profile.labels, &BTreeMap::new(), &BTreeMap::new(), &[], &[]);
+            return derive_labels(&profile.labels, &StringMap::default(), &StringMap::default(), &[], &[]);
         }
         derive_labels(&profile.labels, &pod.annotations, &pod.labels, &self.prefixes, &self.pods)
     }
@@ -117,7 +117,8 @@ impl LabelReader {
         service: &ServiceInfo,
         written: Option<&BTreeMap<String, String>>,
     ) -> DerivedLabels {
-        let mut derived = derive_labels(&profile.labels, &service.annotations, &BTreeMap::new(), &self.prefixes, &[]);
+        let mut derived =
+            derive_labels(&profile.labels, &service.annotations, &StringMap::default(), &self.prefixes, &[]);
         for (dimension, value) in labels_of(written.unwrap_or(&BTreeMap::new())).iter() {
             if let Some(DimensionRule::Fixed(fixed)) = profile.labels.0.get(dimension) {
                 if fixed != value {

@@ -8,7 +8,7 @@ use ringfence_crds::address_group::{BackEnd, FrontEnd, ServiceEnds, TargetPort};
 use ringfence_crds::common::NamespacedName;
 use ringfence_crds::virtual_service::{BackendController, ServicePortStatus};
 use ringfence_crds::{AddressGroupSpec, VirtualServiceStatus};
-use ringfence_model::{DerivedLabels, PolicyState, Protocol};
+use ringfence_model::{DerivedLabels, PolicyState, Protocol, StringMap};
 
 use super::addresses::{Claim, Owner};
 use super::backends::BackEnds;
@@ -66,7 +66,7 @@ pub struct Front {
 
 impl ServiceFacts {
     /// Whether a Pod of the Service's namespace is behind it.
-    pub fn has_pod(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    pub fn has_pod(&self, name: &str, labels: &StringMap) -> bool {
         selects(&self.selector, labels) || self.behind.target_pods.contains(name)
     }
 
@@ -323,7 +323,7 @@ impl ServiceFacts {
             class: id,
             class_text: format!("service {key}"),
             slices: Some(1),
-            service: Some(self.ends(key, networks)),
+            service: Some(Box::new(self.ends(key, networks))),
             ..AddressGroupSpec::default()
         };
         (name, spec)

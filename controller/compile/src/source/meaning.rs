@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ringfence_crds::compact::LabelTerms;
 use ringfence_crds::container_cluster::LabelMapKind;
 use ringfence_crds::container_workload_profile::DimensionLabels;
 use ringfence_crds::rule_set::{Actor, ServiceRef};
@@ -119,7 +120,7 @@ fn check_actor(path: &str, actor: &Actor, report: &mut Report<'_>) {
 }
 
 /// Label terms: from dimension to the values it may have.
-fn check_terms(path: &str, terms: &BTreeMap<String, Vec<String>>, report: &mut Report<'_>) {
+fn check_terms(path: &str, terms: &LabelTerms, report: &mut Report<'_>) {
     for (dimension, values) in terms {
         let path = field(path, dimension);
         check_dimension(&path, dimension, report);

@@ -3,7 +3,7 @@
 
 pub mod source;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use ringfence_compile::cluster::{
     ClusterState, ContainerPortInfo, EndpointInfo, EndpointSliceInfo, NamespaceInfo, NodeInfo, PodInfo, ServiceInfo,
@@ -32,7 +32,7 @@ pub fn key(text: &str) -> NamespacedName {
     NamespacedName { namespace: namespace.to_owned(), name: name.to_owned() }
 }
 
-pub fn strings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub fn strings<M: FromIterator<(String, String)>>(pairs: &[(&str, &str)]) -> M {
     pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
 }
 

@@ -48,7 +48,7 @@ struct Known<'a> {
 impl<'a> Classes<'a> {
     pub fn new(store: &'a ObjectStore) -> Self {
         let network = store.node_policy.as_ref().map(|node| node.pod_network.as_str());
-        let ends = store.address_groups.values().filter_map(|group| group.service.as_ref());
+        let ends = store.address_groups.values().filter_map(|group| group.service.as_deref());
         let services = ends.map(|ends| ((ends.namespace.as_str(), ends.name.as_str()), ends)).collect();
         let (groups, unions) = (FxHashMap::default(), BTreeMap::new());
         Self { store, network, groups, unions, services, interest: Interest::default() }
@@ -129,7 +129,7 @@ impl<'a> Classes<'a> {
         self.expect_network(missing);
         self.interest.address_groups.insert(class);
         let group = self.store.address_groups.get(&format!("{class}-0"));
-        let ends = group.and_then(|group| group.service.as_ref());
+        let ends = group.and_then(|group| group.service.as_deref());
         if ends.is_none() {
             missing.insert(Missing::Service(class.to_owned()));
         }

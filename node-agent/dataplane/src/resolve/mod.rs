@@ -15,14 +15,14 @@ mod gather;
 mod rules;
 mod subject;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
 use ringfence_crds::container_cluster::{LabelMapEntry, LabelMapKind};
 use ringfence_crds::{NodePolicySpec, names};
 use ringfence_model::derive::derive_labels;
-use ringfence_model::{Action, Direction, LabelMapping, Labels, PolicyState};
+use ringfence_model::{Action, Direction, LabelMapping, Labels, PolicyState, StringMap};
 use rustc_hash::FxHashMap;
 
 use crate::input::{LocalPod, ObjectStore, Profile};
@@ -205,7 +205,7 @@ pub fn pod_labels(store: &ObjectStore, profile: &Profile, pod: &LocalPod) -> Lab
     // No schema lets an invalid profile through; should one come all the same, the Pod has no labels.
     let rules = profile.spec.profile_labels().unwrap_or_default();
     if pod.mirror {
-        return derive_labels(&rules, &BTreeMap::new(), &BTreeMap::new(), &[], &[]).labels;
+        return derive_labels(&rules, &StringMap::default(), &StringMap::default(), &[], &[]).labels;
     }
     let cluster = store.cluster.as_ref();
     let mut prefixes = vec![names::ANNOTATION_PREFIX.to_owned()];

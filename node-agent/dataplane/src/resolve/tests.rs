@@ -299,7 +299,7 @@ fn a_service_without_a_selector_selects_the_pods_it_names_only() {
     let mut store = store();
     add_service(&mut store, "s-1", &["c-1"]);
     let ends = store.address_groups.get_mut("s-1-0").and_then(|group| group.service.as_mut()).expect("it is there");
-    (ends.selector, ends.target_pods) = (BTreeMap::new(), texts(&["web-1"]));
+    (ends.selector, ends.target_pods) = (std::collections::BTreeMap::new(), texts(&["web-1"]));
     let mut open = rule(Direction::Inbound, Action::Allow, list(&["192.0.2.0/24"]));
     open.subjects = vec![Subject { virtual_service: Some("shop/front".to_owned()), ..Subject::default() }];
     add_rule(&mut store, open);

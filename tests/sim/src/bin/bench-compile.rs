@@ -11,7 +11,7 @@ use ringfence_compile::cluster::{ClusterState, PodInfo};
 use ringfence_compile::compile::{Changes, Compiler, Computed, Dirty, Input};
 use ringfence_compile::policy::Policy;
 use ringfence_crds::ContainerWorkloadProfileSpec;
-use ringfence_model::PolicyState;
+use ringfence_model::{PolicyState, StringMap};
 use ringfence_sim::rss;
 use ringfence_sim::shapes::{self, Shape, pod_key};
 use serde::Serialize;
@@ -199,7 +199,7 @@ fn pod_events(members: usize) {
             dirty
         };
         let pod = |app: &str| PodInfo {
-            annotations: [("ringfence.dev/app".to_owned(), app.to_owned())].into(),
+            annotations: StringMap::from_iter([("ringfence.dev/app".to_owned(), app.to_owned())]),
             ips: vec![shapes::address(number)],
             node: Some("node-1".to_owned()),
             ..PodInfo::default()

@@ -134,7 +134,7 @@ fn a_service_that_loses_an_end_comes_after_the_rules() {
     use ringfence_crds::address_group::{BackEnd, ServiceEnds};
     let service = |ports: &[i32]| {
         let back_ends = ports.iter().map(|port| BackEnd { port: *port, ..BackEnd::default() }).collect();
-        let service = Some(ServiceEnds { back_ends, ..ServiceEnds::default() });
+        let service = Some(Box::new(ServiceEnds { back_ends, ..ServiceEnds::default() }));
         AddressGroupSpec { slices: Some(1), service, ..members("s-1", &[]) }
     };
     let mut fake = Fake::default();

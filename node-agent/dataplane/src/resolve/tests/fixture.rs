@@ -1,6 +1,6 @@
 //! Stores to resolve, written out piece by piece.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ringfence_crds::PeerGroupSpec;
@@ -21,7 +21,7 @@ pub fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address of the test")
 }
 
-pub fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub fn map<M: FromIterator<(String, String)>>(pairs: &[(&str, &str)]) -> M {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
@@ -166,7 +166,7 @@ pub fn add_service(store: &mut ObjectStore, class: &str, back_end_classes: &[&st
     let spec = AddressGroupSpec {
         class: class.to_owned(),
         slices: Some(1),
-        service: Some(ends),
+        service: Some(Box::new(ends)),
         ..AddressGroupSpec::default()
     };
     store.address_groups.insert(format!("{class}-0"), spec);
