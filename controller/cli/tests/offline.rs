@@ -346,7 +346,7 @@ fn check_shows_a_caret_below_every_problem() {
         object("IPList", "field", "{range: [10.0.0.0/8]}"),
         object("IPList", "names", "{fqdns: [example.org]}"),
         object("IPList", "bits", "{ranges: [10.0.0.1/8]}"),
-        object("IPList", "v6", "{ranges: ['2001:db8::/32']}"),
+        object("ServiceDefinition", "zero", "{ports: [{protocol: '0'}]}"),
         object("ContainerWorkloadProfile", "visible", "{managed: true, visibility: Off}"),
         object("Workload", "node", "{policyState: Full}"),
         object("ServiceDefinition", "port", "{ports: [{protocol: ICMP, port: 8}]}"),
