@@ -30,6 +30,28 @@ pub fn list_with_exclusion() -> State {
         .says("a/a > 203.0.113.77 tcp/80", Allowed, (Allow, External))
 }
 
+pub fn list_of_one_family() -> State {
+    // Both Pods have an address of each family: what the list says holds for one of them.
+    listed("an IPList of one family")
+        .pod("a/a", "10.0.0.1 fd00::1", "")
+        .pod("b/b", "10.0.0.2 fd00::2", "")
+        .class("app=a|pods", "10.0.0.1 fd00::1")
+        .list("net", "10.0.0.0-10.0.0.255", "")
+        .says("a/a > 10.0.0.2 tcp/80", Allowed, (Allow, Unmanaged))
+        .says("a/a > fd00::2 tcp/80", Blocked, (Default, Unmanaged))
+}
+
+pub fn list_of_the_other_family() -> State {
+    list_of_one_family()
+        .but("an IPList of the other family, with a hole")
+        .list("net", "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "fd00::2")
+        .class("app=a|pods", "10.0.0.1 fd00::1")
+        .says("a/a > 10.0.0.2 tcp/80", Blocked, (Default, Unmanaged))
+        .says("a/a > fd00::2 tcp/80", Blocked, (Default, Unmanaged))
+        .says("a/a > fd00::3 tcp/80", Allowed, (Allow, External))
+        .says("a/a > 203.0.113.77 tcp/80", Blocked, (Default, External))
+}
+
 pub fn list_all_excluded() -> State {
     listed("everything of an IPList is excluded")
         .list("net", "10.0.0.0-10.0.0.255", "0.0.0.0-255.255.255.255")

@@ -83,6 +83,8 @@ pub fn sequences() -> Vec<(&'static str, Sequence)> {
             vec![
                 r::list(),
                 r::list_with_exclusion(),
+                r::list_of_one_family(),
+                r::list_of_the_other_family(),
                 r::list_all_excluded(),
                 r::list_missing(),
                 r::list_with_exclusion(),
@@ -117,6 +119,8 @@ pub fn sequences() -> Vec<(&'static str, Sequence)> {
                 s::by_name(),
                 s::by_label(),
                 s::denied_by_label(),
+                s::of_both_families(),
+                s::of_ipv6_first(),
                 s::headless(),
                 s::without_slices(),
                 s::named_port(),

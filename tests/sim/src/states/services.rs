@@ -1,6 +1,6 @@
 //! States about Services.
 
-use ringfence_model::Decision::{Allow, Default, Essential, Unmanaged};
+use ringfence_model::Decision::{Allow, Default, Essential, External, Unmanaged};
 use ringfence_model::PolicyState::Full;
 use ringfence_model::Protocol;
 use ringfence_model::Verdict::{Allowed, Blocked};
@@ -42,6 +42,37 @@ pub fn denied_by_label() -> State {
     behind("a label is denied through its Service")
         .rules("r", &[""], [allow("app=a", "svc:b/db", "own"), deny("app=a", "app=b", "tcp/5432")])
         .says("a/a > svc:b/db tcp/80", Allowed, (Allow, Allow))
+}
+
+/// Both Pods have an address of each family, and so has the Service.
+fn behind_both(name: &'static str, cluster_ips: &str) -> State {
+    behind(name)
+        .pod("a/a", "10.0.0.1 fd00::1", "")
+        .pod_with("b/b", "10.0.0.2 fd00::2", "", |pod| pod.labels = text::strings("tier=db"))
+        .service("b/db", cluster_ips, "tier=db", "pg:80>5432/tcp")
+        .slice("b/db", "e", "10.0.0.2=b/b", "pg:5432/tcp")
+        .slice("b/db", "e6", "fd00::2=b/b", "pg:5432/tcp")
+        .class("app=a|pods", "10.0.0.1 fd00::1")
+        .class("app=b|pods", "10.0.0.2 fd00::2")
+}
+
+pub fn of_both_families() -> State {
+    behind_both("a Service of both families", "10.96.0.1 fd96::1")
+        .rules("r", &[""], [allow("app=a", "svc:b/db", "own")])
+        .says("a/a > svc:b/db tcp/80", Allowed, (Allow, Allow))
+        .says("a/a > 10.0.0.2 tcp/5432", Allowed, (Allow, Allow))
+        .says("a/a > fd00::2 tcp/5432", Allowed, (Allow, Allow))
+        .says("a/a > fd00::2 tcp/80", Blocked, (Default, Default))
+}
+
+pub fn of_ipv6_first() -> State {
+    // Its first ClusterIP leads to back ends of IPv6 alone.
+    behind_both("a Service of IPv6 first", "fd96::1 10.96.0.1")
+        .list("v4", "10.0.0.0-10.255.255.255", "")
+        .rules("r", &[""], [allow("list:v4", "app=b", "tcp/5432"), allow("app=a", "svc:b/db", "own")])
+        .says("a/a > svc:b/db tcp/80", Allowed, (Allow, Allow))
+        .says("10.0.0.9 > 10.0.0.2 tcp/5432", Allowed, (External, Allow))
+        .says("fd00::9 > fd00::2 tcp/5432", Blocked, (External, Default))
 }
 
 pub fn headless() -> State {
