@@ -2,7 +2,7 @@
 //! another form than it was written in; but the form stays the same, so that a change by somebody else is told from one
 //! of ours, also by an agent that was restarted in between.
 
-use ringfence_dataplane::render::FINGERPRINT_PREFIX;
+use ringfence_dataplane::chains::FINGERPRINT_PREFIX;
 use ringfence_dataplane::{Family, Installed};
 use serde::{Deserialize, Serialize};
 

@@ -33,6 +33,7 @@ pub(crate) mod rule;
 mod rule_services;
 mod rule_sets;
 pub(crate) mod selector;
+pub(crate) mod service_facts;
 pub(crate) mod services;
 mod settings;
 mod slices;

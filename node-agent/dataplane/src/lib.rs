@@ -6,6 +6,7 @@
 //!                                        judge                 verify ◄── Installed ◄──┘
 //! ```
 //!
+//! * [`chains`]: the names of our chains, and where they hang.
 //! * [`family`]: IPv4 and IPv6, and how each is written.
 //! * [`input`]: what the agent has read and knows about a Pod.
 //! * [`interest`]: which groups the agent has to read for that.
@@ -19,6 +20,7 @@
 //! Absent on purpose: files, processes, sockets, clocks. Another renderer (native nftables) can stand beside
 //! `render`, since nothing before it knows iptables.
 
+pub mod chains;
 pub mod family;
 pub mod input;
 pub mod interest;

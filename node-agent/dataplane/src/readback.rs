@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
-use crate::render::{CHAIN_PREFIX, Hook};
+use crate::chains::{CHAIN_PREFIX, Hook};
 use crate::sets;
 
 /// Whether what is in the kernel is what was rendered.

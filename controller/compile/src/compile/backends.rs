@@ -3,137 +3,72 @@
 //! Whoever may write EndpointSlices in one namespace must not thereby reach into another (CVE-2021-25740): an address
 //! counts only if it is that of a Pod of the Service's own namespace or of a declared unmanaged Workload.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ringfence_crds::common::NamespacedName;
-use ringfence_model::Protocol;
-use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::addresses::Owner;
 use super::limits::BACK_ENDS;
 use super::selects;
+use super::service_facts::{BackEnd, BackEnds, Refused};
 use super::world::Facts;
 use crate::cluster::{ClusterState, EndpointInfo, EndpointSliceInfo, ServiceInfo};
 
-/// One address and port behind a Service.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BackEnd {
-    /// The address.
-    pub address: IpAddr,
-    /// Protocol.
-    pub protocol: Protocol,
-    /// Port.
-    pub port: u16,
-    /// Name of the Service's port that it stands for; empty when that has none.
-    pub port_name: String,
-    /// The Pod of the Service's namespace that it is, on the Pod network or on that of its node.
-    pub pod: Option<NamespacedName>,
-    /// Who has the address.
-    pub owner: Owner,
-}
-
-/// An address in a slice that is not believed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// The address.
-    pub address: IpAddr,
-    /// Why, for the status of the VirtualService.
-    pub reason: String,
-    /// Whether it certainly is none of the Service's, and not a Pod of its namespace that is about to be known.
-    pub foreign: bool,
-    /// The ports of the slice: name, protocol, number.
-    pub ports: Vec<(String, Protocol, u16)>,
-}
-
-/// What is behind a Service.
-#[derive(Debug, Clone, Default)]
-pub struct BackEnds {
-    /// Believed, sorted.
-    pub accepted: Vec<BackEnd>,
-    /// Not believed.
-    pub refused: Vec<Refused>,
-    /// Names of Pods of the namespace that are behind it without being selected.
-    pub target_pods: BTreeSet<String>,
-    /// Addresses times ports that were looked at.
-    pairs: usize,
-    /// Whether there are more than [`BACK_ENDS`]. Who is behind it is not known then: no front end may be opened.
-    pub too_many: bool,
-}
-
-impl BackEnds {
-    /// Reads the slices of a Service, whatever the readiness of the endpoints.
-    pub fn find(
-        key: &NamespacedName,
-        service: &ServiceInfo,
-        cluster: &ClusterState,
-        facts: &Facts,
-        slices: &[&EndpointSliceInfo],
-    ) -> Self {
-        let mut found = Self::default();
-        for slice in slices {
-            for endpoint in &slice.endpoints {
-                for address in &endpoint.addresses {
-                    found.pairs = found.pairs.saturating_add(slice.ports.len().max(1));
-                    if found.pairs > BACK_ENDS {
-                        found.too_many = true;
-                        break;
-                    }
-                    let judged = judge(*address, endpoint, key, cluster, facts);
-                    found.add(*address, judged, slice, service, cluster);
+/// Reads the slices of a Service, whatever the readiness of the endpoints.
+pub fn find(
+    key: &NamespacedName,
+    service: &ServiceInfo,
+    cluster: &ClusterState,
+    facts: &Facts,
+    slices: &[&EndpointSliceInfo],
+) -> BackEnds {
+    let mut found = BackEnds::default();
+    for slice in slices {
+        for endpoint in &slice.endpoints {
+            for address in &endpoint.addresses {
+                found.pairs = found.pairs.saturating_add(slice.ports.len().max(1));
+                if found.pairs > BACK_ENDS {
+                    found.too_many = true;
+                    break;
                 }
-            }
-        }
-        found.accepted.sort();
-        found.accepted.dedup();
-        found
-    }
-
-    fn add(
-        &mut self,
-        address: IpAddr,
-        judged: Result<(Owner, Option<NamespacedName>), (String, bool)>,
-        slice: &EndpointSliceInfo,
-        service: &ServiceInfo,
-        cluster: &ClusterState,
-    ) {
-        match judged {
-            Ok((owner, pod)) => {
-                let labels = pod.as_ref().and_then(|key| Some((key, &cluster.pods.get(key)?.labels)));
-                if let Some((key, _)) = labels.filter(|(_, labels)| !selects(&service.selector, labels)) {
-                    self.target_pods.insert(key.name.clone());
-                }
-                self.accepted.extend(slice.ports.iter().map(|port| BackEnd {
-                    address,
-                    protocol: port.protocol,
-                    port: port.port,
-                    port_name: port.name.clone(),
-                    pod: pod.clone(),
-                    owner: owner.clone(),
-                }));
-            }
-            Err((reason, foreign)) => {
-                let ports = slice.ports.iter().map(|port| (port.name.clone(), port.protocol, port.port)).collect();
-                let reason = format!("back end {address} is not opened: {reason}");
-                self.refused.push(Refused { address, reason, foreign, ports });
+                let judged = judge(*address, endpoint, key, cluster, facts);
+                add(&mut found, *address, judged, slice, service, cluster);
             }
         }
     }
+    found.accepted.sort();
+    found.accepted.dedup();
+    found
+}
 
-    /// The ports of the Service, by protocol and name, that lead to an address that is none of the Service's.
-    pub fn foreign(&self) -> FxHashSet<(Protocol, &str)> {
-        let foreign = self.refused.iter().filter(|refused| refused.foreign);
-        let ports = foreign.flat_map(|refused| &refused.ports);
-        ports.map(|(name, protocol, _)| (*protocol, name.as_str())).collect()
-    }
-
-    /// The numbers that the ports of the Service, by protocol and name, lead to.
-    pub fn targets(&self) -> FxHashMap<(Protocol, &str), BTreeSet<u16>> {
-        let mut targets: FxHashMap<_, BTreeSet<u16>> = FxHashMap::default();
-        for end in &self.accepted {
-            targets.entry((end.protocol, end.port_name.as_str())).or_default().insert(end.port);
+fn add(
+    found: &mut BackEnds,
+    address: IpAddr,
+    judged: Result<(Owner, Option<NamespacedName>), (String, bool)>,
+    slice: &EndpointSliceInfo,
+    service: &ServiceInfo,
+    cluster: &ClusterState,
+) {
+    match judged {
+        Ok((owner, pod)) => {
+            let labels = pod.as_ref().and_then(|key| Some((key, &cluster.pods.get(key)?.labels)));
+            if let Some((key, _)) = labels.filter(|(_, labels)| !selects(&service.selector, labels)) {
+                found.target_pods.insert(key.name.clone());
+            }
+            found.accepted.extend(slice.ports.iter().map(|port| BackEnd {
+                address,
+                protocol: port.protocol,
+                port: port.port,
+                port_name: port.name.clone(),
+                pod: pod.clone(),
+                owner: owner.clone(),
+            }));
         }
-        targets
+        Err((reason, foreign)) => {
+            let ports = slice.ports.iter().map(|port| (port.name.clone(), port.protocol, port.port)).collect();
+            let reason = format!("back end {address} is not opened: {reason}");
+            found.refused.push(Refused { address, reason, foreign, ports });
+        }
     }
 }
 

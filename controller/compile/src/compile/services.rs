@@ -2,85 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ringfence_crds::address_group::{BackEnd, FrontEnd, ServiceEnds, TargetPort};
 use ringfence_crds::common::NamespacedName;
 use ringfence_crds::virtual_service::{BackendController, ServicePortStatus};
 use ringfence_crds::{AddressGroupSpec, VirtualServiceStatus};
-use ringfence_model::{DerivedLabels, PolicyState, Protocol, StringMap};
+use ringfence_model::{PolicyState, Protocol};
 
 use super::addresses::{Claim, Owner};
-use super::backends::BackEnds;
-use super::class::Class;
+use super::backends;
 use super::labels::NamespaceProfile;
 use super::limits::{self, BACK_ENDS};
+use super::names;
 use super::networks::Networks;
-use super::selector::WorkloadSelector;
+use super::service_facts::{self, BackEnds, Front, ServiceFacts};
 use super::world::Facts;
-use super::{names, selects};
 use crate::cluster::{ClusterState, EndpointSliceInfo, OwnerKey, ServiceInfo, ServicePortInfo, TargetPortInfo};
 use crate::policy::Policy;
-
-/// A Service.
-#[derive(Debug, Clone, Default)]
-pub struct ServiceFacts {
-    /// Whether its namespace is managed, so that it is a virtual service.
-    pub managed: bool,
-    /// Its labels.
-    pub labels: DerivedLabels,
-    /// Its selector.
-    pub selector: BTreeMap<String, String>,
-    /// Ports on the Pods behind it.
-    pub target_ports: BTreeSet<(Protocol, TargetPortInfo)>,
-    /// What consumers connect to, before the node translates.
-    pub fronts: Vec<Front>,
-    /// What is behind it.
-    pub behind: BackEnds,
-    /// Classes of its back ends.
-    pub classes: BTreeSet<Arc<Class>>,
-    /// What its VirtualService shows.
-    pub shown: VirtualServiceStatus,
-    /// What of it is not opened and why.
-    pub warnings: Vec<String>,
-    /// Why connections from outside are not opened and what helps, where the node hides who connects.
-    pub hidden_source: Option<String>,
-}
-
-/// One front end of a Service.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Front {
-    /// ClusterIP, address of a load balancer, accepted externalIP, or a node's address.
-    pub address: IpAddr,
-    /// Protocol.
-    pub protocol: Protocol,
-    /// Port on that address.
-    pub port: u16,
-    /// Ports on the Pods that it leads to.
-    pub targets: BTreeSet<u16>,
-    /// The port of the Service that it stands for.
-    pub service_port: u16,
-    /// Whether rules may open it: not if an address behind it is none of the Service's.
-    pub open: bool,
-}
-
-impl ServiceFacts {
-    /// Whether a Pod of the Service's namespace is behind it.
-    pub fn has_pod(&self, name: &str, labels: &StringMap) -> bool {
-        selects(&self.selector, labels) || self.behind.target_pods.contains(name)
-    }
-
-    /// Whether its back ends count as selected, so that its front ends may be opened: one class is enough, because what is
-    /// opened is judged at the provider once more.
-    pub fn is_touched_by(&self, selector: &WorkloadSelector) -> bool {
-        self.classes.iter().any(|class| selector.matches(class))
-    }
-
-    /// Whether nothing else is behind it, so that its front ends may be closed.
-    pub fn is_covered_by(&self, selector: &WorkloadSelector) -> bool {
-        !self.classes.is_empty() && self.classes.iter().all(|class| selector.matches(class))
-    }
-}
 
 /// The addresses that a Service has, whoever may claim them.
 pub fn claims(service: &ServiceInfo) -> Vec<(IpAddr, Claim)> {
@@ -116,7 +54,7 @@ impl Reader<'_> {
         if service.external_name {
             facts.warnings.push("an ExternalName leads out of the cluster: nothing is opened for it".to_owned());
         } else {
-            facts.behind = BackEnds::find(key, service, self.cluster, self.facts, slices);
+            facts.behind = backends::find(key, service, self.cluster, self.facts, slices);
             if facts.behind.too_many {
                 facts.warnings.push(format!(
                     "more than {BACK_ENDS} addresses times ports are behind it: none of its addresses is opened; split it"
@@ -289,7 +227,7 @@ impl ServiceFacts {
             port: front.port.into(),
             target_ports: front.targets.iter().map(|port| i32::from(*port)).collect(),
         });
-        let network = |end: &super::backends::BackEnd| match end.owner {
+        let network = |end: &service_facts::BackEnd| match end.owner {
             Owner::Pod(_) => networks.of_pod(end.address).map(|number| networks.id(number).to_string()),
             _ => None,
         };

@@ -14,7 +14,7 @@ use super::machines::{Machine, NodeFacts};
 use super::pods::Pods;
 use super::rule::ResolvedRule;
 use super::rule_sets::RuleSets;
-use super::services::ServiceFacts;
+use super::service_facts::ServiceFacts;
 use super::settings::Settings;
 use crate::cluster::ClusterState;
 use crate::policy::Policy;

@@ -12,7 +12,7 @@ use crate::cluster::PodInfo;
 use crate::compile::addresses::Owner;
 use crate::compile::class::Class;
 use crate::compile::machines::MachineFacts;
-use crate::compile::services::{Front, ServiceFacts};
+use crate::compile::service_facts::{Front, ServiceFacts};
 
 /// One end of a connection.
 #[derive(Debug, Clone)]

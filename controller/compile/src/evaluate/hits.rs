@@ -10,7 +10,7 @@ use crate::cluster::{PodInfo, TargetPortInfo};
 use crate::compile::class::Class;
 use crate::compile::rule::{ResolvedActor, ResolvedRule, RuleServices};
 use crate::compile::selector::WorkloadSelector;
-use crate::compile::services::{Front, ServiceFacts};
+use crate::compile::service_facts::{Front, ServiceFacts};
 
 /// What of a rule a connection meets at one end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use crate::compile::actors::scope_selector;
 use crate::compile::class::Class;
 use crate::compile::resolve::resolve;
 use crate::compile::rule::ResolvedRule;
-use crate::compile::services::{Front, ServiceFacts};
+use crate::compile::service_facts::{Front, ServiceFacts};
 use crate::compile::world::World;
 
 /// Which end of a connection it is.

@@ -10,7 +10,7 @@ use super::answer::{BackendExplanation, Explanation, Side};
 use super::ends::{End, Target};
 use super::{Both, Endpoint, Evaluator, ExplainError, Port};
 use crate::cluster::{ServiceInfo, ServicePortInfo};
-use crate::compile::services::{Front, ServiceFacts};
+use crate::compile::service_facts::{Front, ServiceFacts};
 
 /// A way into a Service.
 pub struct Entrance<'e> {

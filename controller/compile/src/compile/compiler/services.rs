@@ -14,7 +14,8 @@ use crate::compile::addresses::{AddressBook, Claim};
 use crate::compile::class::ClassId;
 use crate::compile::names;
 use crate::compile::rule::Ref;
-use crate::compile::services::{self, Reader, ServiceFacts};
+use crate::compile::service_facts::ServiceFacts;
+use crate::compile::services::{self, Reader};
 
 /// What leads to a Service, and what a Service leads to.
 #[derive(Debug, Clone, Default)]
