@@ -98,7 +98,10 @@ impl<'a> Evaluator<'a> {
         let port = Port { protocol, number: port };
         let source = self.end(from)?;
         if let Endpoint::Service(key) = to {
-            let address = if let Endpoint::Address(address) = from { Some(*address) } else { None };
+            let address = match from {
+                Endpoint::Address(address) => Some(*address),
+                _ => source.of_one_family(),
+            };
             return self.to_service(&source, key, port, address);
         }
         let destination = self.end(to)?;

@@ -357,6 +357,26 @@ fn a_connection_to_an_address_runs_over_its_family(#[case] list: &str, #[case] e
     }
 }
 
+/// Who connects by an IPv4 address asks for an IPv4 address of the Service's back ends.
+#[test]
+fn a_service_is_used_over_the_family_of_who_connects() {
+    let mut lab = pair("Idle", "Full");
+    for (name, address) in [("a/a", "fd00:10::1"), ("b/b", "fd00:10::2")] {
+        lab.pod_mut(name).ips.push(address.parse().unwrap());
+    }
+    lab.service("b/db", "10.96.0.5", "db", &["80:8080/tcp"]);
+    lab.cluster.services.get_mut(&key("b/db")).unwrap().cluster_ips.clear();
+    lab.ip_list("office", "{ranges: ['10.0.0.0/8']}");
+    lab.rules(
+        "allow",
+        "[{name: office, consumers: [{ipList: office}], providers: [{labels: {app: [b]}}], allServices: true}]",
+    );
+    for (from, expected) in [("10.0.0.1", V::Allowed), ("fd00:10::1", V::Blocked)] {
+        let answer = lab.explain(from, "svc/b/db", "80/tcp");
+        assert_eq!((answer.verdict, answer.backends.unwrap().len()), (expected, 1), "{from}");
+    }
+}
+
 #[test]
 fn a_rule_by_label_holds_over_both_families() {
     let mut lab = pair("Full", "Full");

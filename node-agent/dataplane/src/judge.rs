@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ringfence_model::verdict::Outcome;
 use ringfence_model::{DISCOVERY, Decision, Direction, Protocol, Services};
 
+use crate::family::Family;
 use crate::policy::{Entry, Match, NetnsPolicy, Side};
 
 /// The first packet of a connection, as the Pod's network namespace sees it: before the node translates an outbound
@@ -117,9 +118,12 @@ fn is_discovery(packet: &Packet) -> bool {
     packet.protocol == Protocol::ICMPV6 && packet.icmp.is_some_and(|(kind, _)| DISCOVERY.contains(&kind))
 }
 
+/// Each family has an ICMP of its own: as a protocol of the other family it is of no service.
 fn serves(services: &Services, packet: &Packet, port: u16) -> bool {
+    let is_icmp = matches!(packet.protocol, Protocol::ICMP | Protocol::ICMPV6);
     match (services, packet.icmp) {
         (Services::All, _) => true,
+        _ if is_icmp && packet.protocol != Family::of(packet.src).icmp() => false,
         (Services::Only(list), Some((kind, code))) => {
             list.iter().any(|entry| entry.contains_icmp(packet.protocol, kind, code))
         }

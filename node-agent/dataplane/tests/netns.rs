@@ -268,19 +268,26 @@ fn what_others_do_to_our_rules_is_seen_and_put_right() {
 #[test]
 fn removal_leaves_nothing_of_ours_and_everything_of_others() {
     let Some(mut lab) = Lab::new("removal_leaves_nothing_of_ours_and_everything_of_others") else { return };
-    lab.exec(At::Pod, "iptables-nft", &["-t", "mangle", "-A", "PREROUTING", "-s", "192.0.2.1", "-j", "ACCEPT"], "");
-    lab.exec(At::Pod, "iptables-nft", &["-A", "INPUT", "-s", "192.0.2.1", "-j", "ACCEPT"], "");
+    let others = [("iptables-nft", "192.0.2.1"), ("ip6tables-nft", "2001:db8::1")];
+    for (command, source) in others {
+        lab.exec(At::Pod, command, &["-t", "mangle", "-A", "PREROUTING", "-s", source, "-j", "ACCEPT"], "");
+        lab.exec(At::Pod, command, &["-A", "INPUT", "-s", source, "-j", "ACCEPT"], "");
+    }
     let rendered = lab.enforce(&three_actions(Enforcement::Full, Direction::Inbound, true));
     assert_eq!(lab.tcp(At::A, (At::Pod, Lab::POD_A, 84)), Reach::Dropped);
-    assert_eq!(lab.installed(Family::V4).generation(), Some(rendered.generation));
+    for family in Family::ALL {
+        assert_eq!(lab.installed(family).generation(), Some(rendered.generation));
+    }
     lab.remove();
     for family in [Family::V4, Family::V6] {
         assert!(lab.installed(family).is_empty());
         assert_eq!(rendered.verify(family, &lab.installed(family)), Readback::Missing);
     }
-    let save = lab.exec(At::Pod, "iptables-nft-save", &[], "");
-    assert!(!save.contains("RF-"), "{save}");
-    assert_eq!(save.matches("192.0.2.1").count(), 2, "{save}");
+    for (command, source) in others {
+        let save = lab.exec(At::Pod, &format!("{command}-save"), &[], "");
+        assert!(!save.contains("RF-"), "{save}");
+        assert_eq!(save.matches(source).count(), 2, "{save}");
+    }
     assert!(lab.sets().is_empty());
     assert_eq!(lab.tcp(At::A, (At::Pod, Lab::POD_A, 84)), Reach::Open);
 }

@@ -71,7 +71,7 @@ pub(super) fn destroy(names: BTreeSet<String>) -> Result<BTreeSet<String>, ToolE
     if ipset_restore(&sets::destroy_text(names.iter().map(String::as_str))).is_ok() {
         return Ok(BTreeSet::new());
     }
-    let present: BTreeSet<String> = sets::parse_save(&ipset_save()?).into_iter().map(|set| set.name).collect();
+    let present = sets::names(&ipset_save()?);
     let mut left: BTreeSet<String> = names.intersection(&present).cloned().collect();
     for _ in 0..DESTROY_TRIES {
         left.retain(|name| ipset_restore(&sets::destroy_text([name.as_str()])).is_err());

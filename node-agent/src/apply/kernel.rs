@@ -15,11 +15,26 @@ pub(super) struct Kernel {
     /// Of rules that are known to be as they were written.
     pub(super) readings: Readings,
     pub(super) sets: Vec<SetDef>,
+    /// Names of our sets that are not as we would make them.
+    pub(super) odd_sets: BTreeSet<String>,
 }
 
 impl Kernel {
     pub(super) fn read(backend: Backend) -> Result<Self, ToolError> {
-        Ok(Self { sets: sets::parse_save(&ipset_save()?), ..Self::read_rules(backend)? })
+        let save = ipset_save()?;
+        Ok(Self::read_rules(backend)?.with_sets(&save))
+    }
+
+    pub(super) fn with_sets(self, save: &str) -> Self {
+        let sets = sets::parse_save(save);
+        let mut odd_sets = sets::names(save);
+        odd_sets.retain(|name| sets.iter().all(|set| set.name != *name));
+        Self { sets, odd_sets, ..self }
+    }
+
+    /// The names of all our sets.
+    pub(super) fn set_names(&self) -> BTreeSet<String> {
+        self.sets.iter().map(|set| &set.name).chain(&self.odd_sets).cloned().collect()
     }
 
     /// Leaves out the sets.
@@ -38,14 +53,14 @@ impl Kernel {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.v4.is_empty() && self.v6.is_empty() && self.sets.is_empty()
+        self.v4.is_empty() && self.v6.is_empty() && self.set_names().is_empty()
     }
 
-    /// Whether rules of ours decide what passes. A restore that was refused can leave sets, and rules in table filter,
-    /// which alone decide nothing.
-    pub(super) fn decides(&self) -> bool {
+    /// Whether rules of ours decide what of a family passes. A restore that was refused can leave sets, and rules in table
+    /// filter, which alone decide nothing.
+    pub(super) fn decides(&self, family: Family) -> bool {
         // What takes rules away names the tables that hold any.
-        removal(&self.v4).contains("*mangle\n")
+        removal(self.family(family)).contains("*mangle\n")
     }
 
     pub(super) fn family(&self, family: Family) -> &Installed {
@@ -74,8 +89,9 @@ impl Kernel {
 
     /// A generation whose sets are not there yet.
     pub(super) fn free_generation(&self) -> u32 {
-        let of_sets = self.sets.iter().filter_map(|set| sets::generation(&set.name));
-        let used: BTreeSet<u32> = of_sets.chain(self.generation()).collect();
+        let names = self.set_names();
+        let of_sets = names.iter().filter_map(|name| sets::generation(name));
+        let used: BTreeSet<u32> = of_sets.chain(self.v4.generation()).chain(self.v6.generation()).collect();
         (0..=u32::MAX).find(|number| !used.contains(number)).unwrap_or_default()
     }
 }

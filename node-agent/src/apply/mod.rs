@@ -82,7 +82,8 @@ fn holds_rules(backend: Backend, wanted: &Wanted) -> Result<bool, ToolError> {
     let kernel = Kernel::read(backend)?;
     Ok(match wanted {
         Wanted::Nothing => !kernel.is_empty(),
-        Wanted::Policy(_) => kernel.decides(),
+        // Half a policy is none: what was cut off between the families is finished.
+        Wanted::Policy(_) => Family::ALL.iter().all(|family| kernel.decides(*family)),
     })
 }
 
@@ -98,7 +99,7 @@ fn remove(backend: Backend) -> Result<Outcome, ApplyError> {
         }
     }
     flows::forgive_all()?;
-    let left = destroy(names(&kernel.sets))?;
+    let left = destroy(kernel.set_names())?;
     if !left.is_empty() {
         return Err(ApplyError::SetsLeft(left.into_iter().collect()));
     }
@@ -119,7 +120,13 @@ fn change(backend: Backend, policy: &Arc<NetnsPolicy>, present: InForce) -> Resu
         // Of those that are left only the names count.
         let gone = |name| SetDef { name, family: Family::V4, members: Members::Nets(Arc::default()) };
         let sets = rendered.sets.into_iter().chain(due.sets.into_iter().map(gone)).collect();
-        return replace(backend, policy, Kernel { v4, v6, readings, sets }, flows, due.read_back);
+        return replace(
+            backend,
+            policy,
+            Kernel { v4, v6, readings, sets, odd_sets: BTreeSet::new() },
+            flows,
+            due.read_back,
+        );
     }
     let changes = present.rendered.delta(&same_generation);
     let done = if changes.is_empty() { Done::Nothing } else { Done::Members };
@@ -161,7 +168,7 @@ fn keep(
 ) -> Result<Outcome, ApplyError> {
     ipset_restore(&sets::change_text(changes))?;
     let done = if changes.is_empty() { Done::Nothing } else { Done::Members };
-    let sets = names(&kernel.sets).difference(&names(&rendered.sets)).cloned().collect();
+    let sets = kernel.set_names().difference(&names(&rendered.sets)).cloned().collect();
     let due = Due { flows: true, sets, ..Due::default() };
     let Kernel { v4, v6, readings, .. } = kernel;
     Ok(InForce { policy: policy.clone(), rendered, v4, v6, readings, ended_flows: false, due }.outcome(done))
@@ -177,12 +184,15 @@ fn replace(
     read_back: BTreeSet<Family>,
 ) -> Result<Outcome, ApplyError> {
     let rendered = render(policy, kernel.free_generation());
-    let due = Due { flows, read_back, sets: names(&kernel.sets), first: kernel.is_empty() };
+    let due = Due { flows, read_back, sets: kernel.set_names(), first: kernel.is_empty() };
     let Kernel { v4, v6, readings, .. } = kernel;
     let mut in_force = InForce { policy: policy.clone(), rendered, v4, v6, readings, ended_flows: false, due };
     if let Err(error) = in_force.put(backend) {
-        // Sets that no rule came to name must not pile up with every try; what is in use refuses to go.
-        let _ = ipset_restore(&sets::destroy_text(in_force.rendered.sets.iter().map(|set| set.name.as_str())));
+        // Sets that no rule names, new ones or old ones, must not pile up with every try. What is in use refuses to go, and
+        // would keep those behind it.
+        for name in names(&in_force.rendered.sets).union(&in_force.due.sets) {
+            let _ = ipset_restore(&sets::destroy_text([name.as_str()]));
+        }
         return Err(error.into());
     }
     Ok(in_force.outcome(Done::Rules))

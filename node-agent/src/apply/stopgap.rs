@@ -4,16 +4,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ringfence_dataplane::{Enforcement, NetnsPolicy, Side, sets};
+use ringfence_dataplane::render::closing_text;
+use ringfence_dataplane::{Enforcement, Family, NetnsPolicy, Side};
 
 use super::kernel::Kernel;
-use super::state::{Done, Outcome};
+use super::state::{Done, Known, Outcome};
 use super::{ApplyError, replace};
 use crate::readings::Readings;
-use crate::tools::{Backend, ipset_save};
+use crate::tools::{Backend, ToolError, ipset_save};
 
-/// Loads the first simpler policy that the kernel takes, unless rules of ours are there: those stay. The outcome still
-/// says what was `refused`.
+/// Loads the first simpler policy that the kernel takes, unless rules of ours are there: those stay. A family that nothing
+/// of ours decides even then is closed by itself. The outcome still says what was `refused`.
 ///
 /// # Errors
 /// What was `refused`, if nothing was loaded.
@@ -28,7 +29,28 @@ pub(super) fn close(backend: Backend, policy: &NetnsPolicy, refused: ApplyError)
             Err(error) => tracing::warn!("failed to let {passes} pass meanwhile: {error}"),
         }
     }
-    Err(refused)
+    match close_undecided(backend) {
+        Ok(closed) if !closed.is_empty() => {
+            let problem = Some(format!("{refused}; until that succeeds, nothing passes of {closed:?}"));
+            // What is in force of the other family is whole, but not the policy that is known as a whole.
+            Ok(Outcome { known: Known::Unread, done: Done::Closed, problem })
+        }
+        Ok(_) => Err(refused),
+        Err(error) => {
+            tracing::warn!("failed to close a family that has no rules: {error}");
+            Err(refused)
+        }
+    }
+}
+
+/// Closes each family that nothing of ours decides: one was refused after the other was put in force, say.
+fn close_undecided(backend: Backend) -> Result<Vec<Family>, ToolError> {
+    let kernel = Kernel::read_rules(backend)?;
+    let open: Vec<Family> = Family::ALL.into_iter().filter(|family| !kernel.decides(*family)).collect();
+    for family in &open {
+        backend.restore(*family, &closing_text(*family, kernel.family(*family)))?;
+    }
+    Ok(open)
 }
 
 /// Simpler policies and what they let pass, the simplest last: it needs neither a set nor a match on a protocol.
@@ -42,12 +64,12 @@ fn simpler(policy: &NetnsPolicy) -> [(NetnsPolicy, &'static str); 2] {
 
 fn load(backend: Backend, policy: NetnsPolicy) -> Result<Option<Outcome>, ApplyError> {
     let mut kernel = Kernel::read_rules(backend)?;
-    if kernel.decides() {
+    if Family::ALL.iter().any(|family| kernel.decides(*family)) {
         return Ok(None);
     }
     // What a refused restore left behind is nothing to rely on.
     kernel.readings = Readings::default();
     // Where sets are the trouble, a policy without any can still be loaded.
-    kernel.sets = ipset_save().map(|text| sets::parse_save(&text)).unwrap_or_default();
+    let kernel = kernel.with_sets(&ipset_save().unwrap_or_default());
     replace(backend, &Arc::new(policy), kernel, true, BTreeSet::new()).map(Some)
 }

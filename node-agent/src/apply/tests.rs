@@ -10,21 +10,20 @@ use ringfence_model::{PortMatch, Ports, Protocol, Services};
 use super::*;
 use crate::lab::Netns;
 
-/// Where names are resolved: essential.
-const RESOLVER: &str = "10.9.9.53:53";
-/// What the rule of [`policy`] allows.
-const ALLOWED: &str = "10.9.9.2:80";
-/// What nothing allows.
-const OTHER: &str = "10.9.9.2:81";
+/// Over IPv4 and over IPv6, where names are resolved, which is essential; what the rule of [`policy`] allows; and what
+/// nothing allows.
+const TARGETS: [[&str; 3]; 2] =
+    [["10.9.9.53:53", "10.9.9.2:80", "10.9.9.2:81"], ["[fd99:9::53]:53", "[fd99:9::2]:80", "[fd99:9::2]:81"]];
 
 fn services(protocol: Protocol, first: u16, last: u16) -> Services {
     Services::Only([PortMatch { protocol, ports: Ports::Range(first, last) }].into())
 }
 
-/// A policy that resolves names and may send to [`ALLOWED`].
+/// A policy that resolves names and may send to anyone's port 80.
 fn policy(state: Enforcement) -> NetnsPolicy {
     let mut policy = NetnsPolicy::new(state);
-    let nets = Arc::new(["10.9.9.53".parse::<IpAddr>().expect("an address")].into_iter().collect());
+    let resolvers = ["10.9.9.53", "fd99:9::53"].map(|text| text.parse::<IpAddr>().expect("an address"));
+    let nets = Arc::new(resolvers.into_iter().collect());
     let resolvers = HostSet { origins: [Origin::Resolvers].into(), nets };
     let entry = |peers, port| {
         let matching = Match::Hosts { peers, services: services(Protocol::UDP, port, port) };
@@ -51,6 +50,7 @@ impl Pod {
         let netns = Netns::new(test)?;
         netns.exec("ip", &["link", "add", "eth0", "type", "veth", "peer", "name", "wire"], "");
         netns.exec("ip", &["addr", "add", "10.9.9.1/24", "dev", "eth0"], "");
+        netns.exec("ip", &["addr", "add", "fd99:9::1/64", "dev", "eth0", "nodad"], "");
         netns.exec("ip", &["link", "set", "eth0", "up"], "");
         Some(Self(netns))
     }
@@ -71,12 +71,20 @@ impl Pod {
         self.clean_up(outcome.known).expect("nobody else is here").known
     }
 
-    /// Which of [`RESOLVER`], [`ALLOWED`] and [`OTHER`] can be sent to.
+    /// Which of [`TARGETS`] can be sent to, over both families alike.
     fn open(&self) -> [bool; 3] {
-        self.0.within(|_| {
-            let socket = UdpSocket::bind("10.9.9.1:0").expect("a port is free");
-            [RESOLVER, ALLOWED, OTHER].map(|target| socket.send_to(b"x", target).is_ok())
-        })
+        let [v4, v6] = self.open_by_family();
+        assert_eq!(v4, v6, "one family is not as the other");
+        v4
+    }
+
+    fn open_by_family(&self) -> [[bool; 3]; 2] {
+        let own = ["10.9.9.1:0", "[fd99:9::1]:0"];
+        let sends = |(own, targets): (&str, [&str; 3])| {
+            let socket = UdpSocket::bind(own).expect("a port is free");
+            targets.map(|target| socket.send_to(b"x", target).is_ok())
+        };
+        self.0.within(|_| [sends((own[0], TARGETS[0])), sends((own[1], TARGETS[1]))])
     }
 
     fn iptables(&self, program: &str, arguments: &str) {
@@ -114,22 +122,59 @@ fn a_refused_rule_leaves_no_pod_in_full_open() {
     assert_eq!((outcome.done, pod.open()), (Done::Rules, AS_ALLOWED));
 }
 
+/// IPv4 is in force when IPv6 is refused: whatever is in force stays, and the other family is closed.
 #[test]
-fn where_no_set_can_be_made_a_pod_in_full_is_closed_without() {
-    let Some(pod) = Pod::new("where_no_set_can_be_made_a_pod_in_full_is_closed_without") else { return };
-    // The name is taken by a set of another type, which a rule of somebody else holds.
-    pod.0.exec("ipset", &["create", "RF4-0-0", "hash:ip"], "");
-    pod.iptables("iptables-nft", "-A OUTPUT -m set --match-set RF4-0-0 dst -j RETURN");
-    let outcome = pod.apply(&policy(Enforcement::Full), Known::Unread, &closing()).expect("closed");
+fn a_family_that_is_refused_is_closed_alone() {
+    let Some(pod) = Pod::new("a_family_that_is_refused_is_closed_alone") else { return };
+    let mut refused = policy(Enforcement::Full);
+    let nets = Arc::new(["fd99:9::2".parse::<IpAddr>().expect("an address")].into_iter().collect());
+    let list = HostSet { origins: [Origin::Prefixes(Arc::clone(&nets))].into(), nets };
+    let matching = Match::Hosts { peers: list, services: services(Protocol::SCTP, 2, 1) };
+    refused.inbound.allow.push(Entry { matching, reject: false, rule: "lab/refused".to_owned() });
+    // Where something decides already, that stays; where nothing does, a simpler policy of both families comes first.
+    pod.apply(&refused, Known::Unread, &Terms::default()).expect_err("it may not be closed");
+    assert_eq!(pod.open_by_family(), [AS_ALLOWED, EVERYTHING], "half of it is in force");
+    let count = || pod.0.exec("ipset", &["list", "-name"], "").lines().count();
+    let sets = count();
+    for _ in 0..3 {
+        let outcome = pod.apply(&refused, Known::Unread, &Terms::default());
+        assert!(outcome.is_err());
+        assert_eq!(count(), sets, "sets do not pile up with every try");
+    }
+    // What was cut off is not taken for rules.
+    let outcome = pod.apply(&refused, Known::Unread, &Terms { only_if_empty: true, ..closing() }).expect("closed");
+    assert_eq!((outcome.done, pod.open_by_family()), (Done::Closed, [AS_ALLOWED, NOTHING]));
+    let problem = outcome.problem.expect("it is not what is wanted");
+    assert!(problem.ends_with("until that succeeds, nothing passes of [V6]"), "{problem}");
+    pod.apply(&refused, outcome.known, &closing()).expect_err("refused again");
+    assert_eq!(pod.open_by_family(), [AS_ALLOWED, NOTHING], "it stays closed");
+    let outcome = pod.apply(&policy(Enforcement::Full), Known::Unread, &closing()).expect("the kernel takes it");
+    assert_eq!((outcome.done, pod.open()), (Done::Rules, AS_ALLOWED));
+    assert!(!pod.clean_up(outcome.known).expect("nobody else is here").known.is_due());
+}
+
+#[test]
+fn where_not_even_the_essentials_can_be_loaded_a_pod_in_full_is_closed() {
+    let Some(pod) = Pod::new("where_not_even_the_essentials_can_be_loaded_a_pod_in_full_is_closed") else { return };
+    let mut refused = refused(Enforcement::Full);
+    refused.inbound.essential = refused.inbound.allow.clone();
+    let outcome = pod.apply(&refused, Known::Unread, &closing()).expect("closed");
     assert_eq!((outcome.done, pod.open()), (Done::Closed, NOTHING));
     let problem = outcome.problem.expect("it is not what is wanted");
-    assert!(problem.starts_with("ipset: ") && problem.ends_with("loopback alone passes"), "{problem}");
-
-    pod.iptables("iptables-nft", "-D OUTPUT -m set --match-set RF4-0-0 dst -j RETURN");
-    // The kernel lets go of the set a little later; a try that it refuses removes it.
-    let retry = |_| pod.apply(&policy(Enforcement::Full), Known::Unread, &closing()).ok();
-    let outcome = (0..100).find_map(retry).expect("the kernel takes it");
+    assert!(problem.ends_with("until that succeeds, loopback alone passes"), "{problem}");
+    let outcome = pod.apply(&policy(Enforcement::Full), outcome.known, &closing()).expect("the kernel takes it");
     assert_eq!((outcome.done, outcome.problem, pod.open()), (Done::Rules, None, AS_ALLOWED));
+}
+
+#[test]
+fn a_name_that_somebody_has_taken_is_left_alone() {
+    let Some(pod) = Pod::new("a_name_that_somebody_has_taken_is_left_alone") else { return };
+    // A set of another type, which a rule of somebody else holds.
+    pod.0.exec("ipset", &["create", "RF4-0-0", "hash:ip"], "");
+    pod.iptables("iptables-nft", "-A OUTPUT -m set --match-set RF4-0-0 dst -j RETURN");
+    let outcome = pod.apply(&policy(Enforcement::Full), Known::Unread, &closing()).expect("the kernel takes it");
+    assert_eq!((outcome.done, outcome.problem, pod.open()), (Done::Rules, None, AS_ALLOWED));
+    assert!(pod.0.holds().contains("create RF4-0-0 hash:ip "));
 }
 
 #[test]
@@ -208,10 +253,14 @@ fn a_rule_that_somebody_else_changed_is_put_right_and_reported() {
 #[test]
 fn what_was_not_written_is_compared_when_the_rest_is_read_back() {
     let Some(pod) = Pod::new("what_was_not_written_is_compared_when_the_rest_is_read_back") else { return };
-    let known = pod.enforce(&policy(Enforcement::Full));
+    // The resolver has no IPv6 address: for that family there is no set, and without the resolver nothing changes.
+    let mut before = policy(Enforcement::Full);
+    if let Some(Match::Hosts { peers, .. }) = before.outbound.essential.first_mut().map(|entry| &mut entry.matching) {
+        peers.nets = Arc::new(peers.nets.iter().filter(|net| net.addr().is_ipv4()).collect());
+    }
+    let known = pod.enforce(&before);
     pod.iptables("ip6tables-nft", "-t mangle -R RF-IN 1 -j RETURN");
-    let mut fewer = policy(Enforcement::Full);
-    // The resolver has no IPv6 address: for that family nothing changes.
+    let mut fewer = before;
     fewer.outbound.essential.clear();
     let outcome = pod.apply(&fewer, known, &closing()).expect("the kernel takes it");
     assert_eq!(outcome.done, Done::Rules);

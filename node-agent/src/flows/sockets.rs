@@ -150,16 +150,18 @@ mod tests {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root may");
             let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip runs");
             assert!(up.success());
-            for loopback in ["127.0.0.1", "::1"] {
-                closes_the_connection_alone(loopback.parse().expect("valid"));
+            // The last one listens over both families: what it accepts over IPv4 is a flow of IPv4.
+            for (listens, loopback) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.1")] {
+                let [listens, loopback] = [listens, loopback].map(|text| text.parse().expect("valid"));
+                closes_the_connection_alone(listens, loopback);
             }
         };
         std::thread::spawn(inside).join().expect("no panic");
     }
 
-    fn closes_the_connection_alone(loopback: IpAddr) {
+    fn closes_the_connection_alone(listens: IpAddr, loopback: IpAddr) {
         use std::io::Write as _;
-        let listener = std::net::TcpListener::bind((loopback, 8080)).expect("free");
+        let listener = std::net::TcpListener::bind((listens, 8080)).expect("free");
         let connect = || std::net::TcpStream::connect((loopback, 8080)).expect("someone listens");
         let mut client = connect();
         let _server = listener.accept().expect("accepted");

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use ringfence_crds::common::NamespacedName;
 use ringfence_model::{EndState, Labels};
 
@@ -29,8 +30,9 @@ pub struct End<'a> {
     pub peer: bool,
     /// Its addresses.
     pub addresses: BTreeSet<IpAddr>,
-    /// Whether it has another address, which is not known: one that only a list of all addresses holds for certain.
-    pub somewhere: bool,
+    /// All addresses of a family, if it has another one of that family, which is not known: only a list of all of them
+    /// holds it for certain.
+    pub somewhere: Option<IpNet>,
     /// The Pod on the Pod network that it is.
     pub pod: Option<(&'a NamespacedName, &'a PodInfo)>,
     /// The node that it is.
@@ -49,7 +51,7 @@ impl End<'_> {
             class: None,
             peer: false,
             addresses: BTreeSet::from([address]),
-            somewhere: false,
+            somewhere: None,
             pod: None,
             node: None,
             known: true,
@@ -59,6 +61,12 @@ impl End<'_> {
     /// What the other end sees when who connects is hidden altogether: nobody that a rule could name.
     pub fn hidden(&self) -> Self {
         Self { class: None, peer: false, addresses: BTreeSet::new(), pod: None, node: None, ..self.clone() }
+    }
+
+    /// One of its addresses, if they are all of one family.
+    pub fn of_one_family(&self) -> Option<IpAddr> {
+        let first = self.addresses.first().copied()?;
+        self.addresses.iter().all(|address| address.is_ipv4() == first.is_ipv4()).then_some(first)
     }
 
     /// The class by which peers know it.
@@ -159,7 +167,7 @@ impl<'a> Evaluator<'a> {
             // A Pod that waits for its address will be a peer once it has it.
             peer: told || pod.ips.is_empty(),
             addresses: pod.ips.iter().copied().collect(),
-            somewhere: false,
+            somewhere: None,
             pod: Some((key, pod)),
             node: None,
             known: true,
@@ -186,7 +194,7 @@ fn machine_end<'a>(facts: Option<&MachineFacts>, state: EndState) -> End<'a> {
         class: facts.map(|facts| Arc::clone(&facts.class)),
         peer: true,
         addresses: BTreeSet::new(),
-        somewhere: false,
+        somewhere: None,
         pod: None,
         node: None,
         known: true,

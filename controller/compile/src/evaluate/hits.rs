@@ -1,7 +1,7 @@
 //! Whether a rule hits a connection, at the consumer and at the provider.
 
 use ringfence_crds::common::NamespacedName;
-use ringfence_model::address::all_ipv4;
+
 use ringfence_model::{Action, Protocol, Services};
 
 use super::ends::{End, Target};
@@ -70,7 +70,7 @@ impl Evaluator<'_> {
     pub(super) fn meets_in(&self, rule: &ResolvedRule, end: &End<'_>, source: &End<'_>, port: Port) -> Meets {
         let peer = rule.consumers.iter().any(|actor| match actor {
             ResolvedActor::Addresses(set) => {
-                let everybody = source.somewhere && set.nets().contains(&all_ipv4());
+                let everybody = source.somewhere.is_some_and(|all| set.nets().contains(&all));
                 everybody || source.addresses.iter().any(|address| set.contains(*address))
             }
             actor => source.peer_class().is_some_and(|class| selects(actor, class)),

@@ -21,6 +21,8 @@ pub struct Entrance<'e> {
     port: &'e ServicePortInfo,
     /// None for a headless Service, whose consumers connect to the back ends.
     pub front: Option<&'e Front>,
+    /// An address of who connects, where that is of one family only.
+    over: Option<IpAddr>,
 }
 
 impl Evaluator<'_> {
@@ -48,7 +50,7 @@ impl Evaluator<'_> {
         let inside = service.cluster_ips.iter().find(|own| usable(own));
         let inside = fronts().find(|front| inside == Some(&front.address));
         let other = || fronts().find(|front| usable(&front.address)).or_else(|| fronts().next());
-        let entrance = Entrance { key, facts, service, port: own, front: inside.or_else(other) };
+        let entrance = Entrance { key, facts, service, port: own, front: inside.or_else(other), over: address };
         Ok(self.through(source, &entrance))
     }
 
@@ -64,7 +66,7 @@ impl Evaluator<'_> {
             let service = self.world.cluster.services.get(key)?;
             let own =
                 service.ports.iter().find(|own| own.port == front.service_port && own.protocol == front.protocol)?;
-            Some(Entrance { key, facts, service, port: own, front: Some(front) })
+            Some(Entrance { key, facts, service, port: own, front: Some(front), over: None })
         })
     }
 
@@ -102,7 +104,8 @@ impl Evaluator<'_> {
             ports.map(|(_, _, port)| (refused.address, *port))
         });
         // A front end leads to back ends of its own family.
-        let led_to = |address: &IpAddr| entrance.front.is_none_or(|front| front.address.is_ipv4() == address.is_ipv4());
+        let way = entrance.front.map(|front| front.address).or(entrance.over);
+        let led_to = |address: &IpAddr| way.is_none_or(|way| way.is_ipv4() == address.is_ipv4());
         accepted.chain(refused).filter(|(address, _)| led_to(address)).collect()
     }
 

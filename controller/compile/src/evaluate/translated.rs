@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ringfence_model::address::{all_ipv4, all_ipv6};
 use ringfence_model::verdict::Outcome;
 
 use super::ends::End;
@@ -85,7 +86,8 @@ impl Evaluator<'_> {
         };
         let mut seen: Vec<End<'e>> = node.addresses.iter().filter(|own| own.is_ipv4() == v4).map(with).collect();
         if self.world.cluster.nodes.get(name).is_some_and(|node| node.reported.is_empty()) {
-            seen.push(End { addresses: BTreeSet::new(), somewhere: true, ..node });
+            let somewhere = Some(if v4 { all_ipv4() } else { all_ipv6() });
+            seen.push(End { addresses: BTreeSet::new(), somewhere, ..node });
         }
         seen
     }

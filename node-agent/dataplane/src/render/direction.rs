@@ -57,24 +57,42 @@ fn take_back_mark() -> String {
     format!("-j CONNMARK --set-xmark 0x0/{REJECT:#x}")
 }
 
-/// What comes before every rule.
-fn head(state: Enforcement, family: Family, direction: Direction, old: &str) -> Vec<String> {
-    let local = match direction {
+/// Chains that let nothing pass but what never leaves the Pod, and discovery.
+pub fn closed(family: Family) -> Vec<Chain> {
+    let chain = |name, direction| {
+        let drop = "-j DROP".to_owned();
+        Chain::new(name, [local(direction)].into_iter().chain(discovery(family)).chain([drop]))
+    };
+    vec![chain("RF-IN", Direction::Inbound), chain("RF-OUT", Direction::Outbound)]
+}
+
+/// What never leaves the Pod.
+fn local(direction: Direction) -> String {
+    let option = match direction {
         Direction::Inbound => "-i",
         Direction::Outbound => "-o",
     };
-    let mut rules = vec![format!("{local} lo -j RETURN")];
+    format!("{option} lo -j RETURN")
+}
+
+/// Conntrack does not follow it, and no policy touches it: without it an interface has no IPv6.
+fn discovery(family: Family) -> Vec<String> {
+    let words = family.icmp_words();
+    let rule = |kind: &u8| format!("-p {} -m {} {} {kind} -j RETURN", words.protocol, words.module, words.option);
+    match family {
+        Family::V4 => Vec::new(),
+        Family::V6 => DISCOVERY.iter().map(rule).collect(),
+    }
+}
+
+/// What comes before every rule.
+fn head(state: Enforcement, family: Family, direction: Direction, old: &str) -> Vec<String> {
+    let mut rules = vec![local(direction)];
     if state != Enforcement::VisibilityOnly {
         rules.push(format!("-m connmark --mark {ENDED:#x}/{ENDED:#x} -j DROP"));
     }
     rules.push("-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned());
-    if family == Family::V6 {
-        // Conntrack does not follow it, and no policy touches it: without it an interface has no IPv6.
-        let words = family.icmp_words();
-        let discovery =
-            |kind: &u8| format!("-p {} -m {} {} {kind} -j RETURN", words.protocol, words.module, words.option);
-        rules.extend(DISCOVERY.iter().map(discovery));
-    }
+    rules.extend(discovery(family));
     if state == Enforcement::Full {
         rules.push("-m conntrack --ctstate INVALID -j DROP".to_owned());
     }

@@ -168,6 +168,12 @@ fn table_text(table: &str, chains: &[Chain]) -> String {
     format!("*{table}\n{declare}:{FINGERPRINT_PREFIX}{fingerprint} - [0:0]\n{rules}COMMIT\n")
 }
 
+/// `iptables-restore` input that closes a family whose rules cannot be put in force: nothing passes but loopback and, of
+/// IPv6, discovery. It needs no set, no connection tracking and no other table.
+pub fn closing_text(family: Family, installed: &Installed) -> String {
+    installed.with_hooks("mangle", &table_text("mangle", &direction::closed(family)), &MANGLE_HOOKS)
+}
+
 /// Table filter with our chains that reject, which are the same for every policy.
 ///
 /// Replies to what is rejected are RELATED to it and are no packets to reject, even if they carry its mark; and of a

@@ -385,19 +385,16 @@ fn packets() -> impl Strategy<Value = Packet> {
         4 => Just(Protocol::TCP), 2 => Just(Protocol::UDP), 1 => Just(Protocol::ICMP), 1 => Just(Protocol(47))
     ];
     let direction = prop_oneof![Just(Direction::Inbound), Just(Direction::Outbound)];
-    (direction, protocol, addresses(), 79u16..86, 79u16..86, 0u8..4, 0u8..3).prop_map(
-        |(direction, protocol, peer, sport, dport, kind, code)| {
+    let strange = prop::bool::weighted(0.1);
+    (direction, protocol, addresses(), 79u16..86, 79u16..86, 0u8..4, 0u8..3, strange).prop_map(
+        |(direction, protocol, peer, sport, dport, kind, code, strange)| {
             let ports = protocol.has_ports();
-            let is_icmp = protocol == Protocol::ICMP;
+            // Nobody sends the ICMP of the other family; if somebody did, its types would not be looked at.
+            let protocol = if protocol == Protocol::ICMP && !strange { Family::of(peer).icmp() } else { protocol };
+            let is_icmp = protocol == Family::of(peer).icmp();
             Packet {
                 icmp: is_icmp.then_some((kind, code)),
-                ..packet(
-                    direction,
-                    peer,
-                    if is_icmp { Family::of(peer).icmp() } else { protocol },
-                    if ports { sport } else { 0 },
-                    if ports { dport } else { 0 },
-                )
+                ..packet(direction, peer, protocol, if ports { sport } else { 0 }, if ports { dport } else { 0 })
             }
         },
     )

@@ -14,7 +14,7 @@ use ringfence_model::Protocol;
 
 use crate::family::Family;
 use crate::policy::{End, Nets};
-pub use save::parse_save;
+pub use save::{names, parse_save};
 
 /// Prefix of the names of our IPv4 sets.
 pub const PREFIX_V4: &str = "RF4-";

@@ -34,6 +34,12 @@ pub fn parse_save(text: &str) -> Vec<SetDef> {
     defs.collect()
 }
 
+/// The names of all our sets that `ipset save` prints, also of those that [`parse_save`] leaves out.
+pub fn names(text: &str) -> BTreeSet<String> {
+    let created = text.lines().filter_map(|line| line.strip_prefix("create ")?.split_whitespace().next());
+    created.filter(|name| is_ours(name)).map(str::to_owned).collect()
+}
+
 /// The members of a set that is being read.
 enum Read {
     Nets(Vec<IpNet>),
@@ -106,6 +112,7 @@ mod tests {
             "create RF4-1-0 hash:net family inet\nadd RF4-1-0 10.0.0.1,tcp:80\n",
         ] {
             assert_eq!(parse_save(odd), []);
+            assert_eq!(names(odd), ["RF4-1-0".to_owned()].into(), "its name is taken all the same");
         }
     }
 }
