@@ -152,6 +152,26 @@ fn an_ip_list_with_one_address_of_a_node_leaves_it_open() {
     assert_eq!((answer.verdict, answer.reason), (V::Allowed, None));
 }
 
+/// Of IPv6 it is the list of all IPv6 addresses that holds whatever the node takes.
+#[test]
+fn over_ipv6_a_node_takes_an_address_of_ipv6() {
+    let mut lab = pair("Full", "Full");
+    lab.pod_mut("b/b").ips.push("fd00:10::2".parse().unwrap());
+    lab.service("b/db", "10.96.0.5", "db", &["80:8080/tcp"]);
+    lab.cluster.services.get_mut(&key("b/db")).unwrap().ports[0].node_port = Some(30080);
+    lab.cluster.nodes.get_mut("n1").unwrap().addresses.insert("fd00:30::11".parse().unwrap());
+    lab.ip_list("v4", "{ranges: [0.0.0.0/0]}").ip_list("v6", "{ranges: ['::/0']}");
+    let rule = |list: &str| {
+        format!(
+            "[{{name: x, consumers: [{{ipList: {list}}}], providers: [{{labels: {{app: [b]}}}}], allServices: true}}]"
+        )
+    };
+    lab.rules("r", &rule("v4"));
+    assert_eq!(lab.verdict("2001:db8::7", "fd00:30::11", "30080/tcp"), V::Blocked);
+    lab.rules("r", &rule("v6"));
+    assert_eq!(lab.verdict("2001:db8::7", "fd00:30::11", "30080/tcp"), V::Allowed);
+}
+
 #[test]
 fn where_the_entry_node_is_not_known_the_answer_depends_on_it() {
     let mut lab = node_port();
