@@ -24,7 +24,7 @@ table() {
     BEGIN { count = split(shapes, rows, "\n"); for (i = 1; i <= count; i++) { split(rows[i], row, "|"); unit[row[1]] = row[2] } }
     $1 == "bench" && $2 in unit {
       value = field(unit[$2]) + 0
-      if (!($2 in worst) || value > worst[$2]) { worst[$2] = value; memory[$2] = field("peak_rss_mb"); inputs[$2] = field("inputs_mb") field("decoded_mb"); floor[$2] = field("floor_seconds"); ratio[$2] = field("ratio") }
+      if (!($2 in worst) || value > worst[$2]) { worst[$2] = value; memory[$2] = field("peak_rss_mb"); inputs[$2] = field("inputs_mb") field("decoded_mb"); floor[$2] = field("floor_seconds") == "" ? field("floor_us") " µs" : field("floor_seconds") " s"; ratio[$2] = field("ratio") }
     }
     END {
       print "| shape | peer, on its own hardware | here | memory at most (of it the inputs) | floor | times the floor | aim | reached |"
@@ -35,7 +35,7 @@ table() {
         text = row[2] == "seconds" ? worst[name] " s" : worst[name] " µs at p99"
         aim = row[2] == "seconds" ? row[4] " s" : row[4] " µs"
         held = memory[name] == "" ? "–" : memory[name] " MB (" inputs[name] " MB)"
-        least = floor[name] == "" ? "–" : floor[name] " s"
+        least = floor[name] ~ /^ / ? "–" : floor[name]
         printf "| %s | %s | %s | %s | %s | %s | %s | %s |\n", name, row[3], text, held, least, ratio[name] == "" ? "–" : ratio[name], aim, worst[name] <= row[4] + 0 ? "yes" : sprintf("no, %.1f times", worst[name] / row[4])
       }
     }' "$1"
