@@ -116,7 +116,8 @@ pub struct BackEnds {
     pub target_pods: BTreeSet<String>,
     /// Addresses times ports that were looked at.
     pub(super) pairs: usize,
-    /// Whether there are more than [`BACK_ENDS`](super::limits::BACK_ENDS). Who is behind it is not known then: no front end may be opened.
+    /// Whether there are more than [`BACK_ENDS`](super::limits::BACK_ENDS). Who is behind it is not known then: no front
+    /// end may be opened.
     pub too_many: bool,
 }
 

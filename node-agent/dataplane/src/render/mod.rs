@@ -22,7 +22,6 @@
 //! | `RF-WOULD` | the same, and counts what a stricter state would block |
 //! | `RF-REJECT` (filter) | finds what is marked |
 //! | `RF-REFUSE` (filter) | rejects it |
-
 //!
 //! Both families have the same chains; IPv6 lets discovery pass besides, of which conntrack knows nothing.
 
