@@ -208,14 +208,17 @@ impl Slot {
         }
         match (done, problem) {
             (Done::Closed, Some(problem)) => self.fail(problem, now),
+            (Done::CleanedUp, Some(problem)) if self.retry_at.is_none() => self.fail(problem, now),
+            // What closes the Pod is told before what keeps that from being cleaned up.
+            (Done::CleanedUp, Some(problem)) => drop(self.problem.get_or_insert(problem)),
             (_, Some(problem)) => self.problem = Some(problem),
             (_, None) => {}
         }
         match done {
             Done::Members | Done::Rules | Done::Closed => self.written_at = now,
-            // Some sets stay for a while.
+            // Some sets stay for a while, or something failed: not before anything else is tried again.
             Done::CleanedUp if self.known.is_due() => {
-                self.written_at = now;
+                self.written_at = self.retry_at.unwrap_or(now);
                 self.retry_at.get_or_insert(now + FIRST_WAIT);
             }
             _ => {}

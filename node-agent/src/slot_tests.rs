@@ -131,3 +131,59 @@ async fn a_namespace_once_known_is_not_forgotten_by_a_failure() {
     slot.finish(finished(Err("enter".to_owned())), now);
     assert_eq!(slot.cookie, Some(Cookie(7)));
 }
+
+/// Flows that could not be looked at are no reason to write rules again, nor to acknowledge.
+#[tokio::test]
+async fn flows_that_do_not_follow_are_tried_again_later_each_time() {
+    let (mut slot, now) = (slot(), Instant::now());
+    let policy = NetnsPolicy::new(Enforcement::Full);
+    slot.resolved(Resolution::Enforce(policy.clone()), true, now);
+    assert!(slot.begin(at(now)).is_some());
+    slot.finish(finished(Ok(outcome(Known::holding(&policy, false), Done::Rules))), now);
+    let failed = || {
+        let problem = Some("read conntrack".to_owned());
+        finished(Ok(Outcome { known: Known::holding(&policy, false), done: Done::CleanedUp, problem }))
+    };
+    let (mut now, mut waited) = (now + QUIET, Vec::new());
+    assert!(matches!(slot.begin(at(now)), Some(Job::CleanUp(_))));
+    for _ in 0..3 {
+        slot.finish(failed(), now);
+        assert_eq!(slot.problem().as_deref(), Some("shop/web: failed to read conntrack"));
+        assert!(slot.has_rules() && !slot.is_settled() && !slot.is_urgent());
+        let failed_at = now;
+        loop {
+            match slot.begin(at(now)) {
+                None => now = slot.deadline(now).expect("it is tried again"),
+                Some(Job::CleanUp(_)) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        waited.push(now - failed_at);
+    }
+    assert!(waited[0] < waited[1] && waited[1] < waited[2], "{waited:?}");
+    slot.finish(finished(Ok(outcome(Known::holding(&policy, true), Done::CleanedUp))), now);
+    assert!(slot.is_settled());
+    assert_eq!(slot.problem(), None);
+}
+
+/// What closes a Pod is what people have to know, and the clean-up waits for the policy to be tried again.
+#[tokio::test]
+async fn flows_that_do_not_follow_hide_no_policy_that_was_refused() {
+    let (mut slot, now) = (slot(), Instant::now());
+    let closed = NetnsPolicy::new(Enforcement::Full);
+    let mut whole = closed.clone();
+    whole.own.insert("10.0.0.1".parse().expect("an address"));
+    slot.resolved(Resolution::Enforce(whole), true, now);
+    assert!(slot.begin(at(now)).is_some());
+    let problem = |text: &str| Some(text.to_owned());
+    let known = || Known::holding(&closed, false);
+    let refused = Outcome { known: known(), done: Done::Closed, problem: problem("load it") };
+    slot.finish(finished(Ok(refused)), now);
+    assert!(matches!(slot.begin(at(now + QUIET)), Some(Job::CleanUp(_))));
+    let failed = Outcome { known: known(), done: Done::CleanedUp, problem: problem("read conntrack") };
+    slot.finish(finished(Ok(failed)), now + QUIET);
+    assert_eq!(slot.problem().as_deref(), Some("shop/web: failed to load it"));
+    assert!(slot.begin(at(now + QUIET + QUIET)).is_none(), "not before the policy is tried again");
+    let later = slot.deadline(now + QUIET + QUIET).expect("it is tried again");
+    assert!(matches!(slot.begin(at(later)), Some(Job::Apply { .. })));
+}

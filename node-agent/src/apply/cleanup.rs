@@ -2,36 +2,63 @@
 
 use std::collections::BTreeSet;
 
-use ringfence_dataplane::{Family, Installed, Readback, sets};
+use ringfence_dataplane::{Family, Installed, NetnsPolicy, Readback, sets};
 
 use super::ApplyError;
-use super::state::{Done, InForce, Known, Outcome};
-use crate::flows;
+use super::state::{Done, Due, InForce, Known, Outcome};
+use crate::flows::{self, FlowError};
 use crate::readings::{Readings, Verdict};
 use crate::tools::{Backend, ToolError, ipset_restore, ipset_save};
 
 /// How often a set that the kernel still holds is tried again, a few milliseconds apart, before it is left for later.
 const DESTROY_TRIES: u32 = 10;
 
-/// Does what can wait until every namespace has its rules.
+/// Does what can wait until every namespace has its rules. What could not be done stays due, and is the problem of the
+/// outcome: rules that nobody has seen to be wrong are in force all the same, and are not written again for it.
 ///
 /// # Errors
-/// When the kernel or a program refuses, or the rules are not what was written. What is there has to be read anew.
+/// When the rules are not what was written. What is there has to be read anew.
 pub fn clean_up(backend: Backend, known: Known) -> Result<Outcome, ApplyError> {
+    clean_up_with(backend, known, flows::settle)
+}
+
+/// The same, where flows follow by `settle`.
+pub(super) fn clean_up_with(
+    backend: Backend,
+    known: Known,
+    settle: impl FnOnce(&NetnsPolicy) -> Result<bool, FlowError>,
+) -> Result<Outcome, ApplyError> {
     let Known::Policy(mut present) = known else { return Ok(Outcome::new(known, Done::CleanedUp)) };
-    let due = std::mem::take(&mut present.due);
-    if due.flows {
-        present.ended_flows = flows::settle(&present.policy)?;
+    let Due { flows, read_back, sets, first } = std::mem::take(&mut present.due);
+    let mut problems = Vec::new();
+    if flows {
+        match settle(&present.policy) {
+            Ok(left) => present.ended_flows = left,
+            Err(error) => {
+                present.due.flows = true;
+                problems.push(ApplyError::Flows(error));
+            }
+        }
     }
-    if !due.read_back.is_empty() {
-        present.read_back(backend)?;
+    if !read_back.is_empty() {
+        match present.read_back(backend) {
+            Err(ApplyError::Tool(error)) => {
+                present.due.read_back = read_back;
+                problems.push(ApplyError::Tool(error));
+            }
+            done => done?,
+        }
     }
     // One that stays is destroyed another time, and does no harm until then.
-    present.due.sets = destroy(due.sets)?;
-    if due.first {
+    present.due.sets = destroy(&sets).unwrap_or_else(|error| {
+        problems.push(ApplyError::Tool(error));
+        sets
+    });
+    if first {
         check_visible(backend);
     }
-    Ok(present.outcome(Done::CleanedUp))
+    let problem = problems.first().map(ToString::to_string);
+    Ok(Outcome { problem, ..present.outcome(Done::CleanedUp) })
 }
 
 impl InForce {
@@ -66,7 +93,7 @@ fn check_visible(backend: Backend) {
 
 /// Destroys sets that no rule names any more, and says which of them the kernel still holds: it lets go of them a
 /// little after a restore has returned.
-pub(super) fn destroy(names: BTreeSet<String>) -> Result<BTreeSet<String>, ToolError> {
+pub(super) fn destroy(names: &BTreeSet<String>) -> Result<BTreeSet<String>, ToolError> {
     // Mostly one child is enough.
     if ipset_restore(&sets::destroy_text(names.iter().map(String::as_str))).is_ok() {
         return Ok(BTreeSet::new());

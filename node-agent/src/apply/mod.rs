@@ -99,7 +99,7 @@ fn remove(backend: Backend) -> Result<Outcome, ApplyError> {
         }
     }
     flows::forgive_all()?;
-    let left = destroy(kernel.set_names())?;
+    let left = destroy(&kernel.set_names())?;
     if !left.is_empty() {
         return Err(ApplyError::SetsLeft(left.into_iter().collect()));
     }

@@ -7,6 +7,7 @@ use ringfence_dataplane::policy::Origin;
 use ringfence_dataplane::{Entry, HostSet, Match};
 use ringfence_model::{PortMatch, Ports, Protocol, Services};
 
+use super::cleanup::clean_up_with;
 use super::*;
 use crate::lab::Netns;
 
@@ -120,6 +121,27 @@ fn a_refused_rule_leaves_no_pod_in_full_open() {
     assert_eq!(pod.open(), ESSENTIAL);
     let outcome = pod.apply(&policy(Enforcement::Full), Known::Unread, &closing()).expect("the kernel takes it");
     assert_eq!((outcome.done, pod.open()), (Done::Rules, AS_ALLOWED));
+}
+
+/// The kernel has the rules: flows that cannot be looked at are left for later, and nothing is written again.
+#[test]
+fn flows_that_cannot_be_followed_stay_due_and_change_no_rule() {
+    let Some(pod) = Pod::new("flows_that_cannot_be_followed_stay_due_and_change_no_rule") else { return };
+    let outcome = pod.apply(&policy(Enforcement::Full), Known::Unread, &closing()).expect("the kernel takes it");
+    let rules = pod.0.holds();
+    let full = |_: &NetnsPolicy| {
+        let source = std::io::Error::from_raw_os_error(nix::errno::Errno::ENOBUFS as i32);
+        Err(FlowError::Netlink { what: "read conntrack", source })
+    };
+    let outcome = pod.0.within(|_| clean_up_with(Backend::Nft, outcome.known, full)).expect("the rules are right");
+    let problem = outcome.problem.expect("it is reported");
+    assert!(problem.starts_with("let flows follow the policy: read conntrack: "), "{problem}");
+    assert!(outcome.known.has_rules() && outcome.known.is_due());
+    let readings = outcome.known.readings().expect("they were read back");
+    assert!(readings.has(Family::V4) && readings.has(Family::V6), "the rest was done");
+    let outcome = pod.clean_up(outcome.known).expect("the kernel answers again");
+    assert_eq!((outcome.done, outcome.problem, outcome.known.is_due()), (Done::CleanedUp, None, false));
+    assert_eq!((pod.0.holds(), pod.open()), (rules, AS_ALLOWED));
 }
 
 /// IPv4 is in force when IPv6 is refused: whatever is in force stays, and the other family is closed.
