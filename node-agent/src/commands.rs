@@ -18,7 +18,9 @@ use crate::cri::{Runtime, Sandbox};
 use crate::engine::{Engine, Inputs, Outputs};
 use crate::feed::pod_file::PodEntry;
 use crate::feed::{self, Change, Kind, Object, folder, kubernetes, pods};
-use crate::ledger::{Kept, Ledger};
+use crate::flows::usage;
+use crate::health::{Fault, Health};
+use crate::ledger::{self, Kept, Ledger};
 use crate::machine;
 use crate::netns::{self, Location};
 use crate::report::{self, Identity, Report};
@@ -31,8 +33,11 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let node = options.node().context("know this node: give --node-name or NODE_NAME")?;
     let backend = Backend::probe()?;
     let machine_id = machine::machine_id(&[&options.machine_id_file, Path::new("/etc/machine-id")]);
-    let (ledger, found) = Ledger::open(&options.state_dir, &node, era(backend)).context("open the ledger")?;
+    let (ledger, found, damage) = Ledger::open(&options.state_dir, &node, machine_id.as_deref(), era(backend));
     tracing::info!(%node, backend = backend.as_str(), from_ledger = found.is_some(), "starting");
+    let damage = damage.map(|problem| Fault::ledger_damaged(&problem));
+    damage.iter().for_each(|fault| tracing::warn!("{}", fault.message));
+    let (health, health_in) = watch::channel(Health { ledger: damage, ..Health::default() });
 
     let stop = stop_on_signal()?;
     let (changes, changes_in) = unbounded_channel();
@@ -43,14 +48,16 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let missed = Arc::new(Notify::new());
     let runtime = Runtime::at(&options.cri_socket)?;
     tokio::spawn(sandboxes::follow(runtime, options.netns_dir.clone(), missed.clone(), sandboxes_out));
-    let writer = tokio::spawn(keep_ledger(ledger, ledger_in));
+    let writer = tokio::spawn(ledger::keep(ledger, ledger_in, health.clone()));
+    let (places_out, places) = watch::channel(Vec::new());
+    tokio::spawn(usage::watch(places, health));
 
     let client = kube::Client::try_default().await.context("find the apiserver")?;
     kubernetes::start(&client, &node, &wanted, &changes);
     let identity = Identity { node, machine_id, backend: backend.as_str() };
-    tokio::spawn(report::follow(client, identity, reports));
+    tokio::spawn(report::follow(client, identity, reports, health_in));
 
-    let outputs = Outputs { report, ledger: ledger_out, wanted: wanted_out };
+    let outputs = Outputs { report, ledger: ledger_out, wanted: wanted_out, places: places_out };
     let (found, readings) = found.map(|Kept { store, pods, readings }| ((store, pods), readings)).unzip();
     let (engine, arrivals) = Engine::new(View::new(found), backend, outputs);
     let engine = engine.remembering(readings.unwrap_or_default());
@@ -77,9 +84,10 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
     let (ledger, _) = watch::channel(None);
     // A folder is read whole.
     let (wanted, _) = watch::channel(feed::Wanted::default());
+    let (places, _) = watch::channel(Vec::new());
     send_folder(objects, pods, node.as_deref(), &changes, &sandboxes_out)?;
 
-    let (engine, arrivals) = Engine::new(View::new(None), backend, Outputs { report, ledger, wanted });
+    let (engine, arrivals) = Engine::new(View::new(None), backend, Outputs { report, ledger, wanted, places });
     // A namespace lives on when its Pod was taken out of the file.
     let engine = engine.releasing_departed();
     let inputs = Inputs { changes: changes_in, sandboxes, missed: Arc::new(Notify::new()), stop: stop.clone() };
@@ -157,7 +165,7 @@ pub async fn off(options: &Options) -> anyhow::Result<()> {
             Err(error) => failed.push(error.to_string()),
         }
     }
-    Ledger::open(&options.state_dir, &options.node().unwrap_or_default(), None)?.0.clear()?;
+    ledger::clear(&options.state_dir)?;
     println!("took the rules away from {removed} network namespaces");
     if !failed.is_empty() {
         bail!("clear every network namespace: {}", failed.join("; "));
@@ -216,28 +224,6 @@ fn sandbox_of(pod: &LocalPod, netns: &Path) -> Sandbox {
         netns: Location::at(netns),
         ips: pod.ips.clone(),
         dns_servers: pod.dns_servers.clone(),
-    }
-}
-
-/// Writes the ledger whenever it differs, until the engine has ended.
-async fn keep_ledger(mut ledger: Ledger, mut news: watch::Receiver<Option<Kept>>) {
-    loop {
-        let ended = news.changed().await.is_err();
-        let kept = news.borrow_and_update().clone();
-        if let Some(kept) = kept {
-            let writing = tokio::task::spawn_blocking(move || {
-                let result = ledger.save(kept);
-                (ledger, result)
-            });
-            let Ok((back, result)) = writing.await else { return };
-            ledger = back;
-            if let Err(error) = result {
-                tracing::warn!("failed to keep what was read: {error}");
-            }
-        }
-        if ended {
-            return;
-        }
     }
 }
 

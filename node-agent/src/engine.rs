@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apply::{Done, Outcome};
 use crate::feed::pods::sandbox_key;
 use crate::feed::{Change, Kind, Object, Wanted};
+use crate::flows::usage::Place;
 use crate::ledger::Kept;
 use crate::machine;
 use crate::netns::{self, Cookie};
@@ -59,6 +60,8 @@ pub struct Outputs {
     pub ledger: watch::Sender<Option<Kept>>,
     /// Which groups are to be read.
     pub wanted: watch::Sender<Wanted>,
+    /// Where Pods are.
+    pub places: watch::Sender<Vec<Place>>,
 }
 
 /// See the module.
@@ -219,6 +222,8 @@ impl Engine {
             self.slots.extend(old);
         }
         self.forget_departed();
+        let places = self.slots.values().map(|slot| (slot.pod(), slot.sandbox.netns.clone()));
+        self.outputs.places.send_replace(places.collect());
         // A bridge may have come with the first Pod.
         self.node_addresses = machine::addresses();
         true
@@ -350,8 +355,12 @@ impl Engine {
     fn problems(&self) -> Vec<String> {
         let runtime = self.sandboxes.iter().filter_map(|seen| seen.as_ref().err());
         let runtime = runtime.map(|error| format!("failed to look at the sandboxes: {error}"));
-        let watches = self.interrupted.iter().map(|(kind, (_, error))| format!("failed to watch {kind:?}: {error}"));
-        runtime.chain(watches).chain(self.slots.values().filter_map(Slot::problem)).collect()
+        runtime.chain(self.interruptions()).chain(self.slots.values().filter_map(Slot::problem)).collect()
+    }
+
+    fn interruptions(&self) -> Vec<String> {
+        let watches = self.interrupted.iter();
+        watches.map(|(kind, (_, error))| format!("failed to watch {kind:?}: {error}")).collect()
     }
 
     fn tell(&mut self, now: Instant) {
@@ -372,6 +381,7 @@ impl Engine {
             },
             stalled: self.slots.values().filter_map(|slot| slot.stalled(now)).collect(),
             problems: self.problems(),
+            interruptions: self.interruptions(),
             pods_enforced: self.slots.values().filter(|slot| slot.has_rules()).count(),
             node_addresses: self.node_addresses.clone(),
         };

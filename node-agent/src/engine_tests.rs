@@ -31,7 +31,8 @@ impl Running {
         let (report, reports) = watch::channel(Report::default());
         let (ledger_out, ledger) = watch::channel(None);
         let (wanted, _) = watch::channel(Wanted::default());
-        let outputs = Outputs { report, ledger: ledger_out, wanted };
+        let (places, _) = watch::channel(Vec::new());
+        let outputs = Outputs { report, ledger: ledger_out, wanted, places };
         let (engine, arrivals) = Engine::new(View::new(None), Backend::Nft, outputs);
         let mut engine = engine.remembering(readings);
         engine.own_cookie = node;
@@ -163,6 +164,7 @@ fn idle() -> Engine {
         report: watch::channel(Report::default()).0,
         ledger: watch::channel(None).0,
         wanted: watch::channel(Wanted::default()).0,
+        places: watch::channel(Vec::new()).0,
     };
     Engine::new(View::new(None), Backend::Nft, outputs).0
 }

@@ -12,6 +12,7 @@ use ringfence_crds::{NodePolicy, NodePolicyStatus, Revision};
 use tokio::sync::watch;
 
 use crate::clock::jitter;
+use crate::health::Health;
 
 /// At least so long between two reports.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -39,6 +40,8 @@ pub struct Report {
     pub stalled: Vec<String>,
     /// What failed.
     pub problems: Vec<String>,
+    /// Which of that is a watch that was interrupted.
+    pub interruptions: Vec<String>,
     /// Pods with rules of ours.
     pub pods_enforced: usize,
     /// Addresses of the node.
@@ -64,13 +67,21 @@ pub struct Identity {
 }
 
 /// Reports until the engine has ended.
-pub async fn follow(client: Client, identity: Identity, mut reports: watch::Receiver<Report>) {
+pub async fn follow(
+    client: Client,
+    identity: Identity,
+    mut reports: watch::Receiver<Report>,
+    mut health: watch::Receiver<Health>,
+) {
     let api: Api<NodePolicy> = Api::all(client);
     let mut conditions = Vec::new();
     let mut failed = false;
     loop {
-        if !failed && reports.changed().await.is_err() {
-            return;
+        if !failed {
+            tokio::select! {
+                told = reports.changed() => if told.is_err() { return },
+                Ok(()) = health.changed() => {}
+            }
         }
         // That a change is on its way is worth a write only if it takes long.
         let over = reports.wait_for(|report| report.settled || report.is_in_trouble());
@@ -79,9 +90,10 @@ pub async fn follow(client: Client, identity: Identity, mut reports: watch::Rece
         }
         tokio::time::sleep(jitter(SPREAD)).await;
         let report = reports.borrow_and_update().clone();
+        let health = health.borrow_and_update().clone();
         failed = false;
         if report.loaded && report.node_generation.is_some() {
-            let status = status(&report, &identity, &conditions, Timestamp::now());
+            let status = status(&report, &health, &identity, &conditions, Timestamp::now());
             conditions.clone_from(&status.conditions);
             if let Err(error) = send(&api, &identity.node, &status).await {
                 tracing::warn!(%error, "failed to report: trying again");
@@ -107,12 +119,20 @@ async fn send(api: &Api<NodePolicy>, node: &str, status: &NodePolicyStatus) -> R
     }
 }
 
-fn status(report: &Report, identity: &Identity, before: &[Condition], now: Timestamp) -> NodePolicyStatus {
-    let problems: Vec<String> = report.stalled.iter().chain(&report.problems).take(MOST_PROBLEMS).cloned().collect();
+fn status(
+    report: &Report,
+    health: &Health,
+    identity: &Identity,
+    before: &[Condition],
+    now: Timestamp,
+) -> NodePolicyStatus {
+    let faults = health.faults().map(|fault| &fault.message);
+    let problems = faults.chain(&report.stalled).chain(&report.problems).take(MOST_PROBLEMS).cloned().collect();
     NodePolicyStatus {
         observed_generation: report.node_generation,
         conditions: conditions(report)
             .into_iter()
+            .chain([degraded(report, health)])
             .map(|said| said.condition(report.node_generation, before, now))
             .collect(),
         acknowledged: report.acknowledged,
@@ -174,9 +194,19 @@ fn conditions(report: &Report) -> Vec<Said> {
     vec![ready(true, "InForce", message), moving]
 }
 
+/// What is worse than it should be, whatever is in force.
+fn degraded(report: &Report, health: &Health) -> Said {
+    let watches = report.interruptions.iter().map(|message| ("WatchInterrupted", message.as_str()));
+    let faults = health.faults().map(|fault| (fault.reason, fault.message.as_str()));
+    let (reasons, messages): (Vec<_>, Vec<_>) = faults.chain(watches).unzip();
+    let reason = reasons.first().copied().unwrap_or("AsExpected");
+    Said { kind: "Degraded", status: !reasons.is_empty(), reason, message: messages.join("; ") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::Fault;
 
     fn identity() -> Identity {
         Identity { node: "n1".to_owned(), machine_id: Some("m".to_owned()), backend: "nft" }
@@ -189,7 +219,7 @@ mod tests {
     #[test]
     fn ready_when_everything_is_in_force() {
         let report = Report { loaded: true, settled: true, node_generation: Some(4), ..Report::default() };
-        let status = status(&report, &identity(), &[], Timestamp::UNIX_EPOCH);
+        let status = status(&report, &Health::default(), &identity(), &[], Timestamp::UNIX_EPOCH);
         assert_eq!(condition(&status, "Ready").status, "True");
         assert_eq!(condition(&status, "Stalled").status, "False");
         assert_eq!(status.observed_generation, Some(4));
@@ -199,10 +229,10 @@ mod tests {
     fn stalled_names_what_is_missing_and_keeps_its_time() {
         let stalled = vec!["shop/web: waits for PeerGroup p-1".to_owned()];
         let report = Report { loaded: true, stalled, ..Report::default() };
-        let first = status(&report, &identity(), &[], Timestamp::UNIX_EPOCH);
+        let first = status(&report, &Health::default(), &identity(), &[], Timestamp::UNIX_EPOCH);
         assert!(condition(&first, "Stalled").message.contains("p-1"));
         assert_eq!(condition(&first, "Ready").reason, "Stalled");
-        let second = status(&report, &identity(), &first.conditions, Timestamp::MAX);
+        let second = status(&report, &Health::default(), &identity(), &first.conditions, Timestamp::MAX);
         assert_eq!(condition(&second, "Stalled").last_transition_time.0, Timestamp::UNIX_EPOCH);
     }
 
@@ -210,8 +240,35 @@ mod tests {
     fn a_revision_that_went_back_says_what_to_do() {
         let (old, new) = (Revision { epoch: 0, number: 5 }, Revision { epoch: 0, number: 7 });
         let report = Report { went_back: Some((old, new)), settled: true, ..Report::default() };
-        let status = status(&report, &identity(), &[], Timestamp::UNIX_EPOCH);
+        let status = status(&report, &Health::default(), &identity(), &[], Timestamp::UNIX_EPOCH);
         assert_eq!(condition(&status, "Stalled").reason, "RevisionWentBack");
         assert!(condition(&status, "Stalled").message.contains("policyEpoch"));
+    }
+
+    #[test]
+    fn what_is_worse_than_it_should_be_is_said_beside_ready() {
+        let report = Report { loaded: true, settled: true, ..Report::default() };
+        let said = |report: &Report, health: &Health| {
+            let status = status(report, health, &identity(), &[], Timestamp::UNIX_EPOCH);
+            let degraded = condition(&status, "Degraded");
+            let ready = condition(&status, "Ready").status.clone();
+            (ready, degraded.status.clone(), degraded.reason.clone(), degraded.message.clone(), status.problems)
+        };
+        let text = str::to_owned;
+        let nothing = (text("True"), text("False"), text("AsExpected"), String::new(), vec![]);
+        assert_eq!(said(&report, &Health::default()), nothing);
+
+        let message = text("failed to keep the ledger: use /l: No space left on device");
+        let health =
+            Health { ledger: Some(Fault::ledger_not_kept("use /l: No space left on device")), ..Health::default() };
+        let kept = (text("True"), text("True"), text("LedgerNotKept"), message.clone(), vec![message]);
+        assert_eq!(said(&report, &health), kept, "what is in force is");
+
+        // A watch that is interrupted may have missed something: that is not Ready either.
+        let watch = text("failed to watch PeerGroup: gone");
+        let (problems, interruptions) = (vec![watch.clone()], vec![watch.clone()]);
+        let report = Report { problems, interruptions, ..report };
+        let interrupted = (text("False"), text("True"), text("WatchInterrupted"), watch.clone(), vec![watch]);
+        assert_eq!(said(&report, &Health::default()), interrupted);
     }
 }

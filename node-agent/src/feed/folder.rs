@@ -1,5 +1,5 @@
-//! The folder feed: computed objects as files, one or more documents each, in any layout of folders. The ledger is such
-//! a folder too. A folder counts whole or not at all.
+//! The folder feed: computed objects as files, one or more documents each, in any layout of folders. A folder counts
+//! whole or not at all.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -100,7 +100,11 @@ fn objects_in(path: &Path) -> Result<Vec<(String, Object)>, FolderError> {
     Ok(objects)
 }
 
-fn object_of(document: Value) -> Result<Option<(String, Object)>, serde_json::Error> {
+/// The object that a document describes, with its name; nothing if agents do not read its kind.
+///
+/// # Errors
+/// When it is not what its kind says.
+pub fn object_of(document: Value) -> Result<Option<(String, Object)>, serde_json::Error> {
     fn typed<K: DeserializeOwned>(document: Value) -> Result<K, serde_json::Error> {
         serde_json::from_value(document)
     }

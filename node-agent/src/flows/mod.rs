@@ -11,6 +11,7 @@
 mod conntrack;
 mod sockets;
 pub mod tightening;
+pub mod usage;
 
 use ringfence_dataplane::{NetnsPolicy, Packet};
 use ringfence_model::{Decision, Direction, Protocol};
