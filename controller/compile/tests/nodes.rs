@@ -236,3 +236,22 @@ items:
     assert_eq!(cluster.nodes.len(), 1);
     assert_eq!(cluster.service_ranges, ["10.96.0.0/16".parse().unwrap()]);
 }
+
+/// A node is its name: what two machines report as their machine-id changes nothing of what either gets.
+#[test]
+fn nodes_with_one_machine_id_have_each_their_own_policy() {
+    let mut lab = pair("Full", "Full");
+    lab.rules("r", NODES_TO_B);
+    report(&mut lab, "n1", &["10.244.1.1"]);
+    report(&mut lab, "n2", &["10.244.2.1"]);
+    let distinct = lab.compile();
+    for node in ["n1", "n2"] {
+        lab.cluster.nodes.get_mut(node).unwrap().machine_id = "one-image".to_owned();
+    }
+    let cloned = lab.compile();
+    assert_eq!(cloned.node_policies.keys().collect::<Vec<_>>(), ["cp", "n1", "n2"]);
+    assert_eq!(cloned.node_policies, distinct.node_policies);
+    assert_eq!(cloned.address_groups, distinct.address_groups);
+    assert_eq!(members(&lab, "n1"), set(&["10.244.1.1", "172.30.0.11"]));
+    assert_eq!(members(&lab, "n2"), set(&["10.244.2.1", "172.30.0.12"]));
+}

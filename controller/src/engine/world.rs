@@ -101,12 +101,14 @@ impl World {
         let sight = Sight::of(&input);
         let spot = Spot::of(&input);
         let uid = self.cluster.uid.clone();
+        let machine = self.machine_at(&spot);
         let effect = self.take_in(input);
         if effect == Effect::Compile {
             self.mark(place);
         }
         self.look_at(sight, effect);
         if effect > Effect::Nothing {
+            self.look_at_machines(&machine, &self.machine_at(&spot));
             self.due.add(spot);
         }
         if uid != self.cluster.uid {

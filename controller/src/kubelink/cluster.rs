@@ -9,8 +9,8 @@ use ringfence_crds::{ContainerCluster, ContainerClusterSpec, ContainerClusterSta
 use serde_json::json;
 use std::collections::BTreeSet;
 
+use super::identity::{Matched, duplicates, matched};
 use super::owner;
-use super::workloads::{Matched, matched};
 use crate::engine::world::{World, cluster_wide};
 use crate::status::Ready;
 use crate::write::{Operation, Target, Write};
@@ -19,6 +19,8 @@ use crate::write::{Operation, Target, Write};
 const CONTACT_MINUTES: i64 = 5;
 /// Name of the Pod network that is found and not given.
 const DEFAULT_NETWORK: &str = "default";
+/// How many nodes a message names.
+const MOST_NAMES: usize = 5;
 
 /// The ContainerCluster to make, or the statuses that are due. `refused` is what could not be published and belongs to
 /// no policy object.
@@ -76,8 +78,8 @@ fn first_status(
 ) -> ContainerClusterStatus {
     let nodes: Vec<&String> = computed.node_policies.keys().collect();
     let agreed = nodes.iter().filter(|node| matched(world, node) == Matched::Yes).count();
-    let warnings = computed.cluster_warnings.as_slice();
-    let ready = match (refused, warnings) {
+    let warnings: Vec<String> = computed.cluster_warnings.iter().cloned().chain(duplicated(world)).collect();
+    let ready = match (refused, warnings.as_slice()) {
         ([first, ..], _) => Ready::no("Refused", first),
         ([], []) => Ready::yes("Linked", "linked with the cluster"),
         ([], warnings) => Ready::yes("Linked", warnings.join("; ")),
@@ -90,6 +92,17 @@ fn first_status(
         pod_networks: pod_networks(world, &cluster.spec),
         nodes_matched: Some(format!("{agreed}/{}", nodes.len())),
         ..with_conditions(cluster, &ready, now)
+    }
+}
+
+/// That nodes have a machine-id in common. Each of them says with whom.
+fn duplicated(world: &World) -> Option<String> {
+    let nodes: Vec<&str> = duplicates(world).into_keys().collect();
+    let named = nodes.iter().take(MOST_NAMES).copied().collect::<Vec<_>>().join(", ");
+    match nodes.len() {
+        0 => None,
+        count if count > MOST_NAMES => Some(format!("{count} nodes have a machine-id in common: {named}, …")),
+        _ => Some(format!("nodes have a machine-id in common: {named}")),
     }
 }
 

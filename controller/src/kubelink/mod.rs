@@ -4,6 +4,7 @@
 //! status.
 
 pub mod cluster;
+pub mod identity;
 pub mod owner;
 pub mod profiles;
 pub mod refusals;

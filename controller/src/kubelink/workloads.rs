@@ -1,13 +1,15 @@
-//! Nodes become Workloads, and belong to the cluster while their machine-ids agree.
+//! Nodes become Workloads, and belong to the cluster while their machine-ids agree. A machine-id that two nodes have is
+//! told by both; each keeps its own policy, which goes by the name of the node.
 
 use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use ringfence_compile::compile::{Computed, ComputedWorkload};
-use ringfence_crds::{NodePolicyStatus, Workload, WorkloadSpec, WorkloadStatus};
+use ringfence_crds::{Workload, WorkloadSpec, WorkloadStatus};
 use serde_json::json;
 
+use super::identity::{Matched, duplicates, matched, report};
 use super::owner;
 use crate::engine::chores::due::seen;
 use crate::engine::world::{World, cluster_wide};
@@ -16,51 +18,8 @@ use crate::write::{Operation, Target, Write};
 
 /// Role of a Workload that is no node.
 const UNMANAGED: &str = "unmanaged";
-
-/// Whether the agent of a node and Kubernetes speak of the same machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Matched {
-    /// They do.
-    Yes,
-    /// They do not.
-    No,
-    /// One of them has not reported.
-    Unknown,
-}
-
-impl Matched {
-    fn of(kubernetes: Option<&str>, agent: Option<&str>) -> Self {
-        // An empty machine-id says nothing: two of them are no agreement.
-        match (kubernetes.filter(|id| !id.is_empty()), agent.filter(|id| !id.is_empty())) {
-            (Some(kubernetes), Some(agent)) if normal(kubernetes) == normal(agent) => Self::Yes,
-            (Some(_), Some(_)) => Self::No,
-            _ => Self::Unknown,
-        }
-    }
-
-    fn text(self) -> &'static str {
-        match self {
-            Self::Yes => "True",
-            Self::No => "False",
-            Self::Unknown => "Unknown",
-        }
-    }
-}
-
-/// The kubelet may report the same id as a UUID with dashes.
-fn normal(id: &str) -> String {
-    id.chars().filter(|c| *c != '-').collect::<String>().to_ascii_lowercase()
-}
-
-/// Whether a node's machine-ids agree.
-pub fn matched(world: &World, node: &str) -> Matched {
-    let kubernetes = world.cluster.nodes.get(node).map(|info| info.machine_id.as_str());
-    Matched::of(kubernetes, report(world, node).and_then(|report| report.machine_id.as_deref()))
-}
-
-fn report<'a>(world: &'a World, node: &str) -> Option<&'a NodePolicyStatus> {
-    world.node_policies.get(&cluster_wide(node))?.status.as_ref()
-}
+/// How many nodes a message names.
+const MOST_NAMES: usize = 5;
 
 /// Workloads to make, to report on, and to delete with their node. Looked at are these, or all.
 pub fn plan(world: &World, computed: &Computed, look: Option<&BTreeSet<String>>, now: &Time) -> Vec<Write> {
@@ -70,6 +29,7 @@ pub fn plan(world: &World, computed: &Computed, look: Option<&BTreeSet<String>>,
     let missing = nodes.filter(|(name, _)| !world.workloads.contains_key(&cluster_wide(name.as_str())));
     let create = owner::create(json!(WorkloadSpec::default()));
     let mut writes: Vec<Write> = missing.map(|(name, _)| write(name, create.clone())).collect();
+    let duplicates = duplicates(world);
     let keys = look.map(|names| names.iter().map(cluster_wide).collect::<BTreeSet<_>>());
     for (key, workload) in seen(&world.workloads, keys.as_ref()) {
         let found = computed.workloads.get(&key.name).filter(|found| found.role != UNMANAGED);
@@ -78,7 +38,7 @@ pub fn plan(world: &World, computed: &Computed, look: Option<&BTreeSet<String>>,
             continue;
         }
         let status = match found {
-            Some(found) => node_status(world, workload, found, now),
+            Some(found) => node_status(world, workload, found, duplicates.get(key.name.as_str()), now),
             None => unmanaged_status(workload, computed.workloads.get(&key.name), now),
         };
         if workload.status.as_ref() != Some(&status) {
@@ -88,17 +48,26 @@ pub fn plan(world: &World, computed: &Computed, look: Option<&BTreeSet<String>>,
     writes
 }
 
-fn node_status(world: &World, workload: &Workload, found: &ComputedWorkload, now: &Time) -> WorkloadStatus {
+fn node_status(
+    world: &World,
+    workload: &Workload,
+    found: &ComputedWorkload,
+    duplicates: Option<&BTreeSet<&str>>,
+    now: &Time,
+) -> WorkloadStatus {
     let node = workload.name_any();
     let matched = matched(world, &node);
     let report = report(world, &node);
-    let ready = match matched {
-        Matched::Yes if found.warnings.is_empty() => {
+    let ready = match (matched, duplicates) {
+        (Matched::No, _) => Ready::no("OtherMachine", "the agent and Kubernetes report different machine-ids"),
+        (_, Some(others)) => Ready::no("DuplicateMachineID", duplicate(others)),
+        (Matched::Yes, None) if found.warnings.is_empty() => {
             Ready::yes("Matched", "the agent runs on the machine that Kubernetes means")
         }
-        Matched::Yes => Ready::yes("Matched", found.warnings.join("; ")),
-        Matched::No => Ready::no("OtherMachine", "the agent and Kubernetes report different machine-ids"),
-        Matched::Unknown => Ready::no("WaitingForAgent", "agent and Kubernetes have not both reported a machine-id"),
+        (Matched::Yes, None) => Ready::yes("Matched", found.warnings.join("; ")),
+        (Matched::Unknown, None) => {
+            Ready::no("WaitingForAgent", "agent and Kubernetes have not both reported a machine-id")
+        }
     };
     let cluster = world.first_cluster().map(ResourceExt::name_any);
     WorkloadStatus {
@@ -110,6 +79,16 @@ fn node_status(world: &World, workload: &Workload, found: &ComputedWorkload, now
         agent_version: report.and_then(|report| report.agent_version.clone()),
         ..common(workload, found, &ready, now)
     }
+}
+
+/// Whom it has its machine-id in common with, and what to do. A fleet from one image is named in part.
+fn duplicate(others: &BTreeSet<&str>) -> String {
+    let named: Vec<&str> = others.iter().take(MOST_NAMES).copied().collect();
+    let more = match others.len().saturating_sub(MOST_NAMES) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("has the machine-id of {}{more}: give each machine one of its own", named.join(", "))
 }
 
 fn unmanaged_status(workload: &Workload, found: Option<&ComputedWorkload>, now: &Time) -> WorkloadStatus {
@@ -139,17 +118,9 @@ mod tests {
     use crate::kubelink::cluster;
     use k8s_openapi::jiff::Timestamp;
     use ringfence_compile::cluster::NodeInfo;
-    use ringfence_crds::{ContainerCluster, ContainerClusterSpec, NodePolicy, NodePolicySpec};
-
-    #[test]
-    fn machine_ids_agree_or_do_not_or_nobody_knows() {
-        let id = "0123456789abcdef0123456789abcdef";
-        assert_eq!(Matched::of(Some(id), Some(id)), Matched::Yes);
-        assert_eq!(Matched::of(Some("01234567-89AB-CDEF-0123-456789abcdef"), Some(id)), Matched::Yes);
-        assert_eq!(Matched::of(Some(id), Some("f0")), Matched::No);
-        assert_eq!(Matched::of(Some(id), None), Matched::Unknown);
-        assert_eq!(Matched::of(Some(""), Some("")), Matched::Unknown, "nothing agrees with nothing");
-    }
+    use ringfence_crds::{
+        ContainerCluster, ContainerClusterSpec, ContainerClusterStatus, NodePolicy, NodePolicySpec, NodePolicyStatus,
+    };
 
     /// Two nodes, the first of which is in order.
     fn world(kubernetes: &str, agent: Option<&str>) -> (World, Computed) {
@@ -171,17 +142,55 @@ mod tests {
         (world, computed)
     }
 
-    /// The status that node2's Workload gets, and how many nodes the ContainerCluster then counts.
-    fn reported(kubernetes: &str, agent: Option<&str>) -> (WorkloadStatus, String) {
+    /// The status that each node's Workload gets, and that of the ContainerCluster.
+    fn statuses(kubernetes: &str, agent: Option<&str>) -> ([WorkloadStatus; 2], ContainerClusterStatus) {
         let (world, computed) = world(kubernetes, agent);
         let now = Time(Timestamp::UNIX_EPOCH);
-        let status = |writes: Vec<Write>, name: &str| match writes.into_iter().find(|write| write.key.name == name) {
-            Some(Write { operation: Operation::Status(status), .. }) => status,
-            other => panic!("{other:?}"),
-        };
-        let cluster = status(cluster::plan(&world, &computed, &[], None, &now), "this");
-        let node = serde_json::from_value(status(plan(&world, &computed, None, &now), "node2")).expect("a status");
-        (node, cluster["nodesMatched"].as_str().unwrap_or_default().to_owned())
+        fn status<S: serde::de::DeserializeOwned>(writes: &[Write], name: &str) -> S {
+            match writes.iter().find(|write| write.key.name == name).map(|write| &write.operation) {
+                Some(Operation::Status(status)) => serde_json::from_value(status.clone()).expect("a status"),
+                other => panic!("{other:?}"),
+            }
+        }
+        let nodes = plan(&world, &computed, None, &now);
+        let cluster = status(&cluster::plan(&world, &computed, &[], None, &now), "this");
+        (["node1", "node2"].map(|node| status(&nodes, node)), cluster)
+    }
+
+    /// The status that node2's Workload gets, and how many nodes the ContainerCluster then counts.
+    fn reported(kubernetes: &str, agent: Option<&str>) -> (WorkloadStatus, String) {
+        let ([_, node], cluster) = statuses(kubernetes, agent);
+        (node, cluster.nodes_matched.unwrap_or_default())
+    }
+
+    #[test]
+    fn nodes_with_one_machine_id_both_say_so_and_stay_in_the_cluster() {
+        for (kubernetes, agent) in [("F0-0D", Some("f00d")), ("f00d", None)] {
+            let (nodes, cluster) = statuses(kubernetes, agent);
+            for (status, other) in nodes.iter().zip(["node2", "node1"]) {
+                let ready = &status.conditions[0];
+                assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "DuplicateMachineID"));
+                let message = format!("has the machine-id of {other}: give each machine one of its own");
+                assert_eq!(ready.message, message);
+            }
+            // Policy goes by the name of the node: it is in force on both.
+            assert_eq!(nodes[0].cluster.as_deref(), Some("this"));
+            assert_eq!(nodes[1].cluster.as_deref(), agent.map(|_| "this"));
+            let ready = &cluster.conditions[0];
+            assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("True", "Linked"));
+            assert_eq!(ready.message, "nodes have a machine-id in common: node1, node2");
+        }
+        // The agent of node2 is on node1, as both agents say: where Kubernetes disagrees is told first.
+        let ([first, second], _) = statuses("0123", Some("f00d"));
+        assert_eq!(first.conditions[0].reason, "DuplicateMachineID");
+        assert_eq!((second.conditions[0].reason.as_str(), second.cluster), ("OtherMachine", None));
+    }
+
+    #[test]
+    fn a_fleet_from_one_image_is_named_in_part() {
+        let others = ["n1", "n2", "n3", "n4", "n5", "n6", "n7"].into();
+        let message = duplicate(&others);
+        assert!(message.starts_with("has the machine-id of n1, n2, n3, n4, n5 and 2 more: "), "{message}");
     }
 
     #[test]

@@ -123,6 +123,32 @@ fn a_refused_rule_leaves_no_pod_in_full_open() {
     assert_eq!((outcome.done, pod.open()), (Done::Rules, AS_ALLOWED));
 }
 
+/// Somebody else holds the lock of iptables-legacy: what is in force stays, and the next try finds what is to be done.
+#[test]
+fn a_lock_that_somebody_holds_loses_nothing() {
+    let Some(pod) = Pod::new("a_lock_that_somebody_holds_loses_nothing") else { return };
+    let wanted = |port| {
+        let mut policy = NetnsPolicy::new(Enforcement::Full);
+        let services = services(Protocol::UDP, port, port);
+        let matching = Match::Hosts { peers: HostSet::anyone(), services };
+        policy.outbound.allow.push(Entry { matching, reject: false, rule: "lab/rule".to_owned() });
+        Wanted::Policy(Arc::new(policy))
+    };
+    let legacy = |wanted: &Wanted, known| pod.0.within(|_| apply(Backend::Legacy, wanted, known, &closing()));
+    let known = legacy(&wanted(80), Known::Unread).expect("nobody holds it").known;
+    assert_eq!(pod.open(), [false, true, false]);
+    let lock = std::fs::OpenOptions::new().create(true).append(true).open("/run/xtables.lock").expect("root may");
+    lock.lock().expect("it is free");
+    let error = legacy(&wanted(81), known).expect_err("it is held for longer than the program waits");
+    assert!(error.to_string().contains("xtables lock"), "{error}");
+    assert_eq!(pod.open(), [false, true, false], "what was in force stays");
+    lock.unlock().expect("it is ours");
+    let outcome = legacy(&wanted(81), Known::Unread).expect("nobody holds it");
+    assert_eq!((outcome.done, outcome.problem, pod.open()), (Done::Rules, None, [false, false, true]));
+    let outcome = pod.0.within(|_| clean_up(Backend::Legacy, outcome.known)).expect("nobody else is here");
+    assert!(!outcome.known.is_due(), "nothing is left of the try");
+}
+
 /// The kernel has the rules: flows that cannot be looked at are left for later, and nothing is written again.
 #[test]
 fn flows_that_cannot_be_followed_stay_due_and_change_no_rule() {

@@ -1,4 +1,4 @@
-//! Addresses of nodes as their agents report them.
+//! Addresses and machine-ids of nodes as their agents report them.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -7,6 +7,8 @@ use ringfence_compile::cluster::NodeInfo;
 use ringfence_crds::NodePolicy;
 
 use super::{Effect, World, cluster_wide, compile_if};
+use crate::engine::chores::due::Spot;
+use crate::kubelink::identity::{self, MachineIds};
 use crate::kubelink::watch::Change;
 
 impl World {
@@ -45,6 +47,22 @@ impl World {
             }
         }
         compile_if(changed)
+    }
+
+    /// The machine-ids of the node where a change is.
+    pub(super) fn machine_at(&self, spot: &Spot) -> MachineIds {
+        match spot {
+            Spot::Workload(node) => MachineIds::of(self, node),
+            _ => MachineIds::default(),
+        }
+    }
+
+    /// A node that has another machine-id than before concerns those that have either.
+    pub(super) fn look_at_machines(&mut self, before: &MachineIds, after: &MachineIds) {
+        if before != after {
+            let concerned = identity::concerned(self, before, after);
+            concerned.into_iter().for_each(|node| self.due.add(Spot::Workload(node)));
+        }
     }
 
     /// What is no address is left out.
