@@ -12,6 +12,9 @@ content_hash() {
     sha256sum | cut -c1-12
 }
 
+# What the agent puts on its node: `cven --cni-program` looks for it here.
+readonly CNI_PROGRAM=usr/libexec/ringfence/cven-cni
+
 # build_image COMPONENT PROGRAM TOOL...
 build_image() {
   local component=$1 program=$2 root=$DIST/rootfs/$1 archive=$DIST/$1.tar tag reference
@@ -24,6 +27,10 @@ build_image() {
   strip --strip-debug -o "$DIST/bin/$program" "$BIN/$program"
   "$TESTBED" rootfs "$root" "$DIST/bin/$program" "$@" >&2
   [[ -x $root/usr/bin/$program ]] || die "the root file system of $component has no $program: did another run remove it?"
+  if [[ $component == agent ]]; then
+    mkdir -p "$root/$(dirname "$CNI_PROGRAM")"
+    strip -o "$root/$CNI_PROGRAM" "$BIN/cven-cni"
+  fi
   tag=$(content_hash "$root")
   reference=ringfence.test/$component:$tag
   if [[ ! -e $archive || $(cat "$archive.reference" 2>/dev/null) != "$reference" ]]; then

@@ -38,6 +38,9 @@ pub struct ContainerClusterSpec {
     /// `self`: an agent on every node, masters too. `cloud`: the masters are the provider's; agents on workers only.
     #[serde(default)]
     pub management: Management,
+    /// `Suspended`: agents take every rule of theirs away, on every node, until it is `Enforced` again.
+    #[serde(default, skip_serializing_if = "Enforcement::is_enforced")]
+    pub enforcement: Enforcement,
     /// Profile of a namespace that nobody wrote one for.
     #[serde(default)]
     pub default_profile: DefaultProfile,
@@ -78,6 +81,23 @@ pub enum Management {
     SelfManaged,
     /// The cloud provider: agents run on workers only, masters are no Workloads.
     Cloud,
+}
+
+/// Whether policy is enforced at all.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Enforcement {
+    /// As profiles say.
+    #[default]
+    Enforced,
+    /// Nowhere. Objects are read, checked and compiled all the same.
+    Suspended,
+}
+
+impl Enforcement {
+    /// Whether it is.
+    pub fn is_enforced(&self) -> bool {
+        *self == Self::Enforced
+    }
 }
 
 /// What a namespace without a profile of its own gets.

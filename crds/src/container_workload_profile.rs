@@ -44,11 +44,24 @@ pub struct ContainerWorkloadProfileSpec {
     /// What is reported: Off, Blocked or All; All when left out. Not acted on yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub visibility: Option<Visibility>,
+    /// Whether a Pod may start that its node's agent has not put policy into in time; when left out, Refuse in Full, else
+    /// Allow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unprotected_start: Option<UnprotectedStart>,
     /// Per dimension, the label of the Pods or who may choose it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     #[x_kube(validation = Rule::new(pattern::DIMENSION_KEYS).message(pattern::DIMENSION_KEYS_HELP))]
     pub labels: BTreeMap<String, DimensionLabels>,
+}
+
+/// What becomes of a Pod whose policy is not in force in time.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnprotectedStart {
+    /// It starts, and its policy follows.
+    Allow,
+    /// It does not start until its policy is in force.
+    Refuse,
 }
 
 /// What a profile says about one dimension.

@@ -91,3 +91,6 @@ mod tests {
         assert!(filled.iter().all(|count| (50..=150).contains(count)), "{filled:?}");
     }
 }
+
+/// Reason of a NodePolicy's `Ready` once its agent has taken everything away because enforcement is suspended.
+pub const REASON_SUSPENDED: &str = "Suspended";

@@ -1,6 +1,6 @@
 //! What `cven` can be asked to do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use ringfence_dataplane::LocalPod;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::Options;
-use crate::apply::{Done, Known, Terms, Wanted, apply};
+use crate::cni::{Ask, Chaining, install, listener};
 use crate::cri::{Runtime, Sandbox};
 use crate::engine::{Engine, Inputs, Outputs};
 use crate::feed::pod_file::PodEntry;
@@ -22,7 +22,8 @@ use crate::flows::usage;
 use crate::health::{Fault, Health};
 use crate::ledger::{self, Kept, Ledger};
 use crate::machine;
-use crate::netns::{self, Location};
+use crate::netns::Location;
+use crate::off::Switch;
 use crate::report::{self, Identity, Report};
 use crate::sandboxes::{self, FolderWatch, Seen};
 use crate::tools::Backend;
@@ -57,14 +58,33 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let identity = Identity { node, machine_id, backend: backend.as_str() };
     tokio::spawn(report::follow(client, identity, reports, health_in));
 
-    let outputs = Outputs { report, ledger: ledger_out, wanted: wanted_out, places: places_out };
+    let (asks, chaining) = follow_cni(options)?;
+    let outputs = Outputs { report, ledger: ledger_out, wanted: wanted_out, places: places_out, chaining };
     let (found, readings) = found.map(|Kept { store, pods, readings }| ((store, pods), readings)).unzip();
     let (engine, arrivals) = Engine::new(View::new(found), backend, outputs);
-    let engine = engine.remembering(readings.unwrap_or_default());
-    engine.run(Inputs { changes: changes_in, sandboxes, missed, stop }, arrivals).await;
+    let engine = engine.remembering(readings.unwrap_or_default()).waiting(options.pod_start_wait());
+    let switch = Switch::of(&options.state_dir);
+    let (turned, off) = watch::channel(switch.is_off());
+    tokio::spawn(switch.follow(turned));
+    engine.run(Inputs { changes: changes_in, sandboxes, asks, off, missed, stop }, arrivals).await;
     // The last state is written before the end; rules stay as they are.
     writer.await.context("write the ledger")?;
     Ok(())
+}
+
+/// Listens to the CNI plugin and keeps it in its place, as far as the options ask for that.
+fn follow_cni(options: &Options) -> anyhow::Result<(UnboundedReceiver<Ask>, Option<watch::Sender<Option<Chaining>>>)> {
+    let (asks, asks_in) = unbounded_channel();
+    if let Some(socket) = &options.cni_socket {
+        let listener = listener::bind(socket).with_context(|| format!("listen on {}", socket.display()))?;
+        tokio::spawn(listener::serve(listener, asks.clone()));
+    }
+    let chaining = options.cni_place().map(|place| {
+        let (chaining, wanted) = watch::channel(None);
+        tokio::spawn(install::keep(place, wanted, asks));
+        chaining
+    });
+    Ok((asks_in, chaining))
 }
 
 /// The time in which rules that were read back come back in the same form, from namespaces with the same cookies.
@@ -85,12 +105,16 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
     // A folder is read whole.
     let (wanted, _) = watch::channel(feed::Wanted::default());
     let (places, _) = watch::channel(Vec::new());
-    send_folder(objects, pods, node.as_deref(), &changes, &sandboxes_out)?;
+    send_folder(objects, pods, node.as_deref(), options.cni_socket.is_some(), &changes, &sandboxes_out)?;
 
-    let (engine, arrivals) = Engine::new(View::new(None), backend, Outputs { report, ledger, wanted, places });
+    let (asks, chaining) = follow_cni(options)?;
+    let (engine, arrivals) =
+        Engine::new(View::new(None), backend, Outputs { report, ledger, wanted, places, chaining });
     // A namespace lives on when its Pod was taken out of the file.
-    let engine = engine.releasing_departed();
-    let inputs = Inputs { changes: changes_in, sandboxes, missed: Arc::new(Notify::new()), stop: stop.clone() };
+    let engine = engine.releasing_departed().waiting(options.pod_start_wait());
+    let (_, off) = watch::channel(false);
+    let missed = Arc::new(Notify::new());
+    let inputs = Inputs { changes: changes_in, sandboxes, asks, off, missed, stop: stop.clone() };
     let running = tokio::spawn(engine.run(inputs, arrivals));
     if options.once {
         let report = reports.wait_for(|report| report.loaded && (report.settled || report.is_in_trouble())).await?;
@@ -118,7 +142,7 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
         // Anew each time, and before they are read: folders may have come.
         let read = watch_folders(objects, &folder_of(pods)).and_then(|anew| {
             watch = anew;
-            send_folder(objects, pods, node.as_deref(), &changes, &sandboxes_out)
+            send_folder(objects, pods, node.as_deref(), options.cni_socket.is_some(), &changes, &sandboxes_out)
         });
         if let Err(error) = read {
             tracing::error!("failed to {error:#}: what is in force stays");
@@ -135,58 +159,12 @@ fn watch_folders(objects: &Path, beside: &Path) -> anyhow::Result<FolderWatch> {
     FolderWatch::over(&folders).context("watch folders")
 }
 
-/// `cven off`: takes every rule and set of ours away from all Pods, and clears the ledger.
-pub async fn off(options: &Options) -> anyhow::Result<()> {
-    let backend = Backend::probe()?;
-    let mut places: BTreeSet<std::path::PathBuf> = std::fs::read_dir(&options.netns_dir)
-        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-        .unwrap_or_default();
-    let mut processes = BTreeSet::new();
-    match all_sandboxes(options).await {
-        Ok(sandboxes) => {
-            for sandbox in sandboxes.into_iter().filter(|sandbox| !sandbox.host_network) {
-                match (sandbox.netns.path, sandbox.netns.pid) {
-                    (Some(path), _) => drop(places.insert(path)),
-                    (None, pid) => processes.extend(pid),
-                }
-            }
-        }
-        Err(error) => tracing::warn!("failed to {error:#}: looking only in {}", options.netns_dir.display()),
-    }
-    let paths = places.iter().map(|path| Location::at(path));
-    let pids = processes.into_iter().map(|pid| Location { path: None, pid: Some(pid) });
-    let mut failed = Vec::new();
-    let mut removed = 0;
-    for location in paths.chain(pids) {
-        let work = || netns::run_in(&location, |_| apply(backend, &Wanted::Nothing, Known::Unread, &Terms::default()));
-        match tokio::task::block_in_place(work) {
-            Ok(Ok(outcome)) => removed += usize::from(outcome.done == Done::Removed),
-            Ok(Err(error)) => failed.push(format!("{location}: {error}")),
-            Err(error) => failed.push(error.to_string()),
-        }
-    }
-    ledger::clear(&options.state_dir)?;
-    println!("took the rules away from {removed} network namespaces");
-    if !failed.is_empty() {
-        bail!("clear every network namespace: {}", failed.join("; "));
-    }
-    Ok(())
-}
-
-async fn all_sandboxes(options: &Options) -> anyhow::Result<Vec<Sandbox>> {
-    let runtime = Runtime::at(&options.cri_socket)?;
-    let mut sandboxes = Vec::new();
-    for listed in runtime.ready_sandboxes().await? {
-        sandboxes.extend(runtime.sandbox(listed).await?);
-    }
-    Ok(sandboxes)
-}
-
-/// Reads folder and file and hands over what they say.
+/// Reads folder and file and hands over what they say. `plugin`: whether the CNI plugin tells of Pods that are to come.
 fn send_folder(
     objects: &Path,
     pods: &Path,
     node: Option<&str>,
+    plugin: bool,
     changes: &UnboundedSender<Change>,
     sandboxes: &UnboundedSender<Seen>,
 ) -> anyhow::Result<()> {
@@ -199,8 +177,12 @@ fn send_folder(
     for entry in entries {
         let netns = entry.netns.clone();
         let pod = LocalPod::from(entry);
-        let Some(netns) = netns else { bail!("enforce {}/{}: its netns is not given", pod.namespace, pod.name) };
-        found.push(sandbox_of(&pod, &netns));
+        match netns {
+            Some(netns) => found.push(sandbox_of(&pod, &netns)),
+            // Its network namespace is still to be made.
+            None if plugin => {}
+            None => bail!("enforce {}/{}: its netns is not given", pod.namespace, pod.name),
+        }
         local.insert(pods::key(&pod), Object::Pod(pod));
     }
     news.push(Change::All { kind: Kind::Pod, objects: local });

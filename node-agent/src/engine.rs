@@ -15,14 +15,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{Done, Outcome};
-use crate::feed::pods::sandbox_key;
+use crate::cni::admission::{Admissions, Knowledge};
+use crate::cni::{Ask, Chaining};
+use crate::feed::pods::{from_sandbox, sandbox_key};
 use crate::feed::{Change, Kind, Object, Wanted};
 use crate::flows::usage::Place;
 use crate::ledger::Kept;
 use crate::machine;
 use crate::netns::{self, Cookie};
 use crate::readings::Readings;
-use crate::report::Report;
+use crate::report::{Report, Suspension};
 use crate::sandboxes::Seen;
 use crate::slot::{Finished, Moment, Slot};
 use crate::tools::Backend;
@@ -37,6 +39,8 @@ const PARALLEL: usize = 8;
 const INTERRUPTED: Duration = Duration::from_secs(6);
 /// What changed goes to disk this much later, together with what changes until then.
 const LEDGER_DELAY: Duration = Duration::from_secs(1);
+/// For so long a Pod's start may wait for its rules, where nothing else is said.
+pub const POD_START_WAIT: Duration = Duration::from_secs(10);
 
 /// What the engine works with.
 #[derive(Debug)]
@@ -45,6 +49,10 @@ pub struct Inputs {
     pub changes: UnboundedReceiver<Change>,
     /// The sandboxes that run, whenever that or what is known of it changes.
     pub sandboxes: UnboundedReceiver<Seen>,
+    /// What the CNI plugin has to say.
+    pub asks: UnboundedReceiver<Ask>,
+    /// Whether this node is off.
+    pub off: watch::Receiver<bool>,
     /// To be told that a sandbox is missed.
     pub missed: Arc<Notify>,
     /// Ends the engine; what is in force stays.
@@ -62,6 +70,8 @@ pub struct Outputs {
     pub wanted: watch::Sender<Wanted>,
     /// Where Pods are.
     pub places: watch::Sender<Vec<Place>>,
+    /// What the node's CNI configuration is to say, nothing as long as that is not known; for whoever keeps it, if anybody.
+    pub chaining: Option<watch::Sender<Option<Chaining>>>,
 }
 
 /// See the module.
@@ -70,6 +80,12 @@ pub struct Engine {
     view: View,
     backend: Backend,
     slots: BTreeMap<String, Slot>,
+    /// The Pods that wait to start.
+    admissions: Admissions,
+    /// What the CNI plugin was last to be, and what came of that.
+    chained: Option<(Chaining, Result<(), String>)>,
+    /// Whether this node is off.
+    off: bool,
     node_addresses: Vec<IpAddr>,
     /// The agent's own namespace, the node's, which never holds the policy of a Pod.
     own_cookie: Option<Cookie>,
@@ -100,14 +116,18 @@ impl Engine {
     /// An engine, and where the work of its threads arrives.
     pub fn new(view: View, backend: Backend, outputs: Outputs) -> (Self, UnboundedReceiver<Finished>) {
         let (finished, arrivals) = unbounded_channel();
+        let own_namespace = std::env::var("POD_NAMESPACE").ok();
         let engine = Self {
             view,
             backend,
             slots: BTreeMap::new(),
+            admissions: Admissions::new(POD_START_WAIT, own_namespace.clone()),
+            chained: None,
+            off: false,
             node_addresses: machine::addresses(),
             own_cookie: netns::current_cookie().ok(),
             remembered: Arc::default(),
-            own_namespace: std::env::var("POD_NAMESPACE").ok(),
+            own_namespace,
             releases_departed: false,
             acknowledged: None,
             sandboxes: None,
@@ -128,6 +148,13 @@ impl Engine {
         Self { releases_departed: true, ..self }
     }
 
+    /// The same, but a Pod's start may wait for its rules for so long.
+    #[must_use]
+    pub fn waiting(self, wait: Duration) -> Self {
+        let admissions = Admissions::new(wait, self.own_namespace.clone());
+        Self { admissions, ..self }
+    }
+
     /// The same, with what an agent before it has read back.
     #[must_use]
     pub fn remembering(self, readings: BTreeMap<Cookie, Readings>) -> Self {
@@ -136,6 +163,8 @@ impl Engine {
 
     /// Runs until it is stopped.
     pub async fn run(mut self, mut inputs: Inputs, mut arrivals: UnboundedReceiver<Finished>) {
+        self.off = *inputs.off.borrow_and_update();
+        self.resolve_all();
         loop {
             let (mut dirty, mut news) = (false, false);
             tokio::select! {
@@ -148,6 +177,11 @@ impl Engine {
                 Some(seen) = inputs.sandboxes.recv() => {
                     dirty |= self.take_sandboxes(seen);
                     news = true;
+                }
+                Some(ask) = inputs.asks.recv() => self.take_ask(ask),
+                Ok(()) = inputs.off.changed() => {
+                    self.off = *inputs.off.borrow_and_update();
+                    dirty = true;
                 }
                 Some(finished) = arrivals.recv() => self.take_finished(finished),
                 () = sleep_until(self.wake_at) => {}
@@ -169,6 +203,8 @@ impl Engine {
                 self.keep();
             }
             self.dispatch(now);
+            let store = self.view.counts().then(|| self.view.store());
+            self.admissions.settle(&Knowledge { store, slots: &self.slots, now });
             self.tell(now);
             self.wake_at = self.deadline(now);
         }
@@ -213,10 +249,17 @@ impl Engine {
         let mut old = std::mem::take(&mut self.slots);
         for sandbox in sandboxes.into_iter().filter(|sandbox| !sandbox.host_network) {
             let id = sandbox.id.clone();
-            let mut slot = old.remove(&id).unwrap_or_else(|| Slot::new(sandbox));
-            slot.departed = false;
+            let slot = match old.remove(&id) {
+                Some(mut slot) => {
+                    slot.listed(sandbox);
+                    slot
+                }
+                None => Slot::new(sandbox),
+            };
             self.slots.insert(id, slot);
         }
+        let (admitted, mut old): (BTreeMap<_, _>, _) = old.into_iter().partition(|(_, slot)| slot.is_admitted());
+        self.slots.extend(admitted);
         if self.releases_departed {
             old.values_mut().for_each(|slot| slot.departed = true);
             self.slots.extend(old);
@@ -227,6 +270,27 @@ impl Engine {
         // A bridge may have come with the first Pod.
         self.node_addresses = machine::addresses();
         true
+    }
+
+    fn take_ask(&mut self, ask: Ask) {
+        match ask {
+            Ask::Add { sandbox, again, answer } => {
+                let (id, now) = (sandbox.id.clone(), Instant::now());
+                self.admissions.add(id.clone(), answer, now);
+                self.slots.entry(id.clone()).or_insert_with(|| Slot::admitted(*sandbox, again, now));
+                // A bridge comes with the first Pod.
+                self.node_addresses = machine::addresses();
+                self.resolve(Some(&id));
+            }
+            Ask::Del { sandbox } => {
+                self.admissions.forget(&sandbox);
+                // What the runtime lists is there until it does no more.
+                if self.slots.get(&sandbox).is_some_and(Slot::is_admitted) {
+                    self.slots.remove(&sandbox);
+                }
+            }
+            Ask::Installed { wanted, result } => self.chained = Some((wanted, result)),
+        }
     }
 
     fn forget_departed(&mut self) {
@@ -246,25 +310,62 @@ impl Engine {
     }
 
     fn resolve_all(&mut self) {
-        if !self.view.counts() {
+        self.slots.retain(|_, slot| !(slot.departed && slot.is_released()));
+        self.resolve(None);
+        let chaining = match self.suspension() {
+            Some(_) => Chaining::Off,
+            None if self.view.is_loaded() => Chaining::On(self.admissions.fallback(self.view.store())),
+            None => return,
+        };
+        if let Some(keeper) = &self.outputs.chaining {
+            tell_if_other(keeper, Some(chaining));
+        }
+    }
+
+    /// Resolves the Pods of all sandboxes and says what has to be read for them, or that of one alone: what it needs is
+    /// read since Kubernetes has told of it.
+    fn resolve(&mut self, only: Option<&String>) {
+        let suspended = self.suspension().is_some();
+        if !(self.view.counts() || suspended) {
             return;
         }
         let now = Instant::now();
-        self.slots.retain(|_, slot| !(slot.departed && slot.is_released()));
         let mut resolver = Resolver::new(self.view.store());
-        for slot in self.slots.values_mut() {
-            if slot.departed {
+        for (_, slot) in self.slots.iter_mut().filter(|(id, _)| only.is_none_or(|only| only == *id)) {
+            if slot.departed || suspended {
                 slot.resolved(Resolution::Unmanaged, false, now);
                 continue;
             }
-            let pod = self.view.pod_in(&slot.sandbox);
+            let resolution = match self.view.known_pod(&slot.sandbox) {
+                Some(pod) => resolver.resolve(&pod, &self.node_addresses),
+                // The CNI plugin says less of a Pod than the runtime does, a moment later.
+                None if slot.is_admitted() => {
+                    resolver.resolve_unknown(&from_sandbox(&slot.sandbox), &self.node_addresses)
+                }
+                None => resolver.resolve(&from_sandbox(&slot.sandbox), &self.node_addresses),
+            };
             // Our own Pods bring the rules of all others: they must not wait for them behind a closed door.
-            let may_close = self.own_namespace.as_ref() != Some(&pod.namespace);
-            slot.resolved(resolver.resolve(&pod, &self.node_addresses), may_close, now);
+            let may_close = self.own_namespace.as_ref() != Some(&slot.sandbox.namespace);
+            slot.resolved(resolution, may_close, now);
         }
-        if self.view.held().is_none() {
+        if only.is_none() && self.view.held().is_none() {
             self.want(resolver);
         }
+    }
+
+    /// Why nothing is enforced on this node, if so.
+    fn suspension(&self) -> Option<Suspension> {
+        let cluster = self.view.store().cluster.as_ref().filter(|_| self.view.counts());
+        if self.off {
+            return Some(Suspension::Off);
+        }
+        cluster.filter(|cluster| !cluster.enforcement.is_enforced()).map(|_| Suspension::Cluster)
+    }
+
+    /// Whether the node's CNI configuration is as it is to be; where nobody keeps it, it is.
+    fn is_chained(&self) -> bool {
+        let done = self.chained.as_ref().filter(|(_, result)| result.is_ok()).map(|(wanted, _)| wanted);
+        self.outputs.chaining.as_ref().is_none_or(|wanted| wanted.borrow().as_ref() == done)
     }
 
     /// What feeds say does not count yet; what it refers to is read all the same.
@@ -289,16 +390,14 @@ impl Engine {
             peer_groups: rules.then_some(interest.peer_groups),
             address_groups: groups.then_some(interest.address_groups),
         };
-        self.outputs.wanted.send_if_modified(|told| {
-            let differs = *told != wanted;
-            *told = wanted;
-            differs
-        });
+        tell_if_other(&self.outputs.wanted, wanted);
     }
 
     /// Hands out what is to be done: rules that are to be written before what can wait.
     fn dispatch(&mut self, now: Instant) {
-        let moment = Moment { now, fresh: self.view.is_loaded(), closed: self.view.is_closed() };
+        self.slots.retain(|_, slot| slot.may_be_listed(now));
+        // Who turns a node off means it, whatever has been read.
+        let moment = Moment { now, fresh: self.view.is_loaded() || self.off, closed: self.view.is_closed() };
         let (urgent, rest): (Vec<_>, Vec<_>) = self.slots.iter_mut().partition(|(_, slot)| slot.is_urgent());
         for (id, slot) in urgent.into_iter().chain(rest) {
             // What has to wait begins with what is wanted then.
@@ -332,7 +431,7 @@ impl Engine {
         let free = self.threads.available_permits() > 0;
         let slots = self.slots.values().filter(|_| free).filter_map(|slot| slot.deadline(now));
         let watches = self.interrupted.values().map(|(until, _)| *until);
-        slots.chain(watches).chain(self.keep_at).min()
+        slots.chain(watches).chain(self.keep_at).chain(self.admissions.deadline()).min()
     }
 
     fn keep(&mut self) {
@@ -355,7 +454,9 @@ impl Engine {
     fn problems(&self) -> Vec<String> {
         let runtime = self.sandboxes.iter().filter_map(|seen| seen.as_ref().err());
         let runtime = runtime.map(|error| format!("failed to look at the sandboxes: {error}"));
-        runtime.chain(self.interruptions()).chain(self.slots.values().filter_map(Slot::problem)).collect()
+        let cni = self.chained.iter().filter_map(|(_, result)| result.as_ref().err());
+        let cni = cni.map(|problem| format!("failed to {problem}"));
+        runtime.chain(self.interruptions()).chain(cni).chain(self.slots.values().filter_map(Slot::problem)).collect()
     }
 
     fn interruptions(&self) -> Vec<String> {
@@ -367,7 +468,12 @@ impl Engine {
         let read = self.interrupted.is_empty() && self.rereading.is_empty();
         let settled = self.sandboxes == Some(Ok(())) && read && self.slots.values().all(Slot::is_settled);
         let held = self.view.held();
-        if settled && held.is_none() {
+        let suspended = self.suspension();
+        let settled = settled && (suspended.is_none() || self.is_chained());
+        if suspended.is_some() {
+            // Nothing is in force.
+            self.acknowledged = None;
+        } else if settled && held.is_none() {
             self.acknowledged = Some(self.view.revision());
         }
         let report = Report {
@@ -375,6 +481,7 @@ impl Engine {
             node_generation: self.view.node_generation(),
             acknowledged: self.acknowledged,
             settled,
+            suspended,
             went_back: match held {
                 Some(Held::WentBack { published, seen }) => Some((published, seen)),
                 _ => None,
@@ -385,12 +492,16 @@ impl Engine {
             pods_enforced: self.slots.values().filter(|slot| slot.has_rules()).count(),
             node_addresses: self.node_addresses.clone(),
         };
-        self.outputs.report.send_if_modified(|told| {
-            let differs = *told != report;
-            *told = report;
-            differs
-        });
+        tell_if_other(&self.outputs.report, report);
     }
+}
+
+fn tell_if_other<T: PartialEq>(channel: &watch::Sender<T>, value: T) {
+    channel.send_if_modified(|told| {
+        let differs = *told != value;
+        *told = value;
+        differs
+    });
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -13,10 +13,18 @@ use crate::feed::NodeEntry;
 use crate::lab::Netns;
 use crate::netns::Location;
 
+#[path = "engine_tests/admission.rs"]
+mod admission;
+#[path = "engine_tests/suspension.rs"]
+mod suspension;
+
 /// An engine that runs, and the ways to it.
 struct Running {
     changes: UnboundedSender<Change>,
     sandboxes: UnboundedSender<Seen>,
+    asks: UnboundedSender<Ask>,
+    switch: watch::Sender<bool>,
+    chaining: watch::Receiver<Option<Chaining>>,
     reports: watch::Receiver<Report>,
     ledger: watch::Receiver<Option<Kept>>,
     stop: CancellationToken,
@@ -26,21 +34,7 @@ impl Running {
     /// It has read a namespace `shop` in Full, takes `node` for the namespace of the node, and comes after an agent that
     /// has read back `readings`.
     fn start(node: Option<Cookie>, readings: BTreeMap<Cookie, Readings>) -> Self {
-        let (changes, changes_in) = unbounded_channel();
-        let (sandboxes, sandboxes_in) = unbounded_channel();
-        let (report, reports) = watch::channel(Report::default());
-        let (ledger_out, ledger) = watch::channel(None);
-        let (wanted, _) = watch::channel(Wanted::default());
-        let (places, _) = watch::channel(Vec::new());
-        let outputs = Outputs { report, ledger: ledger_out, wanted, places };
-        let (engine, arrivals) = Engine::new(View::new(None), Backend::Nft, outputs);
-        let mut engine = engine.remembering(readings);
-        engine.own_cookie = node;
-        let stop = CancellationToken::new();
-        let inputs =
-            Inputs { changes: changes_in, sandboxes: sandboxes_in, missed: Arc::default(), stop: stop.clone() };
-        tokio::spawn(engine.run(inputs, arrivals));
-        let running = Self { changes, sandboxes, reports, ledger, stop };
+        let running = Self::start_blank(node, readings);
         for kind in Kind::ALL {
             let objects = match kind {
                 Kind::NodePolicy => {
@@ -53,6 +47,43 @@ impl Running {
             running.say(Change::All { kind, objects });
         }
         running
+    }
+
+    /// It has read nothing.
+    fn start_blank(node: Option<Cookie>, readings: BTreeMap<Cookie, Readings>) -> Self {
+        let (changes, changes_in) = unbounded_channel();
+        let (sandboxes, sandboxes_in) = unbounded_channel();
+        let (report, reports) = watch::channel(Report::default());
+        let (ledger_out, ledger) = watch::channel(None);
+        let (wanted, _) = watch::channel(Wanted::default());
+        let (places, _) = watch::channel(Vec::new());
+        let (chaining_out, chaining) = watch::channel(None);
+        let (asks_out, asks) = unbounded_channel();
+        let outputs = Outputs { report, ledger: ledger_out, wanted, places, chaining: Some(chaining_out) };
+        let (engine, arrivals) = Engine::new(View::new(None), Backend::Nft, outputs);
+        let mut engine = engine.remembering(readings).waiting(Duration::from_millis(500));
+        engine.own_cookie = node;
+        // The CNI configuration is always what it is to be.
+        let (mut wanted, done) = (chaining.clone(), asks_out.clone());
+        tokio::spawn(async move {
+            while wanted.changed().await.is_ok() {
+                if let Some(wanted) = wanted.borrow_and_update().clone() {
+                    let _ = done.send(Ask::Installed { wanted, result: Ok(()) });
+                }
+            }
+        });
+        let stop = CancellationToken::new();
+        let (switch, off) = watch::channel(false);
+        let inputs = Inputs {
+            changes: changes_in,
+            sandboxes: sandboxes_in,
+            asks,
+            off,
+            missed: Arc::default(),
+            stop: stop.clone(),
+        };
+        tokio::spawn(engine.run(inputs, arrivals));
+        Self { changes, sandboxes, asks: asks_out, switch, chaining, reports, ledger, stop }
     }
 
     fn say(&self, change: Change) {
@@ -165,6 +196,7 @@ fn idle() -> Engine {
         ledger: watch::channel(None).0,
         wanted: watch::channel(Wanted::default()).0,
         places: watch::channel(Vec::new()).0,
+        chaining: None,
     };
     Engine::new(View::new(None), Backend::Nft, outputs).0
 }

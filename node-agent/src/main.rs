@@ -3,7 +3,7 @@
 //! ```text
 //! apiserver ── feed ──► view ──► engine ── resolve, render ──► apply in each netns ──► kernel
 //! containerd ─ sandboxes ───────►   │ └──► ledger (disk)          tools, flows
-//!                                   └────► report (NodePolicy.status)
+//! CNI plugin ─ cni ─────────────►   └────► report (NodePolicy.status)
 //! ```
 //!
 //! As a container it needs:
@@ -15,6 +15,8 @@
 //! * `/run/netns` of the host at the same path, mount propagation `HostToContainer`;
 //! * the container runtime's socket (`/run/containerd/containerd.sock`) at the same path, or its folder;
 //! * `/var/lib/ringfence` of the host at the same path, writable: the ledger;
+//! * for the CNI plugin: `/run/ringfence` of the host at the same path, writable, and the folders of the node's CNI
+//!   configuration and plugins, writable (`--cni-socket`, `--cni-conf-dir`, `--cni-bin-dir`);
 //! * `/etc/machine-id` of the host at `/host/etc/machine-id`, read only;
 //! * in its image: `iptables-nft-restore`, `iptables-nft-save`, the same for `ip6tables` (and `-legacy-` where nodes need
 //!   it), `iptables`, `ipset`.
@@ -24,6 +26,7 @@
 
 mod apply;
 mod clock;
+mod cni;
 mod commands;
 mod cri;
 mod engine;
@@ -35,6 +38,7 @@ mod lab;
 mod ledger;
 mod machine;
 mod netns;
+mod off;
 mod readings;
 mod report;
 mod sandboxes;
@@ -45,6 +49,7 @@ mod work;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -62,8 +67,10 @@ struct Cli {
 enum Command {
     /// Enforce what the apiserver says, on this node (the default); with --objects, what a folder says.
     Run,
-    /// Take every rule and set of ours away from all Pods of this node, and forget what was read.
+    /// Take every rule and set of ours away from all Pods of this node, until `on`; without an apiserver.
     Off,
+    /// Let policy be in force on this node again.
+    On,
 }
 
 /// What is common to all commands.
@@ -84,6 +91,24 @@ struct Options {
     /// The host's machine-id; /etc/machine-id is read when this is not there.
     #[arg(long, global = true, default_value = "/host/etc/machine-id")]
     machine_id_file: PathBuf,
+    /// Where the CNI plugin asks before a Pod starts; when left out, no Pod waits for its rules.
+    #[arg(long, global = true, value_name = "SOCKET")]
+    cni_socket: Option<PathBuf>,
+    /// The node's CNI configuration, into which the plugin is put; when left out, somebody else does that.
+    #[arg(long, global = true, value_name = "DIR", requires_all = ["cni_socket", "cni_bin_dir"])]
+    cni_conf_dir: Option<PathBuf>,
+    /// The node's CNI plugins.
+    #[arg(long, global = true, value_name = "DIR", requires = "cni_conf_dir")]
+    cni_bin_dir: Option<PathBuf>,
+    /// The plugin that comes with this agent.
+    #[arg(long, global = true, value_name = "FILE", default_value = "/usr/libexec/ringfence/cven-cni")]
+    cni_program: PathBuf,
+    /// The state folder as the host has it, where that is another path.
+    #[arg(long, global = true, value_name = "DIR")]
+    host_state_dir: Option<PathBuf>,
+    /// For so many seconds a Pod's start may wait for its rules.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = engine::POD_START_WAIT.as_secs())]
+    pod_start_wait: u64,
     /// Enforce the computed objects in this folder, without Kubernetes; needs --pods.
     #[arg(long, global = true, requires = "pods", value_name = "DIR")]
     objects: Option<PathBuf>,
@@ -104,6 +129,23 @@ impl Options {
         let named = self.node_name.clone().or_else(|| std::env::var("NODE_NAME").ok());
         named.filter(|name| !name.is_empty())
     }
+
+    /// For how long a Pod's start may wait for its rules.
+    fn pod_start_wait(&self) -> Duration {
+        Duration::from_secs(self.pod_start_wait)
+    }
+
+    /// Where the CNI plugin is to be, if this agent is to put it there.
+    fn cni_place(&self) -> Option<cni::install::Place> {
+        let fallback = self.host_state_dir.as_ref().unwrap_or(&self.state_dir).join(cni::install::FALLBACK);
+        Some(cni::install::Place {
+            conf_dir: self.cni_conf_dir.clone()?,
+            bin_dir: self.cni_bin_dir.clone()?,
+            program: self.cni_program.clone(),
+            state_dir: self.state_dir.clone(),
+            entry: ringfence_cni::Entry::new(self.cni_socket.clone()?, fallback, self.pod_start_wait()),
+        })
+    }
 }
 
 #[tokio::main]
@@ -111,7 +153,8 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.options.log_json);
     let result = match (cli.command, &cli.options.objects, &cli.options.pods) {
-        (Some(Command::Off), ..) => commands::off(&cli.options).await,
+        (Some(Command::Off), ..) => off::off(&cli.options).await,
+        (Some(Command::On), ..) => off::on(&cli.options),
         (_, Some(objects), Some(pods)) => commands::from_folder(&cli.options, objects, pods).await,
         _ => commands::run(&cli.options).await,
     };

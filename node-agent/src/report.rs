@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
-use ringfence_crds::names::{API_VERSION, MANAGER_AGENT};
+use ringfence_crds::names::{API_VERSION, MANAGER_AGENT, REASON_SUSPENDED};
 use ringfence_crds::{NodePolicy, NodePolicyStatus, Revision};
 use tokio::sync::watch;
 
@@ -23,6 +23,15 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// How many problems a report names.
 const MOST_PROBLEMS: usize = 20;
 
+/// Why nothing is enforced on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suspension {
+    /// `cven off`.
+    Off,
+    /// `ContainerCluster.spec.enforcement`.
+    Cluster,
+}
+
 /// What the engine says is in force.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
@@ -34,6 +43,8 @@ pub struct Report {
     pub acknowledged: Option<Revision>,
     /// Whether every Pod holds what it is to hold.
     pub settled: bool,
+    /// Why nothing is enforced, if so.
+    pub suspended: Option<Suspension>,
     /// The published revision and the newer one that was seen before.
     pub went_back: Option<(Revision, Revision)>,
     /// What has been missing for too long.
@@ -182,6 +193,14 @@ fn conditions(report: &Report) -> Vec<Said> {
         return vec![ready(false, "Stalled", first.clone()), stalled(true, "Incomplete", first.clone())];
     }
     let moving = stalled(false, "Current", String::new());
+    if let Some(suspension) = report.suspended.filter(|_| report.settled) {
+        let why = match suspension {
+            Suspension::Off => "this node was turned off: 'cven on' in its agent turns it on",
+            Suspension::Cluster => "ContainerCluster.spec.enforcement is Suspended",
+        };
+        let message = format!("nothing is in force, and nothing of Ringfence is left on this node: {why}");
+        return vec![ready(false, REASON_SUSPENDED, message), moving];
+    }
     if let Some(first) = report.problems.first() {
         return vec![ready(false, "Failed", first.clone()), moving];
     }

@@ -17,6 +17,8 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// See [`FIRST_WAIT`].
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// A runtime lists a sandbox when all CNI plugins have had their say; after so long something has gone wrong.
+const UNLISTED: Duration = Duration::from_secs(120);
 /// Existing flows follow the rules so much later: a Pod that moves from one label to another, or a rule from one RuleSet
 /// to another, may be gone for a moment, and must not lose its connections by that.
 const QUIET: Duration = Duration::from_millis(200);
@@ -87,9 +89,20 @@ pub struct Slot {
     stopgap: Option<Wanted>,
     may_close: bool,
     left: bool,
+    /// Something simpler and stricter than what is wanted is in force.
+    closed: bool,
+    /// The CNI plugin has told of it, and the runtime does not list it yet: until when that may be.
+    admitted_until: Option<Instant>,
 }
 
 impl Slot {
+    /// A sandbox that the CNI plugin tells of, in a network namespace that was just made; `again` if something of ours may
+    /// be in it all the same.
+    pub fn admitted(sandbox: Sandbox, again: bool, now: Instant) -> Self {
+        let known = if again { Known::Unread } else { Known::Nothing };
+        Self { known, admitted_until: Some(now + UNLISTED), ..Self::new(sandbox) }
+    }
+
     /// A sandbox that was just found.
     pub fn new(sandbox: Sandbox) -> Self {
         Self {
@@ -108,6 +121,36 @@ impl Slot {
             stopgap: None,
             may_close: false,
             left: false,
+            closed: false,
+            admitted_until: None,
+        }
+    }
+
+    /// The runtime lists it, and knows more of it than the CNI plugin did.
+    pub fn listed(&mut self, sandbox: Sandbox) {
+        self.departed = false;
+        if self.admitted_until.take().is_some() {
+            self.sandbox = sandbox;
+        }
+    }
+
+    /// Whether the runtime is not expected to list it yet.
+    pub fn is_admitted(&self) -> bool {
+        self.admitted_until.is_some()
+    }
+
+    /// Whether it is still to be expected that the runtime lists it.
+    pub fn may_be_listed(&self, now: Instant) -> bool {
+        self.admitted_until.is_none_or(|until| now < until)
+    }
+
+    /// Whether nothing passes in it that is not to pass: it holds what is wanted, or something stricter.
+    pub fn is_protected(&self) -> bool {
+        match (&self.wanted, &self.stopgap) {
+            (Some(wanted), _) => self.known.is(wanted) || self.closed,
+            (None, Some(stopgap)) => self.known.is(stopgap),
+            // What is missing blocks nothing, or the Pod must not be closed.
+            (None, None) => self.incomplete.is_some(),
         }
     }
 
@@ -200,6 +243,11 @@ impl Slot {
         }
         self.known = known;
         self.left = done == Done::Left;
+        self.closed = match done {
+            Done::Closed => true,
+            Done::CleanedUp => self.closed,
+            _ => false,
+        };
         // What goes wrong while cleaning up is over only when that has succeeded, and what could not be put in force when
         // it is.
         if !self.known.is_due() && self.retry_at.is_none() {
@@ -254,7 +302,7 @@ impl Slot {
         let stalls = self.incomplete.as_ref().map(|(since, _)| *since + PATIENCE);
         let cleans = [QUIET, OVERDUE].map(|wait| self.known.is_due().then_some(self.written_at + wait));
         let [quiet, overdue] = cleans;
-        [self.retry_at, stalls, quiet, overdue].into_iter().flatten().filter(|at| *at > now).min()
+        [self.retry_at, stalls, quiet, overdue, self.admitted_until].into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// What went wrong, for people.

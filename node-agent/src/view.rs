@@ -60,10 +60,21 @@ impl View {
     /// The Pod that runs in a sandbox: the one that is called as the sandbox says, or, if none is, what the sandbox knows
     /// of it.
     pub fn pod_in(&self, sandbox: &Sandbox) -> LocalPod {
-        match self.pods.get(&sandbox_key(sandbox)) {
-            Some(pod) => with_sandbox(pod, sandbox),
-            None => from_sandbox(sandbox),
-        }
+        self.known_pod(sandbox).unwrap_or_else(|| from_sandbox(sandbox))
+    }
+
+    /// The Pod that is called as the sandbox says, if it is known. Where the sandbox does not say its uid, as with a CNI
+    /// plugin under an old runtime, there must be one alone of that name.
+    pub fn known_pod(&self, sandbox: &Sandbox) -> Option<LocalPod> {
+        let key = sandbox_key(sandbox);
+        let pod = if sandbox.uid.is_empty() {
+            let mut named = self.pods.range(key.clone()..).take_while(|(name, _)| name.starts_with(&key));
+            let first = named.next();
+            first.filter(|_| named.next().is_none()).map(|(_, pod)| pod)
+        } else {
+            self.pods.get(&key)
+        };
+        pod.map(|pod| with_sandbox(pod, sandbox))
     }
 
     /// All Pods, also those that are gone and whose sandboxes may still be there.

@@ -20,6 +20,7 @@ usage: cluster.sh COMMAND...
   up-apiserver [NAME]               etcd and an apiserver alone, empty; the same last line
   down [NAME]                       end it, whatever state it is in
   node-add NAME N, node-del NAME N  a node that joins later (N from 4), and leaves
+  node-restart NAME N               a node that loses power and comes back, whether an apiserver is there or not
   node-exec NAME N COMMAND...       a command in a node's namespaces
   ext NAME COMMAND...               a command in the client's network namespace outside the cluster
   stop NAME COMPONENT [N]           kill a component as a crash would: etcd, apiserver, controller-manager, scheduler,
@@ -74,7 +75,7 @@ TEXT
 }
 
 case ${1:-} in
-  deps | bin | up | up-apiserver | down | node-add | node-del | node-exec | ext | stop | start | pods | addresses | git-server | image | rootfs | load | _bring-up | _bring-up-apiserver)
+  deps | bin | up | up-apiserver | down | node-add | node-del | node-restart | node-exec | ext | stop | start | pods | addresses | git-server | image | rootfs | load | _bring-up | _bring-up-apiserver)
     "cmd_$1" "${@:2}" ;;
   help | --help | -h) usage ;;
   *)

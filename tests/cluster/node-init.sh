@@ -17,6 +17,7 @@ mkdir -p /run/netns /run/lock /run/containerd /run/ringfence
 
 mount --bind "$dir/lib" /var/lib
 mount --bind "$dir/log" /var/log
+mount --bind "$dir/opt" /opt
 mount -t overlay -o "lowerdir=/etc,upperdir=$dir/etc,workdir=$dir/etc-work" overlay /etc
 
 # Kubernetes refuses Pods with mount propagation unless the root is shared; network namespaces

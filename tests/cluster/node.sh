@@ -38,7 +38,9 @@ cmd_node-exec() {
 # make_node N: everything up to running daemons; needs no apiserver until the kubelet's first word.
 make_node() {
   local number=$1 dir=$NODES/$1
-  mkdir -p "$dir"/{lib,log,etc,etc-work} "$dir"/lib/{kubelet,containerd,cni,ringfence}
+  mkdir -p "$dir"/{lib,log,etc,etc-work} "$dir"/lib/{kubelet,containerd,cni,ringfence} "$dir"/opt/cni/bin
+  # Others than the node's own installers have theirs there too.
+  ln -sf /usr/lib/cni/* "$dir/opt/cni/bin/"
   pod_range_for "$number" >"$dir/pod-range"
   make_node_pki "$number"
   make_node_network "$number"
@@ -104,7 +106,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   restrict_oom_score_adj = true
   sandbox_image = "ringfence.test/pause:1"
 [plugins."io.containerd.grpc.v1.cri".cni]
-  bin_dir = "/usr/lib/cni"
+  bin_dir = "/opt/cni/bin"
 TOML
 }
 
@@ -254,6 +256,30 @@ cmd_node-del() {
   [[ -d $NODES/$2 ]] || die "cluster $NAME has no node$2"
   with_lock remove_extra_node "$2"
   say "node$2 is gone"
+}
+
+# Everything that runs on the node ends as when its power does; what is on its disk stays.
+cmd_node-restart() {
+  (($# == 2)) || die "usage: $0 node-restart NAME N"
+  use_cluster "$1"
+  need_node_number "$2"
+  with_lock restart_node "$2"
+}
+
+restart_node() {
+  local number=$1 namespace component
+  namespace=$(netns "node$number")
+  for component in kubelet kube-proxy containerd node; do end_component "$component-$number"; done
+  end_processes_in "$namespace"
+  remove_cgroups "$number"
+  # What the kernel of a machine forgets. The wire and its addresses are this test bed's own.
+  ip -n "$namespace" link del cni0 2>/dev/null || true
+  nsenter --net="$(netns_path "node$number")" nft flush ruleset
+  start_node_namespaces "$number"
+  start_containerd "$number"
+  await 60 "containerd on node$number" "$LOG/containerd-$number.log" -- node_exec "$number" ctr version
+  start_kubelet "$number"
+  start_kube-proxy "$number"
 }
 
 need_extra_node() {

@@ -9,6 +9,7 @@ pub mod fan_out;
 pub mod kernel;
 pub mod lab;
 pub mod manifests;
+pub mod pod_start;
 pub mod probe;
 pub mod repo;
 pub mod source;

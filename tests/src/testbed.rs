@@ -180,6 +180,16 @@ impl Testbed {
             .collect())
     }
 
+    /// What a component has logged, such as `kubelet-3`.
+    ///
+    /// # Errors
+    /// When it has not.
+    pub fn log(&self, component: &str) -> Result<String> {
+        let state = std::env::var("RINGFENCE_STATE").unwrap_or_else(|_| "/var/tmp/ringfence".to_owned());
+        let path = Path::new(&state).join(&self.name).join("log").join(format!("{component}.log"));
+        std::fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))
+    }
+
     /// The network namespace of the client outside the cluster.
     pub fn client_netns(&self) -> PathBuf {
         PathBuf::from(format!("/run/netns/rf-{}-ext", self.name))

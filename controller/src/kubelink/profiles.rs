@@ -15,6 +15,7 @@ pub(crate) fn default_spec(default: &DefaultProfile) -> ContainerWorkloadProfile
         // An unmanaged namespace has no state: the apiserver would refuse one.
         policy_state: default.policy_state.filter(|_| default.managed),
         visibility: None,
+        unprotected_start: None,
         labels: default.labels.clone(),
     }
 }

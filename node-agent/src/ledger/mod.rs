@@ -230,17 +230,6 @@ impl Ledger {
     }
 }
 
-/// Removes everything that a ledger has left in this folder.
-///
-/// # Errors
-/// When a file cannot be removed.
-pub fn clear(folder: &Path) -> Result<(), LedgerError> {
-    for file in [CURRENT, PREVIOUS, ASIDE].map(|name| folder.join(name)) {
-        gone(fs::remove_file(&file)).map_err(at(&file))?;
-    }
-    clear_former(folder)
-}
-
 fn clear_former(folder: &Path) -> Result<(), LedgerError> {
     for file in FORMER.map(|name| folder.join(name)) {
         gone(fs::remove_file(&file)).map_err(at(&file))?;

@@ -19,6 +19,7 @@ mod robust;
 mod rules;
 mod scene;
 mod services;
+mod starts;
 mod states;
 mod upgrade;
 
@@ -86,6 +87,8 @@ pub fn cases() -> Vec<Case> {
         case!(robust::pods_are_enforced_without_the_controller),
         case!(robust::a_second_controller_takes_over),
         case!(outage::enforcement_stays_without_the_apiserver),
+        case!(starts::no_pod_in_full_starts_while_its_agent_is_silent),
+        case!(starts::a_node_restarts_before_the_apiserver_is_there),
         case!(bed::a_cluster_that_was_killed_half_way_is_taken_down),
         case!(placement::a_node_joins_and_leaves),
         case!(placement::management_decides_where_agents_run),

@@ -22,7 +22,7 @@ const STATIC: &str = "rb-static";
 /// A RuleSet that is written when the apiserver is back.
 const NEW: &str = "rb-apiserver-new";
 /// Where the kubelet of a node looks for static Pods (`staticPodPath` in tests/cluster/node.sh).
-const MANIFESTS: &str = "/etc/kubernetes/manifests";
+pub const MANIFESTS: &str = "/etc/kubernetes/manifests";
 /// What listens on every node whatever happens: the kubelet, and kube-proxy's health.
 const KUBELET: u16 = 10250;
 /// See [`KUBELET`].
@@ -48,7 +48,7 @@ pub async fn enforcement_stays_without_the_apiserver(lab: Lab) -> Result<Outcome
     let followed = lab.await_ready("RuleSet", None, NEW).await;
     lab.delete(OURS, "RuleSet", None, NEW).await?;
     for (name, node) in STATIC_PODS {
-        let file = format!("{MANIFESTS}/{name}.json");
+        let file = format!("{MANIFESTS}/{STATIC}-{name}.json");
         lab.bed.run(&["node-exec", &cluster, node, "rm", "-f", &file])?;
     }
     mirrored?;
@@ -117,6 +117,11 @@ async fn without_apiserver(lab: &Lab, scene: &Scene) -> Result<()> {
 
 /// A static Pod is a file in its node's folder. It comes there under its name only when it is whole.
 fn start_static(lab: &Lab, (name, node): (&str, &str)) -> Result<()> {
+    start_static_in(lab, STATIC, name, node)
+}
+
+/// The same in any namespace.
+pub fn start_static_in(lab: &Lab, namespace: &str, name: &str, node: &str) -> Result<()> {
     let container = |name: &str, port: u16| {
         json!({
             "name": name, "image": AGNHOST, "imagePullPolicy": "IfNotPresent",
@@ -124,14 +129,14 @@ fn start_static(lab: &Lab, (name, node): (&str, &str)) -> Result<()> {
         })
     };
     let manifest: Value = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": STATIC},
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace},
         "spec": {
             "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false, "enableServiceLinks": false,
             "containers": [container("main", 8080), container("second", 8081)],
         },
     });
     let script = r#"printf '%s' "$2" >"$0/.$1" && mv "$0/.$1" "$0/$1""#;
-    let (file, text) = (format!("{name}.json"), manifest.to_string());
+    let (file, text) = (format!("{namespace}-{name}.json"), manifest.to_string());
     let arguments = ["node-exec", lab.bed.name(), node, "sh", "-c", script, MANIFESTS, &file, &text];
     lab.bed.run(&arguments).map(drop)
 }
@@ -179,7 +184,7 @@ fn verdicts(lab: &Lab, netns: &Path, address: IpAddr) -> Result<()> {
 
 /// Kubernetes' own parts wait up to half a minute before they ask an apiserver again that refused them for so long: they
 /// are started anew, so that neither this test nor the next waits for them. Ringfence's parts get no such help.
-fn wake_cluster(lab: &Lab) -> Result<()> {
+pub fn wake_cluster(lab: &Lab) -> Result<()> {
     let cluster = lab.bed.name();
     let mut parts = vec![vec!["controller-manager"], vec!["scheduler"]];
     for node in ["1", "2", "3"] {

@@ -15,6 +15,7 @@ mod gather;
 mod rules;
 mod subject;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
@@ -54,9 +55,27 @@ pub enum Resolution {
     },
 }
 
+/// Why a Pod has no rules.
+#[derive(Debug, Clone, Copy)]
+enum NoRules {
+    Unmanaged,
+    Idle,
+}
+
+impl From<NoRules> for Resolution {
+    fn from(none: NoRules) -> Self {
+        match none {
+            NoRules::Unmanaged => Self::Unmanaged,
+            NoRules::Idle => Self::Idle,
+        }
+    }
+}
+
 /// An object that a rule refers to and that has not been read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Missing {
+    /// The Pod: its labels, annotations and ports.
+    Pod,
     /// The NodePolicy of this node.
     NodePolicy,
     /// A PeerGroup, by name.
@@ -70,6 +89,7 @@ pub enum Missing {
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Pod => f.write_str("the Pod"),
             Self::NodePolicy => f.write_str("the NodePolicy of this node"),
             Self::PeerGroup(name) => write!(f, "PeerGroup {name}"),
             Self::Class(class) => write!(f, "AddressGroups of class {class}"),
@@ -102,37 +122,60 @@ impl<'a> Resolver<'a> {
 
     /// The policy of a Pod. `node_addresses`: those that this node uses towards its Pods, for probes.
     pub fn resolve(&mut self, pod: &LocalPod, node_addresses: &[IpAddr]) -> Resolution {
-        let Some(profile) = self.store.profiles.get(&pod.namespace).filter(|_| !pod.host_network) else {
-            return Resolution::Unmanaged;
-        };
-        if !profile.spec.managed {
-            return Resolution::Unmanaged;
-        }
-        let state = match profile.enforced_state {
-            None => return Resolution::Unmanaged,
-            Some(PolicyState::Idle) => return Resolution::Idle,
-            Some(PolicyState::VisibilityOnly) => Enforcement::VisibilityOnly,
-            Some(PolicyState::Selective) => Enforcement::Selective,
-            Some(PolicyState::Full) => Enforcement::Full,
-        };
-        let unknown = NodePolicySpec::default();
-        let node = self.store.node_policy.as_ref().unwrap_or(&unknown);
-        let complete = |mut policy: NetnsPolicy| {
-            policy.state = state;
-            policy.own = pod.ips.iter().copied().collect();
-            essentials::add(&mut policy, node, pod, node_addresses);
-            policy
+        let (profile, state) = match self.state_of(pod) {
+            Ok(found) => found,
+            Err(none) => return none.into(),
         };
         let mut missing = BTreeSet::new();
-        if self.store.node_policy.is_none() {
-            missing.insert(Missing::NodePolicy);
-        }
-        let policy = complete(self.rules_of(profile, pod, &mut missing));
+        let node = self.node(&mut missing);
+        let rules = self.rules_of(profile, pod, &mut missing);
+        let policy = complete(rules, state, &node, pod, node_addresses);
         if missing.is_empty() {
             return Resolution::Enforce(policy);
         }
         let closed = (state != Enforcement::VisibilityOnly).then_some(policy);
         Resolution::Incomplete { missing: missing.into_iter().collect(), closed }
+    }
+
+    /// The policy of a Pod of which namespace, name and addresses are known and nothing else: which rules apply to it
+    /// nobody can say, so that no more passes than what is essential.
+    pub fn resolve_unknown(&self, pod: &LocalPod, node_addresses: &[IpAddr]) -> Resolution {
+        let state = match self.state_of(pod) {
+            Ok((_, state)) => state,
+            Err(none) => return none.into(),
+        };
+        let mut missing = BTreeSet::from([Missing::Pod]);
+        let node = self.node(&mut missing);
+        let nothing = NetnsPolicy::new(Enforcement::Full);
+        let closed = (state != Enforcement::VisibilityOnly)
+            .then(|| complete(nothing, Enforcement::Full, &node, pod, node_addresses));
+        Resolution::Incomplete { missing: missing.into_iter().collect(), closed }
+    }
+
+    /// The profile that a Pod is under and the state that puts rules into it, or what it is without rules.
+    fn state_of(&self, pod: &LocalPod) -> Result<(&'a Profile, Enforcement), NoRules> {
+        let profile = self.store.profiles.get(&pod.namespace).filter(|_| !pod.host_network);
+        let Some(profile) = profile.filter(|profile| profile.spec.managed) else {
+            return Err(NoRules::Unmanaged);
+        };
+        match profile.enforced_state {
+            None => Err(NoRules::Unmanaged),
+            Some(PolicyState::Idle) => Err(NoRules::Idle),
+            Some(PolicyState::VisibilityOnly) => Ok((profile, Enforcement::VisibilityOnly)),
+            Some(PolicyState::Selective) => Ok((profile, Enforcement::Selective)),
+            Some(PolicyState::Full) => Ok((profile, Enforcement::Full)),
+        }
+    }
+
+    /// What the node says of itself; where that is not read, it says nothing.
+    fn node(&self, missing: &mut BTreeSet<Missing>) -> Cow<'a, NodePolicySpec> {
+        match &self.store.node_policy {
+            Some(node) => Cow::Borrowed(node),
+            None => {
+                missing.insert(Missing::NodePolicy);
+                Cow::Owned(NodePolicySpec::default())
+            }
+        }
     }
 
     /// The rules that apply to a Pod; Pods that the same selectors select have the same, unless some are behind Services.
@@ -198,6 +241,19 @@ impl<'a> Resolver<'a> {
         let few = foreseen.peer_groups.len().max(foreseen.address_groups.len()) <= FORESEEN;
         if few { foreseen.clone() } else { needed }
     }
+}
+
+/// The rules of a Pod with what belongs to it whatever they are.
+fn complete(
+    rules: NetnsPolicy,
+    state: Enforcement,
+    node: &NodePolicySpec,
+    pod: &LocalPod,
+    node_addresses: &[IpAddr],
+) -> NetnsPolicy {
+    let mut policy = NetnsPolicy { state, own: pod.ips.iter().copied().collect(), ..rules };
+    essentials::add(&mut policy, node, pod, node_addresses);
+    policy
 }
 
 /// The policy labels of a Pod.

@@ -1,0 +1,182 @@
+//! Which Pods wait for an answer, and when there is one.
+//!
+//! 1. A Pod may start when what is wanted is in its network namespace, or something stricter is; the rest may follow.
+//! 2. When the time is over, its profile decides; what is not known at all is refused.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ringfence_cni::{Answer, Fallback, Start};
+use ringfence_crds::container_cluster::DefaultProfile;
+use ringfence_crds::container_workload_profile::UnprotectedStart;
+use ringfence_dataplane::{ObjectStore, Profile};
+use ringfence_model::PolicyState;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::slot::Slot;
+
+/// A Pod that waits.
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    until: Instant,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Admissions {
+    waiting: BTreeMap<String, Waiting>,
+    /// For how long a Pod may wait.
+    wait: Duration,
+    /// The namespace of our own Pods, which must never wait for themselves.
+    own_namespace: Option<String>,
+}
+
+/// What is known, for a decision.
+pub struct Knowledge<'a> {
+    /// What was read; nothing as long as none of it counts.
+    pub store: Option<&'a ObjectStore>,
+    /// The sandboxes.
+    pub slots: &'a BTreeMap<String, Slot>,
+    /// The time.
+    pub now: Instant,
+}
+
+impl Admissions {
+    /// Nobody waits yet.
+    pub fn new(wait: Duration, own_namespace: Option<String>) -> Self {
+        Self { waiting: BTreeMap::new(), wait, own_namespace }
+    }
+
+    /// Somebody waits for an answer about a sandbox. Who waited for it before has given up.
+    pub fn add(&mut self, sandbox: String, answer: oneshot::Sender<Answer>, now: Instant) {
+        self.waiting.insert(sandbox, Waiting { since: now, until: now + self.wait, answer });
+    }
+
+    /// A sandbox is gone.
+    pub fn forget(&mut self, sandbox: &str) {
+        self.waiting.remove(sandbox);
+    }
+
+    /// When the first wait is over.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.waiting.values().map(|waiting| waiting.until).min()
+    }
+
+    /// Answers whoever can be answered.
+    pub fn settle(&mut self, known: &Knowledge<'_>) {
+        let decided: Vec<(String, Answer)> = self
+            .waiting
+            .iter()
+            .filter_map(|(id, waiting)| Some((id.clone(), self.decide(known, known.slots.get(id)?, waiting)?)))
+            .collect();
+        for (id, answer) in decided {
+            let (Some(waiting), Some(slot)) = (self.waiting.remove(&id), known.slots.get(&id)) else { continue };
+            let (pod, ms) = (slot.pod(), known.now.duration_since(waiting.since).as_millis());
+            match &answer.problem {
+                None => tracing::debug!(%pod, ms, "protected before its start"),
+                Some(problem) => tracing::warn!(%pod, ms, start = ?answer.start, "failed to {problem}"),
+            }
+            // Nobody listens if the runtime has given up.
+            let _ = waiting.answer.send(answer);
+        }
+    }
+
+    fn decide(&self, known: &Knowledge<'_>, slot: &Slot, waiting: &Waiting) -> Option<Answer> {
+        let namespace = &slot.sandbox.namespace;
+        let own = self.own_namespace.as_ref() == Some(namespace);
+        if slot.is_protected() && !known.store.is_some_and(|store| !own && is_on_its_way(store, namespace)) {
+            return Some(Answer::protected());
+        }
+        if known.now < waiting.until {
+            return None;
+        }
+        let start = match known.store {
+            _ if own => Start::Allow,
+            Some(store) => start(store, namespace),
+            None => Start::Refuse,
+        };
+        let seconds = self.wait.as_secs_f32();
+        let why = slot.problem().map(|problem| format!(": {problem}")).unwrap_or_default();
+        Some(Answer { start, problem: Some(format!("protect {} within {seconds} s{why}", slot.pod())) })
+    }
+
+    /// What holds without an agent.
+    pub fn fallback(&self, store: &ObjectStore) -> Fallback {
+        let namespaces = store.profiles.keys().filter(|name| self.own_namespace.as_ref() != Some(*name));
+        Fallback { refuse: namespaces.filter(|name| start(store, name) == Start::Refuse).cloned().collect() }
+    }
+}
+
+/// Whether a namespace will have a profile that protects its Pods, and has none yet: it was made a moment ago.
+fn is_on_its_way(store: &ObjectStore, namespace: &str) -> bool {
+    let default = store.cluster.as_ref().map(|cluster| &cluster.default_profile);
+    !store.profiles.contains_key(namespace)
+        && default.and_then(state_of_default).is_some_and(|s| s != PolicyState::Idle)
+}
+
+fn state_of_default(default: &DefaultProfile) -> Option<PolicyState> {
+    default.policy_state.filter(|_| default.managed)
+}
+
+/// Whether Pods of a namespace may start without their policy.
+fn start(store: &ObjectStore, namespace: &str) -> Start {
+    let (chosen, state) = match store.profiles.get(namespace) {
+        Some(Profile { spec, enforced_state }) => (spec.unprotected_start, enforced_state.filter(|_| spec.managed)),
+        None => (None, store.cluster.as_ref().and_then(|cluster| state_of_default(&cluster.default_profile))),
+    };
+    match (state, chosen) {
+        (None | Some(PolicyState::Idle), _) => Start::Allow,
+        (Some(_), Some(UnprotectedStart::Refuse)) => Start::Refuse,
+        (Some(_), Some(UnprotectedStart::Allow)) => Start::Allow,
+        (Some(PolicyState::Full), None) => Start::Refuse,
+        (Some(PolicyState::Selective | PolicyState::VisibilityOnly), None) => Start::Allow,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringfence_crds::{ContainerClusterSpec, ContainerWorkloadProfileSpec};
+
+    fn profile(managed: bool, enforced_state: Option<PolicyState>) -> Profile {
+        let spec = ContainerWorkloadProfileSpec { managed, ..ContainerWorkloadProfileSpec::default() };
+        Profile { spec, enforced_state }
+    }
+
+    #[test]
+    fn without_an_agent_pods_of_namespaces_in_full_do_not_start() {
+        let mut store = ObjectStore::default();
+        for (name, managed, state) in [
+            ("full", true, Some(PolicyState::Full)),
+            ("selective", true, Some(PolicyState::Selective)),
+            ("idle", true, Some(PolicyState::Idle)),
+            ("unmanaged", false, Some(PolicyState::Full)),
+            ("waiting", true, None),
+            ("ringfence-system", true, Some(PolicyState::Full)),
+        ] {
+            store.profiles.insert(name.to_owned(), profile(managed, state));
+        }
+        let admissions = Admissions::new(Duration::ZERO, Some("ringfence-system".to_owned()));
+        assert_eq!(admissions.fallback(&store), Fallback { refuse: ["full".to_owned()].into() });
+    }
+
+    #[test]
+    fn a_namespace_without_a_profile_is_as_the_default_says() {
+        let mut store = ObjectStore::default();
+        assert_eq!((is_on_its_way(&store, "blog"), start(&store, "blog")), (false, Start::Allow));
+        let default = |managed, state| DefaultProfile { managed, policy_state: state, ..DefaultProfile::default() };
+        for (default_profile, on_its_way, decision) in [
+            (default(true, Some(PolicyState::Full)), true, Start::Refuse),
+            (default(true, Some(PolicyState::Selective)), true, Start::Allow),
+            (default(true, Some(PolicyState::Idle)), false, Start::Allow),
+            (default(true, None), false, Start::Allow),
+            (default(false, Some(PolicyState::Full)), false, Start::Allow),
+        ] {
+            store.cluster = Some(ContainerClusterSpec { default_profile, ..ContainerClusterSpec::default() });
+            assert_eq!((is_on_its_way(&store, "blog"), start(&store, "blog")), (on_its_way, decision));
+        }
+    }
+}
