@@ -29,6 +29,7 @@ mod cri;
 mod engine;
 mod feed;
 mod flows;
+mod ipset;
 #[cfg(test)]
 mod lab;
 mod ledger;

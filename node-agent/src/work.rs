@@ -1,10 +1,11 @@
-//! Work in one network namespace, on a thread: it is entered, made sure of, and only then touched.
+//! Work in one network namespace, on a thread: it is entered, made sure of, and only then touched. A change of members
+//! needs no entering: it goes over a socket that was opened in that namespace.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::apply::{Outcome, apply, clean_up};
+use crate::apply::{Followed, Outcome, apply, clean_up, follow_members};
 use crate::netns::{self, Cookie, Location};
 use crate::readings::Readings;
 use crate::slot::{Finished, Job};
@@ -37,9 +38,19 @@ enum WorkError {
 }
 
 impl Work {
-    /// Does a job.
+    /// Does a job. What is finished has no cookie where nothing was entered.
     pub fn run(self, job: Job) -> Finished {
         let begun = Instant::now();
+        let job = match job {
+            Job::Apply { wanted, known, terms } => match follow_members(&wanted, known) {
+                Followed::Members(done) => {
+                    let result = done.map_err(|error| error.to_string());
+                    return Finished { id: self.id, cookie: None, result, took: begun.elapsed() };
+                }
+                Followed::NotAlone(known) => Job::Apply { wanted, known, terms },
+            },
+            other => other,
+        };
         let entered = netns::run_in(&self.location, |cookie| (cookie, self.work(cookie, job)));
         let (cookie, result) = match entered {
             Ok((cookie, result)) => (Some(cookie), result),
