@@ -31,7 +31,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let node = options.node().context("know this node: give --node-name or NODE_NAME")?;
     let backend = Backend::probe()?;
     let machine_id = machine::machine_id(&[&options.machine_id_file, Path::new("/etc/machine-id")]);
-    let (ledger, found) = Ledger::open(&options.state_dir, &node, era(backend)).context("open the ledger")?;
+    let (ledger, found) = Ledger::open(options.state_dir(), &node, era(backend)).context("open the ledger")?;
     tracing::info!(%node, backend = backend.as_str(), from_ledger = found.is_some(), "starting");
 
     let stop = stop_on_signal()?;
@@ -74,14 +74,21 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
     let (changes, changes_in) = unbounded_channel();
     let (sandboxes_out, sandboxes) = unbounded_channel();
     let (report, mut reports) = watch::channel(Report::default());
-    let (ledger, _) = watch::channel(None);
+    let (ledger, news) = watch::channel(None);
+    let opened =
+        options.state_dir.as_deref().map(|kept| Ledger::open(kept, &node.clone().unwrap_or_default(), era(backend)));
+    // Of what was kept only the rules that were read back count: objects are in the folder.
+    let (readings, writer) = match opened.transpose().context("open the ledger")? {
+        Some((ledger, found)) => (found.unwrap_or_default().readings, Some(tokio::spawn(keep_ledger(ledger, news)))),
+        None => (BTreeMap::new(), None),
+    };
     // A folder is read whole.
     let (wanted, _) = watch::channel(feed::Wanted::default());
     send_folder(objects, pods, node.as_deref(), &changes, &sandboxes_out)?;
 
     let (engine, arrivals) = Engine::new(View::new(None), backend, Outputs { report, ledger, wanted });
     // A namespace lives on when its Pod was taken out of the file.
-    let engine = engine.releasing_departed();
+    let engine = engine.releasing_departed().remembering(readings);
     let inputs = Inputs { changes: changes_in, sandboxes, missed: Arc::new(Notify::new()), stop: stop.clone() };
     let running = tokio::spawn(engine.run(inputs, arrivals));
     if options.once {
@@ -91,6 +98,9 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
         drop(report);
         stop.cancel();
         running.await?;
+        if let Some(writer) = writer {
+            writer.await.context("write the ledger")?;
+        }
         if !problems.is_empty() {
             bail!("enforce every Pod: {problems}");
         }
@@ -117,6 +127,9 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
         }
     }
     running.await?;
+    if let Some(writer) = writer {
+        writer.await.context("write the ledger")?;
+    }
     Ok(())
 }
 
@@ -157,7 +170,7 @@ pub async fn off(options: &Options) -> anyhow::Result<()> {
             Err(error) => failed.push(error.to_string()),
         }
     }
-    Ledger::open(&options.state_dir, &options.node().unwrap_or_default(), None)?.0.clear()?;
+    Ledger::open(options.state_dir(), &options.node().unwrap_or_default(), None)?.0.clear()?;
     println!("took the rules away from {removed} network namespaces");
     if !failed.is_empty() {
         bail!("clear every network namespace: {}", failed.join("; "));

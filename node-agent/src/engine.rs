@@ -146,7 +146,13 @@ impl Engine {
                     dirty |= self.take_sandboxes(seen);
                     news = true;
                 }
-                Some(finished) = arrivals.recv() => self.take_finished(finished),
+                Some(finished) = arrivals.recv() => {
+                    self.take_finished(finished);
+                    // What has ended meanwhile is looked at together.
+                    while let Ok(finished) = arrivals.try_recv() {
+                        self.take_finished(finished);
+                    }
+                }
                 () = sleep_until(self.wake_at) => {}
             }
             while let Ok(change) = inputs.changes.try_recv() {
@@ -207,6 +213,7 @@ impl Engine {
     fn take_sandboxes(&mut self, seen: Seen) -> bool {
         self.sandboxes = Some(seen.problem.map_or(Ok(()), Err));
         let Some(sandboxes) = seen.sandboxes else { return false };
+        let before = self.listed();
         let mut old = std::mem::take(&mut self.slots);
         for sandbox in sandboxes.into_iter().filter(|sandbox| !sandbox.host_network) {
             let id = sandbox.id.clone();
@@ -220,8 +227,13 @@ impl Engine {
         }
         self.forget_departed();
         // A bridge may have come with the first Pod.
-        self.node_addresses = machine::addresses();
-        true
+        let addresses = std::mem::replace(&mut self.node_addresses, machine::addresses());
+        self.listed() != before || self.node_addresses != addresses
+    }
+
+    /// The sandboxes, and whether anybody still lists them.
+    fn listed(&self) -> Vec<(String, bool)> {
+        self.slots.iter().map(|(id, slot)| (id.clone(), slot.departed)).collect()
     }
 
     fn forget_departed(&mut self) {

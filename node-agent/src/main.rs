@@ -43,7 +43,7 @@ mod tools;
 mod view;
 mod work;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -72,9 +72,9 @@ struct Options {
     /// Name of this node.
     #[arg(long, global = true)]
     node_name: Option<String>,
-    /// Where what was read is kept.
-    #[arg(long, global = true, default_value = "/var/lib/ringfence")]
-    state_dir: PathBuf,
+    /// Where what was read is kept: /var/lib/ringfence when left out; with --objects, nothing is kept then.
+    #[arg(long, global = true)]
+    state_dir: Option<PathBuf>,
     /// Socket of the container runtime.
     #[arg(long, global = true, default_value = "/run/containerd/containerd.sock")]
     cri_socket: PathBuf,
@@ -99,6 +99,11 @@ struct Options {
 }
 
 impl Options {
+    /// Where an agent of a cluster keeps what was read.
+    fn state_dir(&self) -> &Path {
+        self.state_dir.as_deref().unwrap_or(Path::new("/var/lib/ringfence"))
+    }
+
     /// The node's name: the option, or `NODE_NAME`, as the downward API gives it.
     fn node(&self) -> Option<String> {
         let named = self.node_name.clone().or_else(|| std::env::var("NODE_NAME").ok());

@@ -1,7 +1,7 @@
 //! A change of members alone. It goes over the socket that is kept beside what is in force: from any thread, without a
 //! child and without entering the network namespace.
 
-use ringfence_dataplane::render;
+use ringfence_dataplane::sets;
 
 use super::ApplyError;
 use super::state::{Done, Due, InForce, Known, Outcome, Wanted};
@@ -22,16 +22,16 @@ pub fn follow_members(wanted: &Wanted, known: Known) -> Followed {
         (Wanted::Policy(policy), Known::Policy(present)) => (policy, present),
         (_, known) => return Followed::NotAlone(known),
     };
-    let rendered = render(policy, present.rendered.generation);
-    if !present.rendered.same_shape(&rendered) {
+    let Some(sets) = present.rendered.sets_of(&present.policy, policy) else {
         return Followed::NotAlone(Known::Policy(present));
-    }
-    let changes = present.rendered.delta(&rendered);
+    };
+    let changes = sets::changes(&present.rendered.sets, &sets);
     if let Err(error) = present.sets.change(&changes) {
         return Followed::Members(Err(error.into()));
     }
     let flows = present.due.flows || present.ended_flows || may_tighten(&present.policy, policy);
     let due = Due { flows, ..present.due };
+    present.rendered.sets = sets;
     let done = if changes.is_empty() { Done::Nothing } else { Done::Members };
-    Followed::Members(Ok(InForce { policy: policy.clone(), rendered, due, ..*present }.outcome(done)))
+    Followed::Members(Ok(InForce { policy: policy.clone(), due, ..*present }.outcome(done)))
 }
