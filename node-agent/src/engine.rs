@@ -307,9 +307,10 @@ impl Engine {
     fn dispatch(&mut self, now: Instant) {
         let moment = Moment { now, fresh: self.view.is_loaded(), closed: self.view.is_closed() };
         let (urgent, rest): (Vec<_>, Vec<_>) = self.slots.iter_mut().partition(|(_, slot)| slot.is_urgent());
+        let mut followed = Vec::new();
         for (id, slot) in urgent.into_iter().chain(rest) {
             // What has to wait begins with what is wanted then.
-            let Ok(permit) = self.threads.clone().try_acquire_owned() else { return };
+            let Ok(permit) = self.threads.clone().try_acquire_owned() else { break };
             let Some(job) = slot.begin(moment) else { continue };
             let work = Work {
                 id: id.clone(),
@@ -318,6 +319,14 @@ impl Engine {
                 cookie: slot.cookie,
                 forbidden: self.own_cookie,
                 remembered: self.remembered.clone(),
+            };
+            // Members are a few messages: to hand them to a thread would take longer.
+            let job = match tokio::task::block_in_place(|| work.follow(job)) {
+                Ok(finished) => {
+                    followed.push(finished);
+                    continue;
+                }
+                Err(job) => *job,
             };
             let (id, finished) = (id.clone(), self.finished.clone());
             tokio::spawn(async move {
@@ -332,6 +341,7 @@ impl Engine {
                 }));
             });
         }
+        followed.into_iter().for_each(|finished| self.take_finished(finished));
     }
 
     fn deadline(&self, now: Instant) -> Option<Instant> {

@@ -38,19 +38,25 @@ enum WorkError {
 }
 
 impl Work {
-    /// Does a job. What is finished has no cookie where nothing was entered.
+    /// Does a job that members are all of, on the calling thread: it waits for nothing. Hands back any other.
+    ///
+    /// # Errors
+    /// With the job, as it was.
+    pub fn follow(&self, job: Job) -> Result<Finished, Box<Job>> {
+        let begun = Instant::now();
+        let Job::Apply { wanted, known, terms } = job else { return Err(Box::new(job)) };
+        match follow_members(&wanted, known) {
+            Followed::Members(done) => {
+                let result = done.map_err(|error| error.to_string());
+                Ok(Finished { id: self.id.clone(), cookie: None, result, took: begun.elapsed() })
+            }
+            Followed::NotAlone(known) => Err(Box::new(Job::Apply { wanted, known, terms })),
+        }
+    }
+
+    /// Does a job.
     pub fn run(self, job: Job) -> Finished {
         let begun = Instant::now();
-        let job = match job {
-            Job::Apply { wanted, known, terms } => match follow_members(&wanted, known) {
-                Followed::Members(done) => {
-                    let result = done.map_err(|error| error.to_string());
-                    return Finished { id: self.id, cookie: None, result, took: begun.elapsed() };
-                }
-                Followed::NotAlone(known) => Job::Apply { wanted, known, terms },
-            },
-            other => other,
-        };
         let entered = netns::run_in(&self.location, |cookie| (cookie, self.work(cookie, job)));
         let (cookie, result) = match entered {
             Ok((cookie, result)) => (Some(cookie), result),
