@@ -97,6 +97,15 @@ impl Agent {
         Ok(Duration::from_nanos(nanoseconds))
     }
 
+    /// Processor time so far, in seconds, of it and of its children that have ended; in steps of a hundredth.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn cpu_with_children(&self) -> Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        Ok(crate::bench::ticks(&stat) as f64 / 100.0)
+    }
+
     /// A line of /proc/PID/status in kB.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use crate::probe;
 /// What their names begin with; the process that made them comes next.
 const PREFIX: &str = "rfbench-";
 /// Between two looks at all namespaces that have not changed yet.
-const PERIOD: Duration = Duration::from_micros(500);
+const PERIOD: Duration = Duration::from_millis(2);
 
 /// A network namespace with an address of each family on `eth0`, which leads nowhere.
 pub struct Pod {

@@ -69,14 +69,16 @@ impl Scene {
         Agent::start(&bench.agent, &self.folder)
     }
 
-    /// From the start of an agent until no Pod can send what nothing allows, over either family.
-    fn cold(&self, bench: &Bench) -> Result<(Agent, f64)> {
+    /// From the start of an agent until no Pod can send what nothing allows, over either family; and the processor time
+    /// until then.
+    fn cold(&self, bench: &Bench) -> Result<(Agent, f64, f64)> {
         let mut agent = self.start(bench)?;
         let took = self.nets.await_all(&strangers(), false, agent.started(), LIMIT)?;
+        let cpu = agent.cpu_with_children()?;
         let known = SocketAddr::new(members(0, None)?[0], SEEN_PORT);
         ensure!(self.nets.pods().iter().all(|pod| pod.may_send(known)), "what is allowed does not pass");
         agent.await_lines(bench.pods, LIMIT, |line| line.contains("CleanedUp"))?;
-        Ok((agent, took.as_secs_f64()))
+        Ok((agent, took.as_secs_f64(), cpu))
     }
 }
 
@@ -85,21 +87,23 @@ impl Scene {
 /// # Errors
 /// When an agent does not do what it should.
 pub fn run(bench: &Bench) -> Result<()> {
-    let (mut seconds, mut forks) = (Vec::new(), Vec::new());
+    let (mut seconds, mut cpu_s, mut forks) = (Vec::new(), Vec::new(), Vec::new());
     let mut last = None;
     for _ in 0..bench.runs {
         drop(last.take());
         let scene = Scene::new(bench)?;
-        let (agent, took) = scene.cold(bench)?;
+        let (agent, took, cpu) = scene.cold(bench)?;
         seconds.push(took);
+        cpu_s.push(cpu);
         forks.push(bench.forks.of(agent.pid()));
         last = Some((agent, scene));
     }
     let Some((agent, scene)) = last else { return Ok(()) };
     println!(
-        "bench node-cold seconds={:.3} forks={} pods={} services={SERVICES} sets={GROUPS} members={MEMBERS} {}",
+        "bench node-cold seconds={:.3} forks={} cpu_s={:.2} pods={} services={SERVICES} sets={GROUPS} members={MEMBERS} {}",
         figures::median(&seconds),
         forks.last().copied().unwrap_or_default(),
+        figures::median(&cpu_s),
         bench.pods,
         figures::spread(&seconds),
     );
@@ -110,7 +114,7 @@ pub fn run(bench: &Bench) -> Result<()> {
 
 /// One address comes into a group that all Pods use, and goes again; each is a sample, until the last Pod shows it.
 fn delta(bench: &Bench, scene: &Scene, agent: &Agent) -> Result<()> {
-    let before = bench.forks.of(agent.pid());
+    let (before, cpu_before) = (bench.forks.of(agent.pid()), agent.cpu_with_children()?);
     let mut samples = Vec::new();
     for number in 0..bench.samples {
         let [third, last] = u16::try_from(number / 2)?.to_be_bytes();
@@ -118,16 +122,17 @@ fn delta(bench: &Bench, scene: &Scene, agent: &Agent) -> Result<()> {
         let comes = number % 2 == 0;
         std::thread::sleep(PAUSE + Duration::from_millis(u64::try_from(number)? * 37 % 100));
         let begin = Instant::now();
-        scene.folder.put_group(0, &members(0, comes.then_some(guest))?)?;
+        scene.folder.put_members(0, &members(0, comes.then_some(guest))?)?;
         let took = scene.nets.await_all(&[SocketAddr::new(guest, SEEN_PORT)], comes, begin, LIMIT)?;
         samples.push(took.as_secs_f64() * 1000.0);
     }
     std::thread::sleep(PAUSE);
     println!(
-        "bench node-delta p50_ms={:.1} p99_ms={:.1} forks={} pods={} samples={}",
+        "bench node-delta p50_ms={:.1} p99_ms={:.1} forks={} cpu_ms={:.1} pods={} samples={}",
         figures::at(&samples, 50),
         figures::at(&samples, 99),
         bench.forks.of(agent.pid()) - before,
+        (agent.cpu_with_children()? - cpu_before) * 1000.0 / samples.len().max(1) as f64,
         bench.pods,
         samples.len(),
     );

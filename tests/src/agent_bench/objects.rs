@@ -18,8 +18,9 @@ use serde_json::json;
 /// The node that the agent takes itself to be on.
 pub const NODE: &str = "bench";
 const SPACE: &str = "bench";
-/// Members of one AddressGroup, as the controller makes them.
-const SLICE: usize = 100;
+/// Members of one AddressGroup: what the controller makes has 100, and here is room for one more, so that a change is one
+/// file.
+const SLICE: usize = 101;
 
 /// Objects and Pods on disk, gone when dropped.
 pub struct Folder {
@@ -76,13 +77,20 @@ impl Folder {
     /// # Errors
     /// When files cannot be written.
     pub fn put_group(&self, group: usize, members: &[IpAddr]) -> Result<()> {
-        let class = format!("c-{group}");
-        let peers = PeerGroupSpec { classes: vec![class.clone()], ..PeerGroupSpec::default() };
+        let peers = PeerGroupSpec { classes: vec![format!("c-{group}")], ..PeerGroupSpec::default() };
         self.put(&format!("peers-{group}"), &PeerGroup::new(&peer_group(group), peers))?;
+        self.put_members(group, members)
+    }
+
+    /// Who is in a group that is there.
+    ///
+    /// # Errors
+    /// When files cannot be written.
+    pub fn put_members(&self, group: usize, members: &[IpAddr]) -> Result<()> {
         let slices = members.chunks(SLICE).count().max(1);
         for slice in 0..slices {
             let members = members.chunks(SLICE).nth(slice).unwrap_or_default();
-            self.put_slice(&class, slice, slices, members)?;
+            self.put_slice(&format!("c-{group}"), slice, slices, members)?;
         }
         Ok(())
     }

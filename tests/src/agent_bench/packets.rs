@@ -32,6 +32,8 @@ struct Lane {
 /// What a server's rules are.
 enum Rules {
     None,
+    /// One that only makes the kernel follow connections, as ours do.
+    Conntrack,
     /// Of ours, which differ in peers.
     Peers(usize),
     /// Of ours, which differ in ports.
@@ -45,7 +47,7 @@ enum Rules {
 /// # Errors
 /// When rules cannot be put in force, or a connection does not open.
 pub fn run(bench: &Bench) -> Result<()> {
-    let mut kinds = vec![Rules::None, Rules::Linear];
+    let mut kinds = vec![Rules::None, Rules::Conntrack, Rules::Linear];
     kinds.extend(PEERS.map(Rules::Peers));
     kinds.extend(PORTS.map(Rules::Ports));
     let mut lanes = Vec::new();
@@ -81,6 +83,7 @@ impl Lane {
     fn new(number: u8, kind: &Rules) -> Result<Self> {
         let name = match kind {
             Rules::None => "none".to_owned(),
+            Rules::Conntrack => "conntrack_ns".to_owned(),
             Rules::Linear => format!("linear_ns_{LINEAR}"),
             Rules::Peers(count) => format!("ns_{count}"),
             Rules::Ports(count) => format!("ports_ns_{count}"),
@@ -93,6 +96,10 @@ impl Lane {
         let client = address(number, 1);
         let (groups, ports) = match kind {
             Rules::None => return Ok(None),
+            Rules::Conntrack => {
+                self.pair.at_server("iptables-nft-restore", &["--noflush"], FOLLOW)?;
+                return Ok(None);
+            }
             Rules::Linear => {
                 self.pair.at_server("iptables-nft-restore", &["--noflush"], &linear(client)?)?;
                 return Ok(None);
@@ -143,6 +150,9 @@ fn stranger(number: usize) -> Result<IpAddr> {
     let [.., high, low] = u32::try_from(number)?.to_be_bytes();
     Ok(std::net::Ipv4Addr::new(172, 16, high, low).into())
 }
+
+/// `iptables-restore` input that lets everything pass.
+const FOLLOW: &str = "*mangle\n-A PREROUTING -m conntrack --ctstate INVALID -j RETURN\nCOMMIT\n";
 
 /// `iptables-restore` input: a chain of our own in table mangle, whose last rule lets the client in.
 fn linear(client: IpAddr) -> Result<String> {

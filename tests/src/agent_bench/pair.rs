@@ -11,8 +11,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::nets::{ip, name, path, run};
 use crate::probe;
 
-/// Where the server listens.
-pub const PORT: u16 = 5201;
+/// Where the server listens: above every other port of a rule, since rules are in the order of ports.
+pub const PORT: u16 = 61_000;
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// The addresses of a pair: `10.<number>.0.1` is the client, `.2` the server.

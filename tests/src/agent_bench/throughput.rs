@@ -1,8 +1,9 @@
-//! `throughput`: what established traffic and new connections keep of their speed when both ends are policed, beside a
-//! pair without rules, by turns.
+//! `throughput`: what established traffic and new connections keep of their speed when one end or both are policed,
+//! beside a pair without rules, by turns.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -21,36 +22,46 @@ const BLOCK: usize = 128 * 1024;
 /// Rules besides the one that hits.
 const SERVICES: u16 = 29;
 
-/// Prints the medians of the ratios of paired runs.
+/// Prints the medians of the ratios of paired runs: with the server policed, and with both ends.
 ///
 /// # Errors
 /// When a connection does not open.
 pub fn run(bench: &Bench) -> Result<()> {
-    let (open, policed) = (Pair::new(1)?, Pair::new(2)?);
-    let folder = Folder::new("throughput")?;
-    folder.put_group(0, &[address(2, 1), address(2, 2)])?;
-    let others = (0..SERVICES).map(|number| (0, port("TCP", 8000 + number)));
-    folder.put_rules(&others.chain([(0, port("TCP", PORT))]).collect::<Vec<_>>())?;
-    let (client, server) = (policed.client(), policed.server());
-    folder.put_pods([(client.as_path(), address(2, 1)), (server.as_path(), address(2, 2))])?;
-    let mut agent = Agent::start(&bench.agent, &folder)?;
-    agent.await_lines(2, LIMIT, |line| line.contains("CleanedUp"))?;
-    agent.stop()?;
-    for pair in [&open, &policed] {
+    let (open, one, both) = (Pair::new(1)?, Pair::new(2)?, Pair::new(3)?);
+    enforce(bench, &[(one.server(), address(2, 2)), (both.server(), address(3, 2)), (both.client(), address(3, 1))])?;
+    for pair in [&open, &one, &both] {
         pair.await_open().context("a connection does not open")?;
     }
-    let streams = paired(bench.runs, &open, &policed, stream)?;
-    let connections = paired(bench.runs, &open, &policed, connections)?;
+    let streams = [&one, &both].map(|policed| paired(bench.runs, &open, policed, stream));
+    let connections = [&one, &both].map(|policed| paired(bench.runs, &open, policed, connections));
+    let ([stream, stream_both], [connection, connection_both]) = (streams, connections);
+    let (stream, connection) = (stream?, connection?);
     println!(
-        "bench throughput stream_ratio={:.3} cps_ratio={:.3} stream_gbit={:.1} cps={:.0} services={} runs={}",
-        streams.ratio,
-        connections.ratio,
-        streams.open * 8.0 / 1e9,
-        connections.open,
+        "bench throughput stream_ratio={:.3} cps_ratio={:.3} both_ends_stream_ratio={:.3} both_ends_cps_ratio={:.3} \
+         stream_gbit={:.1} cps={:.0} services={} runs={}",
+        stream.ratio,
+        connection.ratio,
+        stream_both?.ratio,
+        connection_both?.ratio,
+        stream.open * 8.0 / 1e9,
+        connection.open,
         SERVICES + 1,
-        streams.runs,
+        stream.runs,
     );
     Ok(())
+}
+
+/// Puts rules in force in these namespaces; the agent is gone afterwards.
+fn enforce(bench: &Bench, pods: &[(PathBuf, IpAddr)]) -> Result<()> {
+    let folder = Folder::new("throughput")?;
+    let everyone: Vec<IpAddr> = (2..=3).flat_map(|pair| [address(pair, 1), address(pair, 2)]).collect();
+    folder.put_group(0, &everyone)?;
+    let others = (0..SERVICES).map(|number| (0, port("TCP", 8000 + number)));
+    folder.put_rules(&others.chain([(0, port("TCP", PORT))]).collect::<Vec<_>>())?;
+    folder.put_pods(pods.iter().map(|(path, address)| (path.as_path(), *address)))?;
+    let mut agent = Agent::start(&bench.agent, &folder)?;
+    agent.await_lines(pods.len(), LIMIT, |line| line.contains("CleanedUp"))?;
+    agent.stop()
 }
 
 /// What came of paired runs.
