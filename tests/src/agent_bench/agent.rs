@@ -84,6 +84,13 @@ impl Agent {
         }
     }
 
+    /// Waits until it has said nothing for so long.
+    pub fn await_quiet(&mut self, quiet: Duration) {
+        while let Ok(line) = self.lines.recv_timeout(quiet) {
+            self.log.push(line);
+        }
+    }
+
     /// Processor time of its threads so far. Of those that have ended it is lost: for an agent that does little.
     ///
     /// # Errors

@@ -16,8 +16,8 @@ const MEMBERS: u16 = 100;
 /// The service over which it is seen who may be reached: datagrams, since what is dropped is an error to their sender.
 const SEEN_PORT: u16 = 5000;
 const LIMIT: Duration = Duration::from_secs(60);
-/// After a change: until what can wait 200 ms is done in every network namespace.
-const PAUSE: Duration = Duration::from_millis(500);
+/// After a change the agent does what can wait, 200 ms later; when it has said nothing for so long, that is over.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// The Pods and what they are to enforce.
 struct Scene {
@@ -98,7 +98,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         forks.push(bench.forks.of(agent.pid()));
         last = Some((agent, scene));
     }
-    let Some((agent, scene)) = last else { return Ok(()) };
+    let Some((mut agent, scene)) = last else { return Ok(()) };
     println!(
         "bench node-cold seconds={:.3} forks={} cpu_s={:.2} pods={} services={SERVICES} sets={GROUPS} members={MEMBERS} {}",
         figures::median(&seconds),
@@ -107,26 +107,26 @@ pub fn run(bench: &Bench) -> Result<()> {
         bench.pods,
         figures::spread(&seconds),
     );
-    delta(bench, &scene, &agent)?;
+    delta(bench, &scene, &mut agent)?;
     idle(bench, &agent)?;
     restart(bench, &scene, agent)
 }
 
 /// One address comes into a group that all Pods use, and goes again; each is a sample, until the last Pod shows it.
-fn delta(bench: &Bench, scene: &Scene, agent: &Agent) -> Result<()> {
+fn delta(bench: &Bench, scene: &Scene, agent: &mut Agent) -> Result<()> {
     let (before, cpu_before) = (bench.forks.of(agent.pid()), agent.cpu_with_children()?);
     let mut samples = Vec::new();
     for number in 0..bench.samples {
         let [third, last] = u16::try_from(number / 2)?.to_be_bytes();
         let guest: IpAddr = Ipv4Addr::new(10, 200, third, last).into();
         let comes = number % 2 == 0;
-        std::thread::sleep(PAUSE + Duration::from_millis(u64::try_from(number)? * 37 % 100));
+        agent.await_quiet(QUIET + Duration::from_millis(u64::try_from(number)? * 37 % 100));
         let begin = Instant::now();
         scene.folder.put_members(0, &members(0, comes.then_some(guest))?)?;
         let took = scene.nets.await_all(&[SocketAddr::new(guest, SEEN_PORT)], comes, begin, LIMIT)?;
         samples.push(took.as_secs_f64() * 1000.0);
     }
-    std::thread::sleep(PAUSE);
+    agent.await_quiet(QUIET);
     println!(
         "bench node-delta p50_ms={:.1} p99_ms={:.1} forks={} cpu_ms={:.1} pods={} samples={}",
         figures::at(&samples, 50),
