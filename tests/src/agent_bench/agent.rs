@@ -1,9 +1,11 @@
 //! The agent as a process: started over a folder of objects, read by its log, ended when dropped.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::objects::{Folder, NODE};
+
+/// Those that run, for whoever has to end them without having them.
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Ends every agent that runs; what is in force stays.
+pub fn end_all() {
+    let pids = RUNNING.lock().map(|running| running.clone()).unwrap_or_default();
+    for pid in pids.into_iter().filter_map(|pid| i32::try_from(pid).ok()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+}
 
 /// A running agent.
 pub struct Agent {
@@ -40,6 +53,9 @@ impl Agent {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("failed to run {}", program.display()))?;
+        if let Ok(mut running) = RUNNING.lock() {
+            running.insert(child.id());
+        }
         let stderr = child.stderr.take().context("no standard error")?;
         let (sender, lines) = channel();
         std::thread::spawn(move || {
@@ -135,6 +151,9 @@ impl Agent {
         if self.child.try_wait()?.is_none() {
             kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
             self.child.wait()?;
+        }
+        if let Ok(mut running) = RUNNING.lock() {
+            running.remove(&self.child.id());
         }
         Ok(())
     }

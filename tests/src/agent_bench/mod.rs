@@ -8,7 +8,7 @@ mod agent;
 mod big;
 mod figures;
 mod forks;
-pub mod nets;
+mod nets;
 mod node;
 mod objects;
 mod packets;
@@ -55,4 +55,11 @@ pub fn run(bench: &Bench, filter: Option<&str>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Ends and removes whatever is left, after a run that was cut off.
+pub fn clean_up() {
+    agent::end_all();
+    nets::remove_own();
+    objects::remove_own();
 }

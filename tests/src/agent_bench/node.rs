@@ -90,15 +90,18 @@ pub fn run(bench: &Bench) -> Result<()> {
     let (mut seconds, mut cpu_s, mut forks) = (Vec::new(), Vec::new(), Vec::new());
     let mut last = None;
     for _ in 0..bench.runs {
-        drop(last.take());
+        if let Some((scene, agent)) = last.take() {
+            drop::<Agent>(agent);
+            drop::<Scene>(scene);
+        }
         let scene = Scene::new(bench)?;
         let (agent, took, cpu) = scene.cold(bench)?;
         seconds.push(took);
         cpu_s.push(cpu);
         forks.push(bench.forks.of(agent.pid()));
-        last = Some((agent, scene));
+        last = Some((scene, agent));
     }
-    let Some((mut agent, scene)) = last else { return Ok(()) };
+    let Some((scene, mut agent)) = last else { return Ok(()) };
     println!(
         "bench node-cold seconds={:.3} forks={} cpu_s={:.2} pods={} services={SERVICES} sets={GROUPS} members={MEMBERS} {}",
         figures::median(&seconds),

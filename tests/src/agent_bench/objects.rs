@@ -22,6 +22,19 @@ const SPACE: &str = "bench";
 /// file.
 const SLICE: usize = 101;
 
+/// What the names of this process's folders begin with.
+fn prefix() -> String {
+    format!("ringfence-bench-{}-", std::process::id())
+}
+
+/// Removes every folder that this process has made.
+pub fn remove_own() {
+    let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix())) {
+        let _ = fs::remove_dir_all(entry.path());
+    }
+}
+
 /// Objects and Pods on disk, gone when dropped.
 pub struct Folder {
     root: PathBuf,
@@ -33,7 +46,7 @@ impl Folder {
     /// # Errors
     /// When files cannot be written.
     pub fn new(name: &str) -> Result<Self> {
-        let root = std::env::temp_dir().join(format!("ringfence-{}-{name}", std::process::id()));
+        let root = std::env::temp_dir().join(format!("{}{name}", prefix()));
         let folder = Self { root };
         fs::create_dir_all(folder.objects()).context("failed to make a folder")?;
         let profile = ContainerWorkloadProfileSpec {

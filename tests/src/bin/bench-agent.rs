@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use ringfence_tests::agent_bench::{self, Bench, Forks, nets};
+use ringfence_tests::agent_bench::{self, Bench, Forks};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures the node agent; one line a benchmark.
@@ -38,7 +38,7 @@ async fn main() -> ExitCode {
         stopped = stopped() => stopped,
     };
     // What was cut off could not clean up after itself.
-    nets::remove_own();
+    agent_bench::clean_up();
     match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
