@@ -4,7 +4,7 @@ CLUSTER ?= demo
 TESTBED := tests/cluster/cluster.sh
 BINARIES := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help build generate check-generated cluster-up cluster-down install demo test sim fuzz bench bench-fan-out bench-e2e lint clean
+.PHONY: help build generate check-generated cluster-up cluster-down install demo test sim fuzz bench bench-agent bench-fan-out bench-e2e lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,10 +39,16 @@ sim: ## random policy and clusters, the compiler held against the oracle; SECOND
 fuzz: ## the parser and the compiler with bytes that a fuzzer makes up; a nightly compiler; SECONDS=600 of each for longer
 	@FUZZ_SECONDS=$(or $(SECONDS),60) scripts/fuzz.sh
 
-bench: ## how long compiler and agent take, in the shapes that the field publishes; optimized, so built for itself
+bench: ## how long compiler and agent take, in the shapes that the field publishes, and what an agent costs; built for itself
 	@cargo build --quiet --release --locked -p ringfence-sim
+	@cargo build --quiet --release --locked -p ringfence-node-agent -p ringfence-tests --bin cven --bin bench-agent
 	@$(or $(CARGO_TARGET_DIR),target)/release/bench-compile
 	@$(or $(CARGO_TARGET_DIR),target)/release/bench-node
+	@$(or $(CARGO_TARGET_DIR),target)/release/bench-agent
+
+bench-agent: ## the last part of bench alone: what a node agent costs, in network namespaces; PART=node for some of it
+	@cargo build --quiet --release --locked -p ringfence-node-agent -p ringfence-tests --bin cven --bin bench-agent
+	@$(or $(CARGO_TARGET_DIR),target)/release/bench-agent $(PART)
 
 bench-fan-out: build ## what agents that watch cost a real apiserver, 200 to 2,000 of them
 	@$(BINARIES)/bench-fan-out

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The table of docs/speed.md, made from what `make bench` printed.
-#   bench-table.sh FILE          put the lines of FILE, and the table that follows from them, into docs/speed.md
-#   bench-table.sh --check       fail if the table there does not follow from the lines there
+# The tables of docs/speed.md, made from what `make bench` printed.
+#   bench-table.sh FILE          put the lines of FILE, and the tables that follow from them, into docs/speed.md
+#   bench-table.sh --check       fail if the tables there do not follow from the lines there
 source "$(dirname "$0")/lib.sh"
 readonly PAGE=docs/speed.md
 
@@ -16,6 +16,45 @@ node-snapshot|seconds|Felix 10.4 s, 283 MB|0.1
 node-snapshot-apps|seconds|–|0.1
 pod-event|p99_us|Antrea 2 ms|50
 policy-edit|p99_us|–|5000'
+
+# name|what is taken of its line|its unit|most or least|aim
+readonly AGENT='node-cold|seconds|s|most|1
+node-delta|p50_ms|ms|most|20
+node-delta|p99_ms|ms|most|20
+node-restart|ready_ms|ms|most|300
+node-restart|kernel_writes||most|0
+node-idle|mcpu|mCPU|most|3
+node-idle|rss_mb|MB|most|30
+first-packet|times||least|50
+throughput|stream_ratio||least|0.97
+throughput|cps_ratio||least|0.90
+big-group|seconds|s||
+big-group|kernel_mb|MB||'
+
+# Of several lines of one name the last counts.
+agent_table() {
+  awk -v wanted="$AGENT" '
+    $1 == "bench" { for (i = 3; i <= NF; i++) { at = index($i, "="); value[$2, substr($i, 1, at - 1)] = substr($i, at + 1) } }
+    END {
+      print "| line | what | here | aim | reached |"
+      print "| --- | --- | --- | --- | --- |"
+      count = split(wanted, rows, "\n")
+      for (i = 1; i <= count; i++) {
+        split(rows[i], row, "|")
+        if (!((row[1], row[2]) in value)) continue
+        here = value[row[1], row[2]] + 0; unit = row[3] == "" ? "" : " " row[3]; aim = row[5] + 0
+        good = row[4] == "most" ? here <= aim : here >= aim
+        if (row[4] == "") { limit = "–"; reached = "–" }
+        else {
+          limit = (row[4] == "most" ? "at most " : "at least ") row[5] unit
+          if (good) reached = "yes"
+          else if (row[4] == "most" && aim > 0) reached = sprintf("no, %.1f times", here / aim)
+          else reached = sprintf("no, by %.4g", row[4] == "most" ? here - aim : aim - here)
+        }
+        printf "| `%s` | `%s` | %s%s | %s | %s |\n", row[1], row[2], value[row[1], row[2]], unit, limit, reached
+      }
+    }' "$1"
+}
 
 # Of several lines of one name the slowest counts.
 table() {
@@ -59,10 +98,12 @@ esac
 { echo '```'; cat "$work/lines"; echo '```'; } >"$work/block"
 table "$work/lines" >"$work/table"
 between "$PAGE" "lines of make bench" "$work/block" >"$work/page.1"
+agent_table "$work/lines" >"$work/agent"
 between "$work/page.1" "table of make bench" "$work/table" >"$work/page.2"
+between "$work/page.2" "table of bench-agent" "$work/agent" >"$work/page.3"
 if [[ $1 == --check ]]; then
-  diff "$PAGE" "$work/page.2" >&2 || die "the table of $PAGE does not follow from its lines; run scripts/bench-table.sh on what 'make bench' prints"
+  diff "$PAGE" "$work/page.3" >&2 || die "the tables of $PAGE do not follow from their lines; run scripts/bench-table.sh on what 'make bench' prints"
 else
-  cp "$work/page.2" "$PAGE"
+  cp "$work/page.3" "$PAGE"
   say "wrote $PAGE"
 fi

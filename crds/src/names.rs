@@ -23,6 +23,9 @@ pub const MANAGER_CONTROLLER: &str = "ringfence-controller";
 /// Field manager of the agent.
 pub const MANAGER_AGENT: &str = "ringfence-cven";
 
+/// Reason of a NodePolicy's `Ready` once its agent has taken everything away because enforcement is suspended.
+pub const REASON_SUSPENDED: &str = "Suspended";
+
 /// Annotation prefix of labels, always accepted.
 pub const ANNOTATION_PREFIX: &str = "ringfence.dev/";
 /// Label on objects from git: `<namespace>.<name>` of their PolicyRepository.
@@ -91,6 +94,3 @@ mod tests {
         assert!(filled.iter().all(|count| (50..=150).contains(count)), "{filled:?}");
     }
 }
-
-/// Reason of a NodePolicy's `Ready` once its agent has taken everything away because enforcement is suspended.
-pub const REASON_SUSPENDED: &str = "Suspended";

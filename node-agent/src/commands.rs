@@ -34,7 +34,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let node = options.node().context("know this node: give --node-name or NODE_NAME")?;
     let backend = Backend::probe()?;
     let machine_id = machine::machine_id(&[&options.machine_id_file, Path::new("/etc/machine-id")]);
-    let (ledger, found, damage) = Ledger::open(&options.state_dir, &node, machine_id.as_deref(), era(backend));
+    let (ledger, found, damage) = Ledger::open(options.state_dir(), &node, machine_id.as_deref(), era(backend));
     tracing::info!(%node, backend = backend.as_str(), from_ledger = found.is_some(), "starting");
     let damage = damage.map(|problem| Fault::ledger_damaged(&problem));
     damage.iter().for_each(|fault| tracing::warn!("{}", fault.message));
@@ -63,7 +63,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let (found, readings) = found.map(|Kept { store, pods, readings }| ((store, pods), readings)).unzip();
     let (engine, arrivals) = Engine::new(View::new(found), backend, outputs);
     let engine = engine.remembering(readings.unwrap_or_default()).waiting(options.pod_start_wait());
-    let switch = Switch::of(&options.state_dir);
+    let switch = Switch::of(options.state_dir());
     let (turned, off) = watch::channel(switch.is_off());
     tokio::spawn(switch.follow(turned));
     engine.run(Inputs { changes: changes_in, sandboxes, asks, off, missed, stop }, arrivals).await;
@@ -101,7 +101,15 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
     let (changes, changes_in) = unbounded_channel();
     let (sandboxes_out, sandboxes) = unbounded_channel();
     let (report, mut reports) = watch::channel(Report::default());
-    let (ledger, _) = watch::channel(None);
+    let (ledger, news) = watch::channel(None);
+    // Of what was kept only the rules that were read back count: objects are in the folder.
+    let opened = options.state_dir.as_deref().map(|kept| {
+        let (ledger, found, _) = Ledger::open(kept, node.as_deref().unwrap_or_default(), None, era(backend));
+        let keeping = tokio::spawn(ledger::keep(ledger, news, watch::channel(Health::default()).0));
+        (found.unwrap_or_default().readings, keeping)
+    });
+    let (readings, writer) = opened.unzip();
+    let readings = readings.unwrap_or_default();
     // A folder is read whole.
     let (wanted, _) = watch::channel(feed::Wanted::default());
     let (places, _) = watch::channel(Vec::new());
@@ -111,7 +119,7 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
     let (engine, arrivals) =
         Engine::new(View::new(None), backend, Outputs { report, ledger, wanted, places, chaining });
     // A namespace lives on when its Pod was taken out of the file.
-    let engine = engine.releasing_departed().waiting(options.pod_start_wait());
+    let engine = engine.releasing_departed().remembering(readings).waiting(options.pod_start_wait());
     let (_, off) = watch::channel(false);
     let missed = Arc::new(Notify::new());
     let inputs = Inputs { changes: changes_in, sandboxes, asks, off, missed, stop: stop.clone() };
@@ -123,6 +131,9 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
         drop(report);
         stop.cancel();
         running.await?;
+        if let Some(writer) = writer {
+            writer.await.context("write the ledger")?;
+        }
         if !problems.is_empty() {
             bail!("enforce every Pod: {problems}");
         }
@@ -149,6 +160,9 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
         }
     }
     running.await?;
+    if let Some(writer) = writer {
+        writer.await.context("write the ledger")?;
+    }
     Ok(())
 }
 

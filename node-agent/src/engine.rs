@@ -183,7 +183,13 @@ impl Engine {
                     self.off = *inputs.off.borrow_and_update();
                     dirty = true;
                 }
-                Some(finished) = arrivals.recv() => self.take_finished(finished),
+                Some(finished) = arrivals.recv() => {
+                    self.take_finished(finished);
+                    // What has ended meanwhile is looked at together.
+                    while let Ok(finished) = arrivals.try_recv() {
+                        self.take_finished(finished);
+                    }
+                }
                 () = sleep_until(self.wake_at) => {}
             }
             while let Ok(change) = inputs.changes.try_recv() {
@@ -246,6 +252,7 @@ impl Engine {
     fn take_sandboxes(&mut self, seen: Seen) -> bool {
         self.sandboxes = Some(seen.problem.map_or(Ok(()), Err));
         let Some(sandboxes) = seen.sandboxes else { return false };
+        let before = self.listed();
         let mut old = std::mem::take(&mut self.slots);
         for sandbox in sandboxes.into_iter().filter(|sandbox| !sandbox.host_network) {
             let id = sandbox.id.clone();
@@ -268,8 +275,13 @@ impl Engine {
         let places = self.slots.values().map(|slot| (slot.pod(), slot.sandbox.netns.clone()));
         self.outputs.places.send_replace(places.collect());
         // A bridge may have come with the first Pod.
-        self.node_addresses = machine::addresses();
-        true
+        let addresses = std::mem::replace(&mut self.node_addresses, machine::addresses());
+        self.listed() != before || self.node_addresses != addresses
+    }
+
+    /// The sandboxes, whether nobody lists them any more, and whether nobody does yet.
+    fn listed(&self) -> Vec<(String, bool, bool)> {
+        self.slots.iter().map(|(id, slot)| (id.clone(), slot.departed, slot.is_admitted())).collect()
     }
 
     fn take_ask(&mut self, ask: Ask) {
@@ -399,9 +411,10 @@ impl Engine {
         // Who turns a node off means it, whatever has been read.
         let moment = Moment { now, fresh: self.view.is_loaded() || self.off, closed: self.view.is_closed() };
         let (urgent, rest): (Vec<_>, Vec<_>) = self.slots.iter_mut().partition(|(_, slot)| slot.is_urgent());
+        let mut followed = Vec::new();
         for (id, slot) in urgent.into_iter().chain(rest) {
             // What has to wait begins with what is wanted then.
-            let Ok(permit) = self.threads.clone().try_acquire_owned() else { return };
+            let Ok(permit) = self.threads.clone().try_acquire_owned() else { break };
             let Some(job) = slot.begin(moment) else { continue };
             let work = Work {
                 id: id.clone(),
@@ -410,6 +423,14 @@ impl Engine {
                 cookie: slot.cookie,
                 forbidden: self.own_cookie,
                 remembered: self.remembered.clone(),
+            };
+            // Members are a few messages: to hand them to a thread would take longer.
+            let job = match tokio::task::block_in_place(|| work.follow(job)) {
+                Ok(finished) => {
+                    followed.push(finished);
+                    continue;
+                }
+                Err(job) => *job,
             };
             let (id, finished) = (id.clone(), self.finished.clone());
             tokio::spawn(async move {
@@ -424,6 +445,7 @@ impl Engine {
                 }));
             });
         }
+        followed.into_iter().for_each(|finished| self.take_finished(finished));
     }
 
     fn deadline(&self, now: Instant) -> Option<Instant> {

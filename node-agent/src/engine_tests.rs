@@ -259,3 +259,27 @@ fn nothing_is_settled_while_other_groups_are_being_read() {
     engine.hears(all(Kind::PeerGroup, []));
     assert!(settled(&engine));
 }
+
+/// The socket that is kept for changes of members holds the namespace, and must go with the sandbox.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_holds_the_namespace_of_a_sandbox_that_has_stopped() {
+    let test = "nothing_holds_the_namespace_of_a_sandbox_that_has_stopped";
+    let (Some(own), Some(node)) = (Netns::new(test), Netns::new(test)) else { return };
+    let wire = ["link", "add", "wire", "type", "veth", "peer", "name", "eth0", "netns", own.name()];
+    node.exec("ip", &wire, "");
+    // The node's end of a veth pair goes with the namespace that the other end is in.
+    let has_wire = || node.exec("ip", &["-o", "link"], "").contains("wire@");
+    let mut engine = Running::start(None, BTreeMap::new());
+    engine.show(&own.path());
+    engine.until("rules", |report| report.settled && report.pods_enforced == 1).await;
+    drop(own);
+    // Nothing tells that something does not happen.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(has_wire(), "it is held: otherwise this test shows nothing");
+    engine.sandboxes.send(Seen { sandboxes: Some(Vec::new()), problem: None }).expect("it listens");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while has_wire() {
+        assert!(Instant::now() < deadline, "something holds the namespace");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

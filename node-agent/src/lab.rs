@@ -28,6 +28,11 @@ impl Netns {
         Some(netns)
     }
 
+    /// What `ip netns` knows it by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where it is mounted.
     pub fn path(&self) -> PathBuf {
         Path::new("/run/netns").join(&self.name)

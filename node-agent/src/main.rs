@@ -33,6 +33,7 @@ mod engine;
 mod feed;
 mod flows;
 mod health;
+mod ipset;
 #[cfg(test)]
 mod lab;
 mod ledger;
@@ -47,7 +48,7 @@ mod tools;
 mod view;
 mod work;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -79,9 +80,9 @@ struct Options {
     /// Name of this node.
     #[arg(long, global = true)]
     node_name: Option<String>,
-    /// Where what was read is kept.
-    #[arg(long, global = true, default_value = "/var/lib/ringfence")]
-    state_dir: PathBuf,
+    /// Where what was read is kept: /var/lib/ringfence when left out; with --objects, nothing is kept then.
+    #[arg(long, global = true)]
+    state_dir: Option<PathBuf>,
     /// Socket of the container runtime.
     #[arg(long, global = true, default_value = "/run/containerd/containerd.sock")]
     cri_socket: PathBuf,
@@ -124,6 +125,11 @@ struct Options {
 }
 
 impl Options {
+    /// Where an agent of a cluster keeps what was read.
+    fn state_dir(&self) -> &Path {
+        self.state_dir.as_deref().unwrap_or(Path::new("/var/lib/ringfence"))
+    }
+
     /// The node's name: the option, or `NODE_NAME`, as the downward API gives it.
     fn node(&self) -> Option<String> {
         let named = self.node_name.clone().or_else(|| std::env::var("NODE_NAME").ok());
@@ -137,12 +143,12 @@ impl Options {
 
     /// Where the CNI plugin is to be, if this agent is to put it there.
     fn cni_place(&self) -> Option<cni::install::Place> {
-        let fallback = self.host_state_dir.as_ref().unwrap_or(&self.state_dir).join(cni::install::FALLBACK);
+        let fallback = self.host_state_dir.as_deref().unwrap_or(self.state_dir()).join(cni::install::FALLBACK);
         Some(cni::install::Place {
             conf_dir: self.cni_conf_dir.clone()?,
             bin_dir: self.cni_bin_dir.clone()?,
             program: self.cni_program.clone(),
-            state_dir: self.state_dir.clone(),
+            state_dir: self.state_dir().to_owned(),
             entry: ringfence_cni::Entry::new(self.cni_socket.clone()?, fallback, self.pod_start_wait()),
         })
     }

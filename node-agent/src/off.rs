@@ -76,7 +76,7 @@ async fn changed(watch: Result<FolderWatch, std::io::Error>) {
 /// # Errors
 /// When the file stays.
 pub fn on(options: &Options) -> anyhow::Result<()> {
-    Switch::of(&options.state_dir).turn_on().context("turn this node on")?;
+    Switch::of(options.state_dir()).turn_on().context("turn this node on")?;
     println!("this node is on: its agent enforces what it has read");
     Ok(())
 }
@@ -88,7 +88,7 @@ pub fn on(options: &Options) -> anyhow::Result<()> {
 pub async fn off(options: &Options) -> anyhow::Result<()> {
     let backend = Backend::probe()?;
     // First, so that no agent puts anything back.
-    Switch::of(&options.state_dir).turn_off().context("turn this node off")?;
+    Switch::of(options.state_dir()).turn_off().context("turn this node off")?;
     let mut failed = Vec::new();
     let mut removed = 0;
     for location in locations(options).await {

@@ -1,4 +1,4 @@
-//! The programs that write to the kernel: iptables and ipset, as children in the caller's network namespace.
+//! The programs that write rules to the kernel and read what it holds: iptables and ipset, as children in the caller's network namespace.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -120,17 +120,6 @@ impl Backend {
         };
         run(&self.program(family, "restore"), wait, Some(text)).map(drop)
     }
-}
-
-/// Writes `ipset restore` input; what is there already is no error.
-///
-/// # Errors
-/// When the program refuses a line; lines before it are in force.
-pub fn ipset_restore(text: &str) -> Result<(), ToolError> {
-    if text.is_empty() {
-        return Ok(());
-    }
-    run("ipset", &["restore", "-exist"], Some(text)).map(drop)
 }
 
 /// The sets in the network namespace, as `ipset save` prints them.

@@ -1,10 +1,11 @@
-//! Work in one network namespace, on a thread: it is entered, made sure of, and only then touched.
+//! Work in one network namespace, on a thread: it is entered, made sure of, and only then touched. A change of members
+//! needs no entering: it goes over a socket that was opened in that namespace.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::apply::{Outcome, apply, clean_up};
+use crate::apply::{Followed, Outcome, apply, clean_up, follow_members};
 use crate::netns::{self, Cookie, Location};
 use crate::readings::Readings;
 use crate::slot::{Finished, Job};
@@ -37,6 +38,22 @@ enum WorkError {
 }
 
 impl Work {
+    /// Does a job that members are all of, on the calling thread: it waits for nothing. Hands back any other.
+    ///
+    /// # Errors
+    /// With the job, as it was.
+    pub fn follow(&self, job: Job) -> Result<Finished, Box<Job>> {
+        let begun = Instant::now();
+        let Job::Apply { wanted, known, terms } = job else { return Err(Box::new(job)) };
+        match follow_members(&wanted, known) {
+            Followed::Members(done) => {
+                let result = done.map_err(|error| error.to_string());
+                Ok(Finished { id: self.id.clone(), cookie: None, result, took: begun.elapsed() })
+            }
+            Followed::NotAlone(known) => Err(Box::new(Job::Apply { wanted, known, terms })),
+        }
+    }
+
     /// Does a job.
     pub fn run(self, job: Job) -> Finished {
         let begun = Instant::now();

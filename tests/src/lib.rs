@@ -1,7 +1,8 @@
 //! Tests on real parts: a real Kubernetes cluster, real kernels' network namespaces, real connections, a real git
-//! server. Programs: `demo` (walks the story of the README), `e2e` (the real-cluster tests), and the benchmarks `bench-e2e` and
-//! `bench-fan-out`.
+//! server. Programs: `demo` (walks the story of the README), `e2e` (the real-cluster tests), and the benchmarks `bench-e2e`,
+//! `bench-fan-out` and `bench-agent`.
 
+pub mod agent_bench;
 pub mod bench;
 pub mod demo;
 pub mod e2e;

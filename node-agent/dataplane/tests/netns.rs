@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use lab::{Addresses, At, Flow, Lab, Reach};
 use ringfence_dataplane::policy::Origin;
-use ringfence_dataplane::{End, Enforcement, Entry, Family, HostSet, Match, NetnsPolicy, Readback, render, sets};
+use ringfence_dataplane::{
+    End, Enforcement, Entry, Family, HostSet, Match, NetnsPolicy, Readback, SetDef, render, sets,
+};
 use ringfence_model::{Action, Direction, PortMatch, Protocol, Services};
 
 fn hosts(addresses: &[&str]) -> HostSet {
@@ -156,16 +158,18 @@ fn members_come_and_go_without_a_change_of_rules() {
         let digests = |lab: &Lab| Family::ALL.map(|family| lab.installed(family).digest());
         let before = digests(&lab);
 
-        let both = render(&with(&[of.a, of.b]), empty.generation);
-        assert!(empty.same_shape(&both));
-        lab.ipset_restore(&sets::change_text(&empty.delta(&both)));
+        let go = |from: &[SetDef], to: &[&str]| {
+            let sets = empty.sets_of(&with(&[]), &with(to)).expect("members alone differ");
+            lab.ipset_restore(&sets::change_text(&sets::changes(from, &sets)));
+            sets
+        };
+        let both = go(&empty.sets, &[of.a, of.b]);
         assert_eq!(reach(&lab), (Reach::Open, Reach::Open));
 
-        let one = render(&with(&[of.b]), empty.generation);
-        lab.ipset_restore(&sets::change_text(&both.delta(&one)));
+        let one = go(&both, &[of.b]);
         assert_eq!(reach(&lab), (Reach::Dropped, Reach::Open));
-        assert_eq!(lab.sets(), one.sets, "what ipset prints is what we think it holds");
-        assert_eq!(one.delta_from(&lab.sets()), Some(Vec::new()));
+        assert_eq!(lab.sets(), one, "what ipset prints is what we think it holds");
+        assert_eq!(render(&with(&[of.b]), empty.generation).delta_from(&lab.sets()), Some(Vec::new()));
         assert_eq!(digests(&lab), before, "no rule was touched");
     }
 }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use ringfence_dataplane::{Family, Installed, NetnsPolicy, Readback, sets};
+use ringfence_dataplane::{Family, Installed, NetnsPolicy, Readback};
 
 use super::ApplyError;
 use super::state::{Done, Due, InForce, Known, Outcome};
 use crate::flows::{self, FlowError};
+use crate::ipset::{SetError, Sets};
 use crate::readings::{Readings, Verdict};
-use crate::tools::{Backend, ToolError, ipset_restore, ipset_save};
+use crate::tools::Backend;
 
 /// How often a set that the kernel still holds is tried again, a few milliseconds apart, before it is left for later.
 const DESTROY_TRIES: u32 = 10;
@@ -50,8 +51,8 @@ pub(super) fn clean_up_with(
         }
     }
     // One that stays is destroyed another time, and does no harm until then.
-    present.due.sets = destroy(&sets).unwrap_or_else(|error| {
-        problems.push(ApplyError::Tool(error));
+    present.due.sets = destroy(&mut present.sets, sets.clone()).unwrap_or_else(|error| {
+        problems.push(ApplyError::Sets(error));
         sets
     });
     if first {
@@ -93,19 +94,25 @@ fn check_visible(backend: Backend) {
 
 /// Destroys sets that no rule names any more, and says which of them the kernel still holds: it lets go of them a
 /// little after a restore has returned.
-pub(super) fn destroy(names: &BTreeSet<String>) -> Result<BTreeSet<String>, ToolError> {
-    // Mostly one child is enough.
-    if ipset_restore(&sets::destroy_text(names.iter().map(String::as_str))).is_ok() {
-        return Ok(BTreeSet::new());
-    }
-    let present = sets::names(&ipset_save()?);
-    let mut left: BTreeSet<String> = names.intersection(&present).cloned().collect();
+pub(super) fn destroy(sets: &mut Sets, names: BTreeSet<String>) -> Result<BTreeSet<String>, SetError> {
+    let mut left = destroy_once(sets, names)?;
     for _ in 0..DESTROY_TRIES {
-        left.retain(|name| ipset_restore(&sets::destroy_text([name.as_str()])).is_err());
         if left.is_empty() {
             break;
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
+        left = destroy_once(sets, left)?;
+    }
+    Ok(left)
+}
+
+/// The names of those that are in use.
+fn destroy_once(sets: &mut Sets, names: BTreeSet<String>) -> Result<BTreeSet<String>, SetError> {
+    let mut left = BTreeSet::new();
+    for name in names {
+        if !sets.destroy(&name)? {
+            left.insert(name);
+        }
     }
     Ok(left)
 }

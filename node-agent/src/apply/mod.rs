@@ -1,6 +1,6 @@
 //! Room 8: puts a policy into the network namespace that the calling thread is in, and reads it back.
 //!
-//! A change of members alone is a delta on the sets. Anything else makes new sets and replaces the rules by one atomic
+//! A change of members alone is a delta on the sets, which [`follow_members`] makes from anywhere. Anything else makes new sets and replaces the rules by one atomic
 //! restore per table and family. What the kernel held before the agent started is kept where it is already right.
 //!
 //! [`apply`] does what new connections wait for. [`clean_up`] does the rest, when every namespace has its rules: existing
@@ -8,6 +8,7 @@
 
 mod cleanup;
 mod kernel;
+mod members;
 mod state;
 mod stopgap;
 #[cfg(test)]
@@ -17,15 +18,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ringfence_dataplane::render::filter_text;
-use ringfence_dataplane::sets::{self, Members, SetChange, SetDef};
+use ringfence_dataplane::sets::{Members, SetChange, SetDef};
 use ringfence_dataplane::{Enforcement, Family, NetnsPolicy, Readback, Rendered, removal, render};
 
 use crate::flows::{self, FlowError, tightening::may_tighten};
+use crate::ipset::{SetError, Sets};
 use crate::readings::Readings;
-use crate::tools::{Backend, ToolError, ipset_restore};
+use crate::tools::{Backend, ToolError};
 pub use cleanup::clean_up;
 use cleanup::destroy;
 use kernel::Kernel;
+pub use members::{Followed, follow_members};
 pub use state::{Done, Known, Outcome, Terms, Wanted};
 use state::{Due, InForce};
 
@@ -35,6 +38,9 @@ pub enum ApplyError {
     /// A program failed.
     #[error(transparent)]
     Tool(#[from] ToolError),
+    /// Sets could not be written.
+    #[error(transparent)]
+    Sets(#[from] SetError),
     /// Flows could not be looked at or ended.
     #[error("let flows follow the policy: {0}")]
     Flows(#[from] FlowError),
@@ -55,7 +61,10 @@ pub enum ApplyError {
 /// When the kernel or a program refuses. What is in force is then not known any more, and never wider than before or
 /// after.
 pub fn apply(backend: Backend, wanted: &Wanted, known: Known, terms: &Terms) -> Result<Outcome, ApplyError> {
-    let done = bring(backend, wanted, known, terms);
+    let done = match follow_members(wanted, known) {
+        Followed::Members(done) => done,
+        Followed::NotAlone(known) => bring(backend, wanted, known, terms),
+    };
     match (done, wanted) {
         (Err(refused), Wanted::Policy(policy)) if terms.may_close && policy.state == Enforcement::Full => {
             stopgap::close(backend, policy, refused)
@@ -99,7 +108,7 @@ fn remove(backend: Backend) -> Result<Outcome, ApplyError> {
         }
     }
     flows::forgive_all()?;
-    let left = destroy(&kernel.set_names())?;
+    let left = destroy(&mut Sets::open()?, kernel.set_names())?;
     if !left.is_empty() {
         return Err(ApplyError::SetsLeft(left.into_iter().collect()));
     }
@@ -110,30 +119,16 @@ fn names(sets: &[SetDef]) -> BTreeSet<String> {
     sets.iter().map(|set| set.name.clone()).collect()
 }
 
-/// From a policy that is in force to another.
+/// From the rules of a policy that is in force to those of another.
 fn change(backend: Backend, policy: &Arc<NetnsPolicy>, present: InForce) -> Result<Outcome, ApplyError> {
-    let same_generation = render(policy, present.rendered.generation);
     // What was due stays due.
     let flows = present.due.flows || present.ended_flows || may_tighten(&present.policy, policy);
-    if !present.rendered.same_shape(&same_generation) {
-        let InForce { rendered, v4, v6, readings, due, .. } = present;
-        // Of those that are left only the names count.
-        let gone = |name| SetDef { name, family: Family::V4, members: Members::Nets(Arc::default()) };
-        let sets = rendered.sets.into_iter().chain(due.sets.into_iter().map(gone)).collect();
-        return replace(
-            backend,
-            policy,
-            Kernel { v4, v6, readings, sets, odd_sets: BTreeSet::new() },
-            flows,
-            due.read_back,
-        );
-    }
-    let changes = present.rendered.delta(&same_generation);
-    let done = if changes.is_empty() { Done::Nothing } else { Done::Members };
-    ipset_restore(&sets::change_text(&changes))?;
-    let due = Due { flows, ..present.due };
-    let in_force = InForce { policy: policy.clone(), rendered: same_generation, due, ..present };
-    Ok(in_force.outcome(done))
+    let InForce { rendered, v4, v6, readings, due, .. } = present;
+    // Of those that are left only the names count.
+    let gone = |name| SetDef { name, family: Family::V4, members: Members::Nets(Arc::default()) };
+    let sets = rendered.sets.into_iter().chain(due.sets.into_iter().map(gone)).collect();
+    let kernel = Kernel { v4, v6, readings, sets, odd_sets: BTreeSet::new() };
+    replace(backend, policy, kernel, flows, due.read_back)
 }
 
 /// First contact: what is in the kernel is kept if it is right, down to the single rule. Where nobody can tell, it is
@@ -166,12 +161,13 @@ fn keep(
     rendered: Rendered,
     changes: &[SetChange],
 ) -> Result<Outcome, ApplyError> {
-    ipset_restore(&sets::change_text(changes))?;
+    let mut sets = Sets::open()?;
+    sets.change(changes)?;
     let done = if changes.is_empty() { Done::Nothing } else { Done::Members };
-    let sets = kernel.set_names().difference(&names(&rendered.sets)).cloned().collect();
-    let due = Due { flows: true, sets, ..Due::default() };
+    let unused = kernel.set_names().difference(&names(&rendered.sets)).cloned().collect();
+    let due = Due { flows: true, sets: unused, ..Due::default() };
     let Kernel { v4, v6, readings, .. } = kernel;
-    Ok(InForce { policy: policy.clone(), rendered, v4, v6, readings, ended_flows: false, due }.outcome(done))
+    Ok(InForce { policy: policy.clone(), rendered, sets, v4, v6, readings, ended_flows: false, due }.outcome(done))
 }
 
 /// Replaces all rules and sets. `flows` says whether existing flows have to be looked at; `read_back` what is to be read
@@ -186,22 +182,23 @@ fn replace(
     let rendered = render(policy, kernel.free_generation());
     let due = Due { flows, read_back, sets: kernel.set_names(), first: kernel.is_empty() };
     let Kernel { v4, v6, readings, .. } = kernel;
-    let mut in_force = InForce { policy: policy.clone(), rendered, v4, v6, readings, ended_flows: false, due };
+    let sets = Sets::open()?;
+    let mut in_force = InForce { policy: policy.clone(), rendered, sets, v4, v6, readings, ended_flows: false, due };
     if let Err(error) = in_force.put(backend) {
         // Sets that no rule names, new ones or old ones, must not pile up with every try. What is in use refuses to go, and
         // would keep those behind it.
         for name in names(&in_force.rendered.sets).union(&in_force.due.sets) {
-            let _ = ipset_restore(&sets::destroy_text([name.as_str()]));
+            let _ = in_force.sets.destroy(name);
         }
-        return Err(error.into());
+        return Err(error);
     }
     Ok(in_force.outcome(Done::Rules))
 }
 
 impl InForce {
     /// Writes sets and rules.
-    fn put(&mut self, backend: Backend) -> Result<(), ToolError> {
-        ipset_restore(&self.rendered.create_sets())?;
+    fn put(&mut self, backend: Backend) -> Result<(), ApplyError> {
+        self.sets.create(&self.rendered.sets)?;
         for family in Family::ALL {
             let present = self.family(family).clone();
             let doubtful = self.is_doubtful(family);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ringfence_dataplane::{Family, Installed, NetnsPolicy, Rendered};
 
+use crate::ipset::Sets;
 use crate::readings::Readings;
 
 /// What a network namespace is to hold.
@@ -17,7 +18,7 @@ pub enum Wanted {
 }
 
 /// What a network namespace holds, as far as known.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub enum Known {
     /// It has not been read.
     #[default]
@@ -28,11 +29,13 @@ pub enum Known {
     Policy(Box<InForce>),
 }
 
-/// A policy that is in the kernel's hands.
-#[derive(Debug, Clone)]
+/// A policy that is in the kernel's hands. As long as this is there, the network namespace is.
+#[derive(Debug)]
 pub struct InForce {
     pub(super) policy: Arc<NetnsPolicy>,
     pub(super) rendered: Rendered,
+    /// The way to the sets of the network namespace.
+    pub(super) sets: Sets,
     pub(super) v4: Installed,
     pub(super) v6: Installed,
     /// Of rules that were read back and not written since.
@@ -82,7 +85,8 @@ impl Known {
         let due = Due { flows: !cleaned_up, ..Due::default() };
         let (v4, v6, readings) = (Installed::default(), Installed::default(), Readings::default());
         let (policy, rendered) = (Arc::new(policy.clone()), ringfence_dataplane::render(policy, 0));
-        Self::Policy(Box::new(InForce { policy, rendered, v4, v6, readings, ended_flows: false, due }))
+        let sets = Sets::open().expect("the kernel has netfilter");
+        Self::Policy(Box::new(InForce { policy, rendered, sets, v4, v6, readings, ended_flows: false, due }))
     }
 
     /// What was read back; `None` if nobody knows what is there.

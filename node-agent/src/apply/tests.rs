@@ -321,3 +321,41 @@ fn what_was_not_written_is_compared_when_the_rest_is_read_back() {
     let error = pod.clean_up(outcome.known).expect_err("IPv6 is not what it was");
     assert!(matches!(&error, ApplyError::Touched(families) if *families == [Family::V6]), "{error}");
 }
+
+/// The policy of [`policy`] with a group of others that may come in.
+fn with_group(members: &[&str]) -> NetnsPolicy {
+    let mut policy = policy(Enforcement::Full);
+    let nets = Arc::new(members.iter().map(|text| text.parse::<IpAddr>().expect("an address")).collect());
+    let peers = HostSet { origins: [Origin::PeerGroup("p-1".to_owned())].into(), nets };
+    let matching = Match::Hosts { peers, services: services(Protocol::UDP, 81, 81) };
+    policy.outbound.allow.push(Entry { matching, reject: false, rule: "lab/group".to_owned() });
+    policy
+}
+
+#[test]
+fn members_follow_without_entering_the_namespace() {
+    let Some(pod) = Pod::new("members_follow_without_entering_the_namespace") else { return };
+    let known = pod.enforce(&with_group(&[]));
+    assert_eq!(pod.open(), AS_ALLOWED);
+    let follow = |policy: NetnsPolicy, known| follow_members(&Wanted::Policy(Arc::new(policy)), known);
+    // On a thread that is elsewhere.
+    let Followed::Members(Ok(outcome)) = follow(with_group(&["10.9.9.2", "fd99:9::2"]), known) else {
+        panic!("members")
+    };
+    assert_eq!((outcome.done, pod.open()), (Done::Members, EVERYTHING));
+    let Followed::Members(Ok(outcome)) = follow(with_group(&["10.9.9.3"]), outcome.known) else { panic!("members") };
+    assert_eq!((outcome.done, pod.open()), (Done::Members, AS_ALLOWED));
+    let Followed::NotAlone(known) = follow(policy(Enforcement::Full), outcome.known) else { panic!("a rule goes") };
+    assert!(known.has_rules(), "what is known is handed back");
+
+    // Somebody takes rules and sets away: the set that is missed is named, and everything is written anew.
+    pod.0.exec("iptables-nft", &["-t", "mangle", "-F"], "");
+    pod.0.exec("ipset", &["destroy", "RF4-0-1"], "");
+    let Followed::Members(Err(error)) = follow(with_group(&["10.9.9.2", "fd99:9::2"]), known) else {
+        panic!("an error")
+    };
+    assert_eq!(error.to_string(), "add to set RF4-0-1: there is no set of this name");
+    let wider = with_group(&["10.9.9.2", "fd99:9::2"]);
+    let outcome = pod.apply(&wider, Known::Unread, &closing()).expect("the kernel takes it");
+    assert_eq!((outcome.done, pod.open()), (Done::Rules, EVERYTHING));
+}

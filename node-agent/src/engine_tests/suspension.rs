@@ -22,7 +22,9 @@ async fn while_enforcement_is_suspended_nothing_of_ours_is_anywhere() {
         engine.until("rules", |report| report.settled && report.pods_enforced == 1).await;
         assert!(pod.holds().contains("RF-IN"));
         let turn = |off: bool| match why {
-            Suspension::Off => drop(engine.switch.send(off)),
+            Suspension::Off => {
+                let _ = engine.switch.send(off);
+            }
             Suspension::Cluster if off => engine.say(cluster(Enforcement::Suspended)),
             Suspension::Cluster => engine.say(cluster(Enforcement::Enforced)),
         };
@@ -54,7 +56,7 @@ async fn a_node_that_is_off_needs_to_know_nothing() {
 
     let mut second = Running::start_blank(None, BTreeMap::new());
     second.show(&pod.path());
-    drop(second.switch.send(true));
+    let _ = second.switch.send(true);
     second.until("an empty namespace", |report| report.settled && report.suspended == Some(Suspension::Off)).await;
     assert!(!pod.holds().contains("RF"), "{}", pod.holds());
 }

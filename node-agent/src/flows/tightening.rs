@@ -28,13 +28,13 @@ fn side_may_tighten(before: &Side, after: &Side) -> bool {
         && within(&after.deny, &before.deny))
 }
 
-/// Whether everything that `small` hits is hit by `big`.
+/// Whether everything that `small` hits is hit by `big`. Services first: of peers there are many more.
 fn covers(big: &Entry, small: &Entry) -> bool {
     match (&big.matching, &small.matching) {
         (
             Match::Hosts { peers: big_peers, services: big_services },
             Match::Hosts { peers: small_peers, services: small_services },
-        ) => peers_cover(big_peers, small_peers) && services_cover(big_services, small_services),
+        ) => services_cover(big_services, small_services) && peers_cover(big_peers, small_peers),
         (Match::Ends(big), Match::Ends(small)) => small.is_subset(big),
         (Match::OwnOrigin, Match::OwnOrigin) => true,
         _ => false,

@@ -52,6 +52,7 @@ fn peer_of(direction: Direction) -> &'static str {
 }
 
 /// All entries of a policy that a family can meet, with the sets they use.
+#[derive(Debug)]
 pub struct Lines {
     inbound: SideLines,
     outbound: SideLines,
@@ -59,6 +60,7 @@ pub struct Lines {
 }
 
 /// The entries of one direction.
+#[derive(Debug, PartialEq, Eq)]
 pub struct SideLines {
     pub essential: Vec<Line>,
     pub override_deny: Vec<Line>,
@@ -67,12 +69,14 @@ pub struct SideLines {
 }
 
 /// An entry with the set it uses.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Line {
     pub reject: bool,
     matching: LineMatch,
     comment: String,
 }
 
+#[derive(Debug, PartialEq, Eq)]
 enum LineMatch {
     Anyone { services: Vec<Service> },
     Hosts { set: String, services: Vec<Service> },
@@ -94,6 +98,11 @@ impl Lines {
             Direction::Inbound => &self.inbound,
             Direction::Outbound => &self.outbound,
         }
+    }
+
+    /// Whether both come to the same rules: members do not count.
+    pub fn same_rules(&self, other: &Self) -> bool {
+        self.inbound == other.inbound && self.outbound == other.outbound
     }
 
     pub fn into_sets(self) -> Vec<SetDef> {
@@ -214,6 +223,7 @@ impl Line {
 }
 
 /// The match on protocol and port of one service, for every way that a packet is seen.
+#[derive(Debug, PartialEq, Eq)]
 struct Service {
     /// Whether a TCP packet can be of it.
     tcp: bool,

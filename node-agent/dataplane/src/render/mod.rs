@@ -36,6 +36,7 @@ use crate::policy::NetnsPolicy;
 use crate::readback::{Installed, Readback};
 use crate::sets::{self, SetChange, SetDef};
 use direction::{Chains, chains};
+use lines::Lines;
 
 /// Bit of the conntrack mark that ends a flow. Set by the agent, matched by the rules.
 pub const ENDED: u32 = 0x4000_0000;
@@ -65,19 +66,21 @@ pub fn render(policy: &NetnsPolicy, generation: u32) -> Rendered {
 }
 
 impl Rendered {
-    /// Whether both have the same rules, so that going from one to the other is a matter of members only. Generations
-    /// do not count.
-    pub fn same_shape(&self, other: &Self) -> bool {
-        let kinds = |r: &Self| r.sets.iter().map(|set| (set.family, set.kind())).collect::<Vec<_>>();
-        kinds(self) == kinds(other) && Family::ALL.iter().all(|family| self.shape(*family) == other.shape(*family))
-    }
-
-    /// The rules of a family without what depends on the generation.
-    fn shape(&self, family: Family) -> String {
-        let prefix = sets::prefix(family);
-        let own = format!("{prefix}{}-", self.generation);
-        let lines = self.text(family).lines().filter(|line| !line.contains(FINGERPRINT_PREFIX));
-        lines.map(|line| format!("{}\n", line.replace(&own, prefix))).collect()
+    /// The sets with the members of another policy, if that comes to the same rules as the one that this was rendered
+    /// from (`own`): going there is a matter of members only. No text is made for it.
+    pub fn sets_of(&self, own: &NetnsPolicy, other: &NetnsPolicy) -> Option<Vec<SetDef>> {
+        if own.state != other.state {
+            return None;
+        }
+        let mut sets = Vec::new();
+        for family in Family::ALL {
+            let lines = Lines::new(other, family, self.generation);
+            if !lines.same_rules(&Lines::new(own, family, self.generation)) {
+                return None;
+            }
+            sets.extend(lines.into_sets());
+        }
+        Some(sets)
     }
 
     /// `ipset restore` input that makes the sets. Before the rules.
@@ -89,11 +92,6 @@ impl Rendered {
     /// a set a little later than the restore returns, so that a refusal ("in use") is to be tried again.
     pub fn destroy_sets(&self) -> String {
         sets::destroy_text(self.sets.iter().map(|set| set.name.as_str()))
-    }
-
-    /// What turns the members of the sets in force (`self`) into those of another rendering of the same shape.
-    pub fn delta(&self, wanted: &Self) -> Vec<SetChange> {
-        sets::changes(&self.sets, &wanted.sets)
     }
 
     /// What turns the sets that the kernel holds (see [`sets::parse_save`]) into these. `None` if one is not there.

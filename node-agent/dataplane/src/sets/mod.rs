@@ -1,6 +1,7 @@
-//! Address sets of the kernel (ipset): definitions, and the text for `ipset restore`.
+//! Address sets of the kernel (ipset): definitions, how one revision's become the next one's, and all of it as text for
+//! `ipset restore`, which tests and people read; the agent sends messages instead.
 //!
-//! Members stay what they are, shared by all who have the same, until text is needed of them: an agent keeps what it has
+//! Members stay what they are, shared by all who have the same, until they are written: an agent keeps what it has
 //! put into each of its Pods, and its Pods mostly know the same peers.
 
 mod save;
@@ -205,16 +206,44 @@ pub fn destroy_text<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     text
 }
 
-/// `ipset restore` input (with `-exist`) that makes the changes: first everything that is added, then everything that
-/// goes. Whoever moves from one set to another is in at least one of them throughout; what leaves, leaves the sets that
-/// are asked last first, so that no deny is gone before the allow that it overrides.
+/// One step of a change: members of one set that come or go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// Members to add.
+    Add {
+        /// Name of the set.
+        set: &'a str,
+        /// Who comes.
+        members: &'a [Member],
+    },
+    /// Members to delete.
+    Delete {
+        /// Name of the set.
+        set: &'a str,
+        /// Who goes.
+        members: &'a [Member],
+    },
+}
+
+/// The changes in the order in which they are to be made: first everything that is added, then everything that goes.
+/// Whoever moves from one set to another is in at least one of them throughout; what leaves, leaves the sets that are
+/// asked last first, so that no deny is gone before the allow that it overrides.
+pub fn steps(changes: &[SetChange]) -> impl Iterator<Item = Step<'_>> {
+    let adds = changes.iter().filter(|change| !change.add.is_empty());
+    let dels = changes.iter().rev().filter(|change| !change.del.is_empty());
+    let adds = adds.map(|SetChange { set, add, .. }| Step::Add { set, members: add });
+    adds.chain(dels.map(|SetChange { set, del, .. }| Step::Delete { set, members: del }))
+}
+
+/// `ipset restore` input (with `-exist`) that makes the changes, in the order of [`steps`].
 pub fn change_text(changes: &[SetChange]) -> String {
     let mut text = String::new();
-    for SetChange { set, add, .. } in changes {
-        add.iter().for_each(|member| push(&mut text, format_args!("add {set} {member}")));
-    }
-    for SetChange { set, del, .. } in changes.iter().rev() {
-        del.iter().for_each(|member| push(&mut text, format_args!("del {set} {member}")));
+    for step in steps(changes) {
+        let (verb, set, members) = match step {
+            Step::Add { set, members } => ("add", set, members),
+            Step::Delete { set, members } => ("del", set, members),
+        };
+        members.iter().for_each(|member| push(&mut text, format_args!("{verb} {set} {member}")));
     }
     text
 }

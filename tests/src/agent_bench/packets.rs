@@ -1,0 +1,165 @@
+//! `first-packet`: how much longer it takes to open a connection to a policed Pod than to one without rules. Only the
+//! first packet meets the rules; the rest of the connection is established.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use socket2::SockAddr;
+
+use super::agent::Agent;
+use super::objects::{Folder, port};
+use super::pair::{PORT, Pair, address, client};
+use super::{Bench, figures};
+use crate::probe;
+
+/// How many rules there are of what differs.
+const PEERS: [usize; 3] = [0, 100, 10_000];
+const PORTS: [usize; 3] = [100, 1_000, 10_000];
+const LINEAR: usize = 10_000;
+const LIMIT: Duration = Duration::from_secs(120);
+/// Connections to one server before the next one's turn comes, and how many turns there are.
+const IN_A_ROW: usize = 50;
+const TURNS: usize = 60;
+
+/// A server, what it has for rules, and how long connections took, in nanoseconds.
+struct Lane {
+    name: String,
+    pair: Pair,
+    samples: Vec<f64>,
+}
+
+/// What a server's rules are.
+enum Rules {
+    None,
+    /// One that only makes the kernel follow connections, as ours do.
+    Conntrack,
+    /// Of ours, which differ in peers.
+    Peers(usize),
+    /// Of ours, which differ in ports.
+    Ports(usize),
+    /// Plain iptables, one after the other; the last one hits.
+    Linear,
+}
+
+/// Prints the median of what each kind of rules adds.
+///
+/// # Errors
+/// When rules cannot be put in force, or a connection does not open.
+pub fn run(bench: &Bench) -> Result<()> {
+    let mut kinds = vec![Rules::None, Rules::Conntrack, Rules::Linear];
+    kinds.extend(PEERS.map(Rules::Peers));
+    kinds.extend(PORTS.map(Rules::Ports));
+    let mut lanes = Vec::new();
+    // One folder and one agent each: in one folder all rules would be everybody's.
+    let mut agents = Vec::new();
+    for (number, kind) in kinds.iter().enumerate() {
+        let lane = Lane::new(u8::try_from(number + 1)?, kind)?;
+        agents.extend(lane.enforce(bench, u8::try_from(number + 1)?, kind)?);
+        lane.pair.await_open().with_context(|| format!("{} does not open", lane.name))?;
+        lanes.push(lane);
+    }
+    // They would use processors.
+    agents.clear();
+    for _ in 0..TURNS {
+        lanes.iter_mut().try_for_each(Lane::sample)?;
+    }
+    let medians: Vec<f64> = lanes.iter().map(|lane| figures::median(&lane.samples)).collect();
+    let base = medians.first().copied().unwrap_or_default();
+    let added: Vec<(String, f64)> =
+        lanes.iter().zip(&medians).skip(1).map(|(lane, median)| (lane.name.clone(), median - base)).collect();
+    let of = |name: &str| added.iter().find(|(own, _)| own == name).map_or(0.0, |(_, added)| *added);
+    let fields: Vec<String> = added.iter().map(|(name, added)| format!("{name}={added:.0}")).collect();
+    let times = of(&format!("linear_ns_{LINEAR}")) / of(&format!("ns_{LINEAR}")).max(1.0);
+    println!(
+        "bench first-packet {} times={times:.1} connect_ns={base:.0} samples={}",
+        fields.join(" "),
+        IN_A_ROW * TURNS
+    );
+    Ok(())
+}
+
+impl Lane {
+    fn new(number: u8, kind: &Rules) -> Result<Self> {
+        let name = match kind {
+            Rules::None => "none".to_owned(),
+            Rules::Conntrack => "conntrack_ns".to_owned(),
+            Rules::Linear => format!("linear_ns_{LINEAR}"),
+            Rules::Peers(count) => format!("ns_{count}"),
+            Rules::Ports(count) => format!("ports_ns_{count}"),
+        };
+        Ok(Self { name, pair: Pair::new(number)?, samples: Vec::new() })
+    }
+
+    /// Puts the rules in force; with ours, the agent and its folder.
+    fn enforce(&self, bench: &Bench, number: u8, kind: &Rules) -> Result<Option<(Agent, Folder)>> {
+        let client = address(number, 1);
+        let (groups, ports) = match kind {
+            Rules::None => return Ok(None),
+            Rules::Conntrack => {
+                self.pair.at_server("iptables-nft-restore", &["--noflush"], FOLLOW)?;
+                return Ok(None);
+            }
+            Rules::Linear => {
+                self.pair.at_server("iptables-nft-restore", &["--noflush"], &linear(client)?)?;
+                return Ok(None);
+            }
+            Rules::Peers(count) => (*count, 0),
+            Rules::Ports(count) => (0, *count),
+        };
+        let folder = Folder::new(&format!("packets-{number}"))?;
+        folder.put_group(0, &[client])?;
+        let mut rules = Vec::new();
+        for group in 1..=groups {
+            folder.put_group(group, &[stranger(group)?])?;
+            rules.push((group, port("TCP", PORT)));
+        }
+        for other in 0..u16::try_from(ports)? {
+            rules.push((0, port("TCP", 10_000 + other)));
+        }
+        // What hits comes last.
+        rules.push((0, port("TCP", PORT)));
+        folder.put_rules(&rules)?;
+        let server = self.pair.server();
+        folder.put_pods([(server.as_path(), address(number, 2))])?;
+        let mut agent = Agent::start(&bench.agent, &folder)?;
+        agent.await_lines(1, LIMIT, |line| line.contains("CleanedUp"))?;
+        Ok(Some((agent, folder)))
+    }
+
+    fn sample(&mut self) -> Result<()> {
+        let (target, listener) = (SockAddr::from(self.pair.target()), self.pair.listener.try_clone()?);
+        let taken = probe::inside(&self.pair.client(), move || {
+            let mut taken = Vec::with_capacity(IN_A_ROW);
+            for _ in 0..IN_A_ROW {
+                let socket = client()?;
+                let begin = Instant::now();
+                socket.connect(&target)?;
+                taken.push(begin.elapsed().as_nanos() as f64);
+                drop(listener.accept()?);
+            }
+            Ok(taken)
+        })?;
+        self.samples.extend(taken);
+        Ok(())
+    }
+}
+
+/// Somebody else.
+fn stranger(number: usize) -> Result<IpAddr> {
+    let [.., high, low] = u32::try_from(number)?.to_be_bytes();
+    Ok(std::net::Ipv4Addr::new(172, 16, high, low).into())
+}
+
+/// `iptables-restore` input that lets everything pass.
+const FOLLOW: &str = "*mangle\n-A PREROUTING -m conntrack --ctstate INVALID -j RETURN\nCOMMIT\n";
+
+/// `iptables-restore` input: a chain of our own in table mangle, whose last rule lets the client in.
+fn linear(client: IpAddr) -> Result<String> {
+    let mut text = "*mangle\n:LINEAR - [0:0]\n-A PREROUTING -p tcp --syn -j LINEAR\n".to_owned();
+    for number in 1..LINEAR {
+        text += &format!("-A LINEAR -s {} -p tcp --dport {PORT} -j ACCEPT\n", stranger(number)?);
+    }
+    text += &format!("-A LINEAR -s {client} -p tcp --dport {PORT} -j ACCEPT\n-A LINEAR -j DROP\nCOMMIT\n");
+    Ok(text)
+}
