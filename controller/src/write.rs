@@ -275,6 +275,24 @@ mod tests {
     }
 
     #[test]
+    fn a_status_that_came_too_late_is_planned_again() {
+        let write = |operation| Write {
+            target: Target::ContainerWorkloadProfile,
+            key: NamespacedName { namespace: String::new(), name: "shop".to_owned() },
+            operation,
+        };
+        let lives = |state: &str| {
+            let resource = Target::ContainerWorkloadProfile.resource();
+            let mut object = DynamicObject::new("shop", &resource);
+            object.data = json!({ "status": { "enforcedState": state } });
+            Outcome::Lives(Box::new(object))
+        };
+        let late = write(Operation::StatusOf("7".to_owned(), json!({ "enforcedState": "Idle" })));
+        assert!(took(&late, &lives("Idle")));
+        assert!(!took(&late, &lives("Full")), "somebody was faster");
+    }
+
+    #[test]
     fn only_what_will_not_pass_by_itself_is_a_refusal() {
         assert_eq!(refusal(422, "Invalid", "too long"), Some("too long".to_owned()));
         assert!(refusal(413, "RequestEntityTooLarge", "limit is 3145728").is_some());

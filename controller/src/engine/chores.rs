@@ -229,4 +229,16 @@ mod tests {
         let statuses = ["report RuleSet shop", "report ContainerWorkloadProfile shop"];
         assert_eq!(steps(true), [others, statuses].concat());
     }
+
+    #[test]
+    fn a_report_on_a_profile_undoes_nothing_that_is_put_in_force_meanwhile() {
+        let mut world = edited();
+        let profile = world.profiles.get_mut(&cluster_wide("shop")).expect("it is there");
+        profile.metadata.resource_version = Some("7".to_owned());
+        let memory = Memory::default();
+        let reasons = memory.refused.reasons(&Computed::default());
+        let writes = policy_statuses(&world, &Computed::default(), &memory, &reasons, &Time(Timestamp::UNIX_EPOCH));
+        let write = writes.iter().find(|write| write.target == Target::ContainerWorkloadProfile).expect("it is due");
+        assert!(matches!(&write.operation, Operation::StatusOf(version, _) if version == "7"), "{write:?}");
+    }
 }

@@ -111,16 +111,12 @@ pub fn plan(
     let in_force = states.iter().map(|write| &write.key.name);
     let commit = world.commit.clone().or_else(|| commit_of(world, computed, &changed, profiles.iter().chain(in_force)));
 
-    let first_marker = !world.workload_policies.contains_key(&cluster_wide(names::MARKER));
     let unchanged = peer_marker.is_none()
         && changed.is_empty()
         && nodes.upserts.is_empty()
         && profiles.is_empty()
         && states.is_empty();
-    let changes_policy = !unchanged
-        || first_marker
-        || marker_revision(world) < newest.policy.max(since.owed())
-        || marker_revision(world).epoch < revision.epoch;
+    let changes_policy = !unchanged || is_behind(world, newest.policy.max(since.owed()), revision.epoch);
     let peer_group_revision = if peer_marker.is_some() { revision } else { peer_marker_revision(world) };
     let marker = changes_policy.then(|| marker(world, revision, commit.clone(), peer_group_revision));
     if marker.is_some() {
@@ -156,6 +152,12 @@ fn carry(upserts: &mut [Write], commit: Option<&str>) {
             content["spec"]["commit"] = json!(commit);
         }
     }
+}
+
+/// Whether the marker is missing, or older than what it is to close.
+fn is_behind(world: &World, newest: Revision, epoch: i64) -> bool {
+    let live = marker_revision(world);
+    !world.workload_policies.contains_key(&cluster_wide(names::MARKER)) || live < newest || live.epoch < epoch
 }
 
 fn marker(world: &World, revision: Revision, commit: Option<String>, peer_groups: Revision) -> Write {
