@@ -86,6 +86,8 @@ pub enum Operation {
     Replace(&'static str, Value),
     /// Make this its status, with nothing left of an older one.
     Status(Value),
+    /// The same, if it still is of this version: what somebody else writes meanwhile is not undone.
+    StatusOf(String, Value),
     /// Delete it, if it still is the one with this UID.
     Delete(String),
 }
@@ -106,7 +108,7 @@ impl fmt::Display for Write {
         let verb = match self.operation {
             Operation::Create(..) => "create",
             Operation::Replace(..) => "replace",
-            Operation::Status(_) => "report",
+            Operation::Status(_) | Operation::StatusOf(..) => "report",
             Operation::Delete(_) => "delete",
         };
         let namespace = &self.key.namespace;
@@ -171,6 +173,7 @@ pub fn took(write: &Write, outcome: &Outcome) -> bool {
             covers(&object.data["spec"], &content["spec"])
         }
         (Operation::Status(_), Outcome::Lives(_)) => true,
+        (Operation::StatusOf(_, status), Outcome::Lives(object)) => covers(&object.data["status"], status),
     }
 }
 
@@ -207,10 +210,9 @@ async fn attempt(api: &Api<DynamicObject>, write: &Write) -> Result<Outcome, kub
             let object = parse(write.target.object(&write.key, content.clone()))?;
             api.replace(name, &post_params(manager), &object).await
         }
-        Operation::Status(status) => {
-            let object = write.target.object(&write.key, json!({ "status": status }));
-            let params = PatchParams::apply(names::MANAGER_CONTROLLER).force();
-            api.patch_status(name, &params, &Patch::Apply(&object)).await
+        Operation::Status(status) => apply_status(api, write, json!({ "status": status })).await,
+        Operation::StatusOf(version, status) => {
+            apply_status(api, write, json!({ "metadata": { "resourceVersion": version }, "status": status })).await
         }
         Operation::Delete(uid) => return delete(api, name, uid).await,
     };
@@ -220,6 +222,12 @@ async fn attempt(api: &Api<DynamicObject>, write: &Write) -> Result<Outcome, kub
         Err(error) if code(&error) == Some(409) => found(api, name).await,
         Err(error) => Err(error),
     }
+}
+
+async fn apply_status(api: &Api<DynamicObject>, write: &Write, content: Value) -> Result<DynamicObject, kube::Error> {
+    let object = write.target.object(&write.key, content);
+    let params = PatchParams::apply(names::MANAGER_CONTROLLER).force();
+    api.patch_status(&write.key.name, &params, &Patch::Apply(&object)).await
 }
 
 fn post_params(manager: &str) -> PostParams {
@@ -264,6 +272,24 @@ mod tests {
         let source = kube::Error::Api(Box::new(status));
         let key = NamespacedName { namespace: String::new(), name: "shop-1".to_owned() };
         WriteError { kind: "WorkloadPolicy".to_owned(), key, source }.refusal().map(str::to_owned)
+    }
+
+    #[test]
+    fn a_status_that_came_too_late_is_planned_again() {
+        let write = |operation| Write {
+            target: Target::ContainerWorkloadProfile,
+            key: NamespacedName { namespace: String::new(), name: "shop".to_owned() },
+            operation,
+        };
+        let lives = |state: &str| {
+            let resource = Target::ContainerWorkloadProfile.resource();
+            let mut object = DynamicObject::new("shop", &resource);
+            object.data = json!({ "status": { "enforcedState": state } });
+            Outcome::Lives(Box::new(object))
+        };
+        let late = write(Operation::StatusOf("7".to_owned(), json!({ "enforcedState": "Idle" })));
+        assert!(took(&late, &lives("Idle")));
+        assert!(!took(&late, &lives("Full")), "somebody was faster");
     }
 
     #[test]

@@ -129,7 +129,8 @@ pub struct ContainerWorkloadProfileStatus {
     /// `Ready`, and why not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
-    /// The state that agents enforce; written only by the controller. None while the namespace is unmanaged.
+    /// The state that agents enforce; written only by the controller. None while the namespace is unmanaged. Full is
+    /// held back until the nodes have acknowledged the rules; until then it is the state before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enforced_state: Option<PolicyState>,
     /// UID of the namespace that the profile is linked to; none while there is no such namespace.

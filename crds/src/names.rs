@@ -11,7 +11,9 @@ pub const API_VERSION: &str = "ringfence.dev/v1alpha1";
 
 /// The ContainerCluster that the controller makes when there is none.
 pub const CLUSTER: &str = "this";
-/// The WorkloadPolicy that closes a publication: its revision is the newest that all agents are to have in force.
+/// The WorkloadPolicy that closes a publication: its revision is the newest that all agents are to have in force. The
+/// PeerGroup of that name is written after all others of a publication, selects nothing, and lies in the bucket
+/// [`BUCKET_MARKER`].
 pub const MARKER: &str = "marker";
 
 /// Field manager of what comes from git.
@@ -42,6 +44,8 @@ pub const LABEL_CREATED_BY: &str = "policy.ringfence.dev/created-by";
 pub const CREATED_BY_KUBELINK: &str = "kubelink";
 /// Label on PeerGroups and AddressGroups: their hash bucket, see [`bucket`].
 pub const LABEL_BUCKET: &str = "policy.ringfence.dev/bucket";
+/// The bucket of the PeerGroup [`MARKER`], beside those with numbers: every agent watches it.
+pub const BUCKET_MARKER: &str = "marker";
 /// How many buckets there are. An agent gets whole buckets: with more of them it gets less that does not concern it, but
 /// a new class less often lies in a bucket that it watches anyway, and all of them must fit into the address of a request.
 pub const BUCKETS: u16 = 1024;

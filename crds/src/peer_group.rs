@@ -7,7 +7,8 @@ use crate::common::Revision;
 use crate::compact;
 
 /// Computed: the label classes that a peer selector selects. It changes only when a class is born or dies, or when a
-/// Service in front of one comes or goes; membership is in the AddressGroups.
+/// Service in front of one comes or goes; membership is in the AddressGroups. The object named `marker` selects nothing:
+/// it is written after all others.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 #[kube(
     group = "ringfence.dev",
@@ -23,7 +24,7 @@ use crate::compact;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PeerGroupSpec {
-    /// Revision of this object's last change.
+    /// Revision of this object's last change; of the marker, of the newest change of any.
     #[serde(default)]
     pub revision: Revision,
     /// The selector as one line: `app in (shop),role in (web)`, `workload old-mainframe`, `container hosts`.

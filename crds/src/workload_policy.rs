@@ -34,6 +34,10 @@ pub struct WorkloadPolicySpec {
     /// Revision of this object's last change; of the marker, the newest revision published.
     #[serde(default)]
     pub revision: Revision,
+    /// Of the marker: the revision of the PeerGroup named `marker` that goes with it. A node acknowledges once it has seen
+    /// that one too; without it, PeerGroups are not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_group_revision: Option<Revision>,
     /// The commit that the RuleSet came from, when it came from git.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,

@@ -237,7 +237,8 @@ impl Engine {
         }
         // The marker changes nothing that is in force, and comes when threads are at work on what it closes.
         let closes = self.view.held().is_none()
-            && matches!(&change, Change::Put { name, object: Object::WorkloadPolicy(_) } if name == MARKER);
+            && matches!(&change, Change::Put { name, object: Object::WorkloadPolicy(_) | Object::PeerGroup(_) }
+                if name == MARKER);
         let departs = matches!(change, Change::Gone { kind: Kind::Pod, .. } | Change::All { kind: Kind::Pod, .. });
         let dirty = self.view.take(change);
         if departs {
@@ -487,7 +488,7 @@ impl Engine {
     }
 
     fn tell(&mut self, now: Instant) {
-        let read = self.interrupted.is_empty() && self.rereading.is_empty();
+        let read = self.interrupted.is_empty() && self.rereading.is_empty() && self.view.has_peer_groups();
         let settled = self.sandboxes == Some(Ok(())) && read && self.slots.values().all(Slot::is_settled);
         let held = self.view.held();
         let suspended = self.suspension();

@@ -246,6 +246,44 @@ fn groups_are_wanted_as_soon_as_it_is_known_which() {
 }
 
 #[test]
+fn a_revision_is_acknowledged_once_its_peer_groups_are_here() {
+    let number = |number| Revision { epoch: 0, number };
+    let closes = |revision: i64| {
+        let (revision, peer_group_revision) = (number(revision), Some(number(revision)));
+        let spec = WorkloadPolicySpec { revision, peer_group_revision, ..WorkloadPolicySpec::default() };
+        (MARKER, Object::WorkloadPolicy(spec))
+    };
+    let groups = |revision: i64| {
+        let spec = PeerGroupSpec { revision: number(revision), ..PeerGroupSpec::default() };
+        (MARKER, Object::PeerGroup(spec))
+    };
+    let put = |(name, object): (&str, Object)| Change::Put { name: name.to_owned(), object };
+    let mut engine = idle();
+    engine.sandboxes = Some(Ok(()));
+    for kind in Kind::ALL {
+        let object = match kind {
+            Kind::WorkloadPolicy => Some(closes(7)),
+            Kind::PeerGroup => Some(groups(7)),
+            _ => None,
+        };
+        engine.hears(all(kind, object));
+    }
+    let said = |engine: &Engine| {
+        let report = engine.outputs.report.borrow();
+        (report.acknowledged, report.settled)
+    };
+    assert_eq!(said(&engine), (Some(number(7)), true));
+    engine.hears(put(closes(8)));
+    assert_eq!(said(&engine), (Some(number(7)), false));
+    engine.hears(put(groups(8)));
+    assert_eq!(said(&engine), (Some(number(8)), true));
+    engine.hears(put(groups(9)));
+    assert_eq!(said(&engine), (Some(number(8)), true), "the publication is not closed");
+    engine.hears(put(closes(9)));
+    assert_eq!(said(&engine), (Some(number(9)), true));
+}
+
+#[test]
 fn nothing_is_settled_while_other_groups_are_being_read() {
     let mut engine = idle();
     engine.sandboxes = Some(Ok(()));

@@ -115,6 +115,14 @@ impl View {
         policies.chain(groups).all(|revision| revision <= marker)
     }
 
+    /// Whether all PeerGroups have been seen that belong to [`Self::revision`]: they come on a watch of their own. A
+    /// controller that asks for none is older than their marker.
+    pub fn has_peer_groups(&self) -> bool {
+        let asked = self.store.workload_policies.get(MARKER).and_then(|marker| marker.peer_group_revision);
+        let seen = self.store.peer_groups.get(MARKER).map(|marker| marker.revision);
+        asked.is_none_or(|asked| seen.is_some_and(|seen| seen >= asked))
+    }
+
     /// Why the newest policy does not count, if so.
     pub fn held(&self) -> Option<Held> {
         let staged = self.staged.as_ref()?;

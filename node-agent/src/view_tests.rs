@@ -82,6 +82,39 @@ fn a_new_epoch_needs_an_operator() {
 }
 
 #[test]
+fn a_revision_has_its_peer_groups_once_their_marker_is_seen() {
+    let mut view = loaded(7);
+    assert!(view.has_peer_groups(), "a controller that knows no marker of PeerGroups");
+    let number = |number| Revision { epoch: 0, number };
+    let closes = |revision: i64, peer_groups: i64| {
+        let spec = WorkloadPolicySpec {
+            revision: number(revision),
+            peer_group_revision: Some(number(peer_groups)),
+            ..WorkloadPolicySpec::default()
+        };
+        Change::Put { name: MARKER.to_owned(), object: Object::WorkloadPolicy(spec) }
+    };
+    let groups = |name: &str, revision: i64| {
+        let spec = PeerGroupSpec { revision: number(revision), ..PeerGroupSpec::default() };
+        Change::Put { name: name.to_owned(), object: Object::PeerGroup(spec) }
+    };
+    view.take(closes(8, 8));
+    assert!(!view.has_peer_groups(), "nothing was seen of it");
+    view.take(groups("p-1", 8));
+    assert!(!view.has_peer_groups(), "others may be on their way");
+    view.take(groups(MARKER, 7));
+    assert!(!view.has_peer_groups());
+    view.take(groups(MARKER, 8));
+    assert!(view.has_peer_groups());
+    view.take(closes(9, 8));
+    assert!(view.has_peer_groups(), "no PeerGroup has changed since");
+    view.take(groups(MARKER, 11));
+    assert!(view.has_peer_groups(), "those of a later publication come first");
+    view.take(Change::Gone { kind: Kind::PeerGroup, name: MARKER.to_owned() });
+    assert!(!view.has_peer_groups());
+}
+
+#[test]
 fn a_list_replaces_its_kind_and_is_a_change_only_if_it_differs() {
     let mut view = loaded(7);
     let group = |name: &str, class: &str| {

@@ -96,6 +96,8 @@ pub struct NodeInfo {
     pub machine_id: String,
     /// Whether it carries a role label of the control plane.
     pub control_plane: bool,
+    /// Whether Kubernetes calls it Ready: enforcement waits for no other node. No computed object depends on it.
+    pub ready: bool,
 }
 
 impl From<&Node> for NodeInfo {
@@ -103,6 +105,7 @@ impl From<&Node> for NodeInfo {
         let labels = node.metadata.labels.clone().unwrap_or_default();
         let status = node.status.as_ref();
         let addresses = status.and_then(|status| status.addresses.as_ref());
+        let mut conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
         let spec = node.spec.as_ref();
         let cidrs = spec.and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default();
         Self {
@@ -111,6 +114,7 @@ impl From<&Node> for NodeInfo {
                 .any(|role| labels.contains_key(&format!("node-role.kubernetes.io/{role}"))),
             addresses: addresses.into_iter().flatten().filter_map(|entry| entry.address.parse().ok()).collect(),
             reported: BTreeSet::new(),
+            ready: conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True"),
             pod_cidrs: cidrs.iter().filter_map(|text| text.parse().ok()).collect(),
             machine_id: status
                 .and_then(|status| status.node_info.as_ref())

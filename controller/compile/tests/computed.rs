@@ -160,6 +160,25 @@ fn a_dns_port_by_name_keeps_its_protocol() {
 }
 
 #[test]
+fn a_node_is_ready_when_kubernetes_says_so_and_a_heartbeat_is_no_news() {
+    let node = |conditions: &str| {
+        let item = format!("{{kind: Node, metadata: {{name: node1}}, status: {{conditions: {conditions}}}}}");
+        ClusterState::from_list_yaml(&format!("items: [{item}]")).unwrap().nodes.remove("node1").unwrap()
+    };
+    let ready = |status: &str, heartbeat: &str| {
+        let time = format!("2026-01-01T00:00:{heartbeat}Z");
+        node(&format!(
+            "[{{type: DiskPressure, status: 'True'}}, {{type: Ready, status: '{status}', lastHeartbeatTime: '{time}'}}]"
+        ))
+    };
+    assert!(ready("True", "00").ready);
+    assert!(!ready("False", "00").ready);
+    assert!(!ready("Unknown", "00").ready);
+    assert!(!node("[]").ready);
+    assert_eq!(ready("True", "00"), ready("True", "10"));
+}
+
+#[test]
 fn a_list_as_kubectl_prints_it_is_a_cluster() {
     let text = r#"
 apiVersion: v1

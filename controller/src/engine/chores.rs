@@ -125,6 +125,16 @@ impl Chores {
     }
 }
 
+/// The same for a profile, whose status says what agents enforce: what was put in force meanwhile is not undone.
+fn of_version(write: Write, version: Option<String>) -> Write {
+    match (write.operation, version) {
+        (Operation::Status(status), Some(version)) => {
+            Write { operation: Operation::StatusOf(version, status), ..write }
+        }
+        (operation, _) => Write { operation, ..write },
+    }
+}
+
 fn due<S: Serialize + PartialEq>(target: Target, key: &NamespacedName, known: Option<&S>, status: &S) -> Option<Write> {
     (known != Some(status)).then(|| Write { target, key: key.clone(), operation: Operation::Status(json!(status)) })
 }
@@ -143,8 +153,9 @@ fn policy_statuses(world: &World, computed: &Computed, memory: &Memory, reasons:
     });
     let profiles = world.profiles.iter().filter_map(|(key, profile)| {
         let uid = world.cluster.namespaces.get(&key.name).map(|info| info.uid.as_str());
-        let status = status::profile::status(profile, uid, since.profile(&key.name), &reports, now);
-        due(Target::ContainerWorkloadProfile, key, profile.status.as_ref(), &status)
+        let status = status::profile::status(profile, uid, since.of_profile(&key.name), &reports, now);
+        let write = due(Target::ContainerWorkloadProfile, key, profile.status.as_ref(), &status)?;
+        Some(of_version(write, profile.metadata.resource_version.clone()))
     });
     rule_sets.chain(profiles).collect()
 }
@@ -217,5 +228,17 @@ mod tests {
         assert_eq!(steps(false), others, "discovery goes on");
         let statuses = ["report RuleSet shop", "report ContainerWorkloadProfile shop"];
         assert_eq!(steps(true), [others, statuses].concat());
+    }
+
+    #[test]
+    fn a_report_on_a_profile_undoes_nothing_that_is_put_in_force_meanwhile() {
+        let mut world = edited();
+        let profile = world.profiles.get_mut(&cluster_wide("shop")).expect("it is there");
+        profile.metadata.resource_version = Some("7".to_owned());
+        let memory = Memory::default();
+        let reasons = memory.refused.reasons(&Computed::default());
+        let writes = policy_statuses(&world, &Computed::default(), &memory, &reasons, &Time(Timestamp::UNIX_EPOCH));
+        let write = writes.iter().find(|write| write.target == Target::ContainerWorkloadProfile).expect("it is due");
+        assert!(matches!(&write.operation, Operation::StatusOf(version, _) if version == "7"), "{write:?}");
     }
 }

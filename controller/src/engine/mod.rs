@@ -286,6 +286,10 @@ impl Engine {
         let Some(memory) = &self.memory else { return };
         self.chores_due = false;
         let published = self.pending < Effect::Publish;
+        if published && publish::states::are_due(&self.world, &memory.since) {
+            self.note(Effect::Publish);
+            return;
+        }
         self.looking = std::mem::replace(&mut self.world.due, Due::nowhere());
         let computed = self.compiler.computed();
         let chores = Chores::plan(&self.world, computed, memory, published, &self.settled, &self.looking, &now());

@@ -122,8 +122,7 @@ impl World {
             Input::Namespace(change) => self.take_namespaces(change),
             Input::Node(change) => {
                 self.note("Node", &change);
-                let change = self.with_reported(change);
-                take_named(&mut self.cluster.nodes, change)
+                self.take_nodes(change)
             }
             Input::Pod(change) => {
                 self.note("Pod", &change);

@@ -85,7 +85,7 @@ mod tests {
         let verb = |operation: &Operation| match operation {
             Operation::Create(..) => "create",
             Operation::Replace(..) => "replace",
-            Operation::Status(_) => "status",
+            Operation::Status(_) | Operation::StatusOf(..) => "status",
             Operation::Delete(_) => "delete",
         };
         plan(world).iter().map(|write| format!("{} {}", verb(&write.operation), write.key.name)).collect()

@@ -28,8 +28,8 @@ pub trait Published: ResourceExt {
     fn revision(spec: &mut Self::Spec) -> &mut Revision;
     /// Where it came from does not count as content: what did not change is not written.
     fn ignore(_spec: &mut Self::Spec) {}
-    /// What its bucket is made from, for a kind that has buckets.
-    fn bucket_of<'a>(_name: &'a str, _spec: &'a Self::Spec) -> Option<&'a str> {
+    /// The bucket that it lies in, for a kind that has buckets.
+    fn bucket(_name: &str, _spec: &Self::Spec) -> Option<String> {
         None
     }
 
@@ -71,13 +71,13 @@ published!(WorkloadPolicy, WorkloadPolicySpec {
     }
 });
 published!(PeerGroup, PeerGroupSpec {
-    fn bucket_of<'a>(name: &'a str, _spec: &'a PeerGroupSpec) -> Option<&'a str> {
-        Some(name)
+    fn bucket(name: &str, _spec: &PeerGroupSpec) -> Option<String> {
+        Some(if name == names::MARKER { names::BUCKET_MARKER.to_owned() } else { names::bucket(name).to_string() })
     }
 });
 published!(AddressGroup, AddressGroupSpec {
-    fn bucket_of<'a>(_name: &'a str, spec: &'a AddressGroupSpec) -> Option<&'a str> {
-        Some(&spec.class)
+    fn bucket(_name: &str, spec: &AddressGroupSpec) -> Option<String> {
+        Some(names::bucket(&spec.class).to_string())
     }
 });
 
@@ -117,7 +117,7 @@ pub fn difference<K: Published>(
 
 /// The labels of an object.
 fn labels<K: Published + ?Sized>(name: &str, spec: &K::Spec) -> BTreeMap<&'static str, String> {
-    K::bucket_of(name, spec).map(|id| (names::LABEL_BUCKET, names::bucket(id).to_string())).into_iter().collect()
+    K::bucket(name, spec).map(|bucket| (names::LABEL_BUCKET, bucket)).into_iter().collect()
 }
 
 /// Replaced whole, so that nothing that somebody added by hand is left.

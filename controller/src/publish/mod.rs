@@ -5,7 +5,8 @@
 //! 2. Nobody is left out on the way: what takes a member or a rule away comes after what takes its place ([`order`]).
 //! 3. Unchanged objects are not written; a changed one carries the revision of this publication.
 //! 4. Within one kind order holds, so the WorkloadPolicy `marker`, written last of its kind, closes a publication: who
-//!    has seen it has seen all WorkloadPolicies, those that are gone too. What nothing refers to any more goes after it.
+//!    has seen it has seen all WorkloadPolicies, those that are gone too. It names the PeerGroup `marker`, which closes the
+//!    PeerGroups in the same way. What nothing refers to any more goes after it.
 //! 5. Nothing is lost: a plan is the difference between what should be and what is known to live in the cluster. What
 //!    could not be written is in the next plan, and the marker is not written before everything else was.
 //! 6. A plan looks at what may have changed, and not at every object ([`look`]).
@@ -18,6 +19,7 @@ pub mod order;
 pub mod plan;
 pub mod refused;
 pub mod since;
+pub mod states;
 
 use std::collections::BTreeSet;
 

@@ -3,17 +3,15 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use ringfence_compile::compile::Computed;
-use ringfence_crds::{Revision, WorkloadPolicySpec, names};
+use ringfence_crds::{PeerGroupSpec, Revision, WorkloadPolicySpec, names};
 use serde_json::json;
 
 use super::Memory;
-use super::difference::{difference, upsert};
-use super::look::{self, Look};
-use super::newest::marker_revision;
-use super::order;
-use super::since::Since;
+use super::difference::{Published, difference, upsert};
+use super::look::Look;
+use super::newest::{marker_revision, peer_marker_revision};
+use super::{order, states};
 use crate::engine::world::{World, cluster_wide};
-use crate::status;
 use crate::write::{Operation, Target, Write};
 
 /// What to write, in order.
@@ -91,6 +89,7 @@ pub fn plan(
     let look = &*look;
     memory.refused.forget_changed(computed);
     let computed = &*memory.refused.possible(world, computed);
+    let newest = memory.newest;
     let since = &mut memory.since;
     let addresses = order::address_groups(world, computed, look, revision);
     let (groups, rules, nodes) = (
@@ -101,21 +100,25 @@ pub fn plan(
     let peers = difference(&world.peer_groups, &computed.peer_groups, groups, revision);
     let mut policies = difference(&world.workload_policies, &computed.workload_policies, rules, revision);
     let nodes = difference(&world.node_policies, &computed.node_policies, nodes, revision);
+    let peer_marker = peer_marker(world, !peers.upserts.is_empty(), newest.peer_groups, revision);
     let profiles = since.changed_profiles(world, look);
 
     let changed: Vec<&str> =
         policies.upserts.iter().chain(&policies.deletions).map(|write| write.key.name.as_str()).collect();
-    let commit = world.commit.clone().or_else(|| commit_of(world, computed, &changed, &profiles));
     since.note_rule_sets(world, computed, &changed, look, revision);
     since.note_profiles(world, &profiles, revision);
+    let states = states::plan(world, since, look, &nodes.upserts, revision, now);
+    let in_force = states.iter().map(|write| &write.key.name);
+    let commit = world.commit.clone().or_else(|| commit_of(world, computed, &changed, profiles.iter().chain(in_force)));
 
-    let first_marker = !world.workload_policies.contains_key(&cluster_wide(names::MARKER));
-    let unchanged = peers.upserts.is_empty() && changed.is_empty() && nodes.upserts.is_empty() && profiles.is_empty();
-    let changes_policy = !unchanged
-        || first_marker
-        || marker_revision(world) < memory.newest.policy.max(since.owed())
-        || marker_revision(world).epoch < revision.epoch;
-    let marker = changes_policy.then(|| marker(world, revision, commit.clone()));
+    let unchanged = peer_marker.is_none()
+        && changed.is_empty()
+        && nodes.upserts.is_empty()
+        && profiles.is_empty()
+        && states.is_empty();
+    let changes_policy = !unchanged || is_behind(world, newest.policy.max(since.owed()), revision.epoch);
+    let peer_group_revision = if peer_marker.is_some() { revision } else { peer_marker_revision(world) };
+    let marker = changes_policy.then(|| marker(world, revision, commit.clone(), peer_group_revision));
     if marker.is_some() {
         since.owe(revision);
     }
@@ -127,10 +130,11 @@ pub fn plan(
         ranks: vec![
             addresses.gains.into(),
             peers.upserts.into(),
+            Rank { writes: peer_marker.into_iter().collect(), after: &[Target::PeerGroup] },
             policies.upserts.into(),
             Rank { writes: policies.deletions, after: &[Target::WorkloadPolicy] },
             nodes.upserts.into(),
-            enforced_states(world, since, look, now).into(),
+            states.into(),
             Rank { writes: addresses.announcements, after: taken_up },
             Rank { writes: addresses.losses, after: taken_up },
         ],
@@ -150,40 +154,44 @@ fn carry(upserts: &mut [Write], commit: Option<&str>) {
     }
 }
 
-fn marker(world: &World, revision: Revision, commit: Option<String>) -> Write {
+/// Whether the marker is missing, or older than what it is to close.
+fn is_behind(world: &World, newest: Revision, epoch: i64) -> bool {
+    let live = marker_revision(world);
+    !world.workload_policies.contains_key(&cluster_wide(names::MARKER)) || live < newest || live.epoch < epoch
+}
+
+fn marker(world: &World, revision: Revision, commit: Option<String>, peer_groups: Revision) -> Write {
     let live = world.workload_policies.get(&cluster_wide(names::MARKER));
-    let spec = WorkloadPolicySpec { commit, ..WorkloadPolicySpec::default() };
+    // Before there is any PeerGroup, there is no marker of them.
+    let peer_group_revision = (peer_groups != Revision::default()).then_some(peer_groups);
+    let spec = WorkloadPolicySpec { commit, peer_group_revision, ..WorkloadPolicySpec::default() };
     upsert(live, names::MARKER, spec, revision)
 }
 
+/// The marker of PeerGroups, if it is not newer than all of them: agents get them on a watch of their own, and know by it
+/// that they have seen all. Those that are gone it does not speak of: nothing refers to them.
+fn peer_marker(world: &World, changed: bool, newest: Revision, revision: Revision) -> Option<Write> {
+    let live = world.peer_groups.get(&cluster_wide(names::MARKER));
+    let spec = PeerGroupSpec { selector: "marker".to_owned(), ..PeerGroupSpec::default() };
+    let stale = peer_marker_revision(world) < newest
+        || live.is_some_and(|live| !live.same(names::MARKER, &spec, revision.epoch));
+    (changed || stale).then(|| upsert(live, names::MARKER, spec, revision))
+}
+
 /// The commit of a changed object, so that a trace can be followed from git to the kernel.
-fn commit_of(world: &World, computed: &Computed, policies: &[&str], profiles: &[String]) -> Option<String> {
+fn commit_of<'n>(
+    world: &World,
+    computed: &Computed,
+    policies: &[&str],
+    mut profiles: impl Iterator<Item = &'n String>,
+) -> Option<String> {
     let compiled = policies.iter().find_map(|name| computed.workload_policies.get(*name)?.commit.clone());
     compiled.or_else(|| {
-        profiles.iter().find_map(|name| {
+        profiles.find_map(|name| {
             let profile = world.profiles.get(&cluster_wide(name))?;
             profile.annotations().get(names::ANNOTATION_COMMIT).cloned()
         })
     })
-}
-
-/// Statuses of profiles whose enforced state is another than they ask for: those are policy. Other changes of a
-/// status can wait.
-fn enforced_states(world: &World, since: &Since, look: &Look, now: &Time) -> Vec<Write> {
-    let due = look::seen(&world.profiles, look.at(|names| &names.profiles)).filter(|(_, profile)| {
-        let enforced = profile.status.as_ref().and_then(|status| status.enforced_state);
-        enforced != profile.spec.wanted_state()
-    });
-    due.map(|(key, profile)| {
-        let uid = world.cluster.namespaces.get(&key.name).map(|info| info.uid.as_str());
-        let status = status::profile::status(profile, uid, since.profile(&key.name), &status::Reports::of(world), now);
-        Write {
-            target: Target::ContainerWorkloadProfile,
-            key: key.clone(),
-            operation: Operation::Status(json!(status)),
-        }
-    })
-    .collect()
 }
 
 #[cfg(test)]

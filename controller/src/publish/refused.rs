@@ -52,7 +52,7 @@ fn content(spec: Value) -> Value {
 fn spec_of(write: &Write) -> Option<&Value> {
     match &write.operation {
         Operation::Create(_, content) | Operation::Replace(_, content) => content.get("spec"),
-        Operation::Status(_) | Operation::Delete(_) => None,
+        Operation::Status(_) | Operation::StatusOf(..) | Operation::Delete(_) => None,
     }
 }
 
@@ -76,8 +76,8 @@ impl Refused {
     pub fn may_leave_out(write: &Write) -> bool {
         let Some(spec) = spec_of(write) else { return false };
         match write.target {
-            Target::WorkloadPolicy => write.key.name != names::MARKER,
-            Target::PeerGroup | Target::NodePolicy => true,
+            Target::WorkloadPolicy | Target::PeerGroup => write.key.name != names::MARKER,
+            Target::NodePolicy => true,
             Target::AddressGroup => spec.get("service").is_some(),
             _ => false,
         }

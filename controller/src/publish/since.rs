@@ -3,19 +3,42 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringfence_compile::compile::Computed;
-use ringfence_crds::{ContainerWorkloadProfileSpec, Revision, names};
+use ringfence_crds::{ContainerWorkloadProfile, ContainerWorkloadProfileSpec, Revision, names};
+use ringfence_model::PolicyState;
 
 use super::look::{self, Look};
 use super::newest::marker_revision;
 use crate::engine::world::{World, cluster_wide};
 use crate::status::condition::is_ready;
+use crate::status::profile::Remembered;
 
 /// The revisions of the last changes.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Since {
     rule_sets: BTreeMap<String, Revision>,
-    profiles: BTreeMap<String, (ContainerWorkloadProfileSpec, Revision)>,
+    /// Of any rules.
+    rules: Revision,
+    profiles: BTreeMap<String, Known>,
+    /// Profiles that ask for Full and perhaps do not have it yet.
+    waiting: BTreeSet<String>,
     owed: Revision,
+}
+
+/// What agents were told of a profile.
+#[derive(Debug, Clone, PartialEq)]
+struct Known {
+    spec: ContainerWorkloadProfileSpec,
+    since: Revision,
+    /// Whether Full has been put in force for it, whatever its status says since.
+    full: bool,
+}
+
+fn asks_for_full(spec: &ContainerWorkloadProfileSpec) -> bool {
+    spec.wanted_state() == Some(PolicyState::Full)
+}
+
+fn is_in_full(profile: &ContainerWorkloadProfile) -> bool {
+    profile.status.as_ref().and_then(|status| status.enforced_state) == Some(PolicyState::Full)
 }
 
 impl Since {
@@ -28,6 +51,7 @@ impl Since {
             if key.name != names::MARKER {
                 let revision = since.rule_sets.entry(policy.spec.rule_set.clone()).or_default();
                 *revision = policy.spec.revision.max(*revision);
+                since.rules = since.rules.max(policy.spec.revision);
             }
         }
         let marker = marker_revision(world);
@@ -37,6 +61,7 @@ impl Since {
             if !is_ready(conditions, rule_set.metadata.generation) {
                 let revision = since.rule_sets.entry(key.name.clone()).or_default();
                 *revision = next.max(*revision);
+                since.rules = since.rules.max(next);
                 since.owe(next);
             }
         }
@@ -45,7 +70,9 @@ impl Since {
             let settled = is_ready(&status.conditions, profile.metadata.generation)
                 && status.enforced_state == profile.spec.wanted_state();
             if settled {
-                since.profiles.insert(key.name.clone(), (profile.spec.clone(), Revision::default()));
+                let full = asks_for_full(&profile.spec);
+                let known = Known { spec: profile.spec.clone(), since: Revision::default(), full };
+                since.profiles.insert(key.name.clone(), known);
             }
         }
         since
@@ -58,7 +85,41 @@ impl Since {
 
     /// The revision in which a profile last changed; nothing for one that never said anything to an agent.
     pub fn profile(&self, name: &str) -> Option<Revision> {
-        self.profiles.get(name).map(|(_, revision)| *revision)
+        self.profiles.get(name).map(|known| known.since)
+    }
+
+    /// What decides about the state of a profile.
+    pub fn of_profile(&self, name: &str) -> Remembered {
+        let full = self.profiles.get(name).is_some_and(|known| known.full);
+        Remembered { since: self.profile(name), rules: self.rules, full }
+    }
+
+    /// Profiles that ask for Full and perhaps do not have it yet.
+    pub fn waiting(&self) -> impl Iterator<Item = &str> {
+        self.waiting.iter().map(String::as_str)
+    }
+
+    /// Whether there are any.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Forgets those that wait no more.
+    pub fn settle(&mut self, world: &World) {
+        self.waiting.retain(|name| {
+            let profile = world.profiles.get(&cluster_wide(name.as_str()));
+            profile.is_some_and(|profile| asks_for_full(&profile.spec) && !is_in_full(profile))
+        });
+    }
+
+    /// Notes that these states of profiles come into force, in this revision.
+    pub fn note_states(&mut self, world: &World, names: &[String], revision: Revision) {
+        self.note_profiles(world, names, revision);
+        for name in names {
+            if let Some(known) = self.profiles.get_mut(name) {
+                known.full = asks_for_full(&known.spec);
+            }
+        }
     }
 
     /// The least revision that the marker must have.
@@ -76,21 +137,24 @@ impl Since {
     pub fn changed_profiles(&self, world: &World, look: &Look) -> Vec<String> {
         let names = look.at(|names| &names.profiles);
         let changed = look::seen(&world.profiles, names).filter(|(key, profile)| match self.profiles.get(&key.name) {
-            Some((before, _)) => *before != profile.spec,
+            Some(known) => known.spec != profile.spec,
             None => profile.spec.managed,
         });
         let gone = look::wanted(&self.profiles, names)
-            .filter(|(name, (before, _))| before.managed && !world.profiles.contains_key(&cluster_wide(name.as_str())));
+            .filter(|(name, known)| known.spec.managed && !world.profiles.contains_key(&cluster_wide(name.as_str())));
         changed.map(|(key, _)| key.name.clone()).chain(gone.map(|(name, _)| name.clone())).collect()
     }
 
     /// Notes that these profiles changed in this revision.
     pub fn note_profiles(&mut self, world: &World, names: &[String], revision: Revision) {
         for name in names {
-            match world.profiles.get(&cluster_wide(name)) {
-                Some(profile) => self.profiles.insert(name.clone(), (profile.spec.clone(), revision)),
-                None => self.profiles.remove(name),
-            };
+            let before = self.profiles.remove(name);
+            let Some(profile) = world.profiles.get(&cluster_wide(name)) else { continue };
+            let full = asks_for_full(&profile.spec) && (is_in_full(profile) || before.is_some_and(|known| known.full));
+            if asks_for_full(&profile.spec) {
+                self.waiting.insert(name.clone());
+            }
+            self.profiles.insert(name.clone(), Known { spec: profile.spec.clone(), since: revision, full });
         }
     }
 
@@ -103,6 +167,9 @@ impl Since {
         look: &Look,
         revision: Revision,
     ) {
+        if !policies.is_empty() {
+            self.rules = revision;
+        }
         let rule_sets = policies.iter().flat_map(|name| {
             let before = world.workload_policies.get(&cluster_wide(*name)).map(|live| live.spec.rule_set.as_str());
             let after = computed.workload_policies.get(*name).map(|spec| spec.rule_set.as_str());

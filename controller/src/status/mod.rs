@@ -7,4 +7,4 @@ pub mod profile;
 pub mod rule_set;
 
 pub use condition::Ready;
-pub use nodes::Reports;
+pub use nodes::{Node, Reports};

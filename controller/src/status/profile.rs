@@ -1,44 +1,97 @@
 //! Status of a ContainerWorkloadProfile: the state that agents enforce, and whether all do.
+//!
+//! 1. Full comes into force only once every node that is waited for has acknowledged the rules: a default deny never runs
+//!    ahead of what it is to let through. Until then the state before holds. Any other state is in force at once, Selective
+//!    too: it blocks only what a Deny hits, and a Deny needs nobody's leave.
+//! 2. What is in Full stays in Full, whatever nodes say, until the profile asks for something else.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use ringfence_crds::Revision;
 use ringfence_crds::container_workload_profile::{ContainerWorkloadProfile, ContainerWorkloadProfileStatus};
+use ringfence_model::PolicyState;
 
 use super::{Ready, Reports};
 
-/// The status of a profile that last changed in revision `since`. `namespace_uid` is there when the namespace is.
+/// What is remembered of a profile from one publication to the next.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// The revision in which it, or the state that agents enforce, last changed; none for one that never said anything to
+    /// an agent.
+    pub since: Option<Revision>,
+    /// The revision in which any rules last changed.
+    pub rules: Revision,
+    /// Whether Full has been put in force for it.
+    pub full: bool,
+}
+
+/// The state that agents are to enforce now.
+pub fn enforced_state(
+    profile: &ContainerWorkloadProfile,
+    remembered: Remembered,
+    reports: &Reports,
+) -> Option<PolicyState> {
+    let wanted = profile.spec.wanted_state();
+    let enforced = profile.status.as_ref().and_then(|status| status.enforced_state);
+    let full = Some(PolicyState::Full);
+    if wanted != full || enforced == full || remembered.full {
+        return wanted;
+    }
+    let acknowledged =
+        remembered.since.is_some_and(|since| reports.progress(since.max(remembered.rules)).is_complete());
+    if acknowledged { wanted } else { enforced }
+}
+
+/// The status of a profile. `namespace_uid` is there when the namespace is.
 pub fn status(
     profile: &ContainerWorkloadProfile,
     namespace_uid: Option<&str>,
-    since: Option<Revision>,
+    remembered: Remembered,
     reports: &Reports,
     now: &Time,
 ) -> ContainerWorkloadProfileStatus {
     let previous = profile.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let generation = profile.metadata.generation;
+    let enforced_state = enforced_state(profile, remembered, reports);
+    let ready = match profile.spec.profile_labels() {
+        Err(error) => Ready::no("Invalid", error.to_string()),
+        Ok(_) => ready(profile, enforced_state, namespace_uid, remembered, &Nodes { reports, previous, now }),
+    };
     ContainerWorkloadProfileStatus {
         observed_generation: generation,
-        conditions: ready(profile, namespace_uid, since, reports).conditions(previous, generation, now),
-        enforced_state: profile.spec.wanted_state(),
+        conditions: ready.conditions(previous, generation, now),
+        enforced_state,
         namespace_uid: namespace_uid.map(str::to_owned),
     }
 }
 
+/// What nodes say, and for how long they have been waited for.
+struct Nodes<'r> {
+    reports: &'r Reports,
+    previous: &'r [Condition],
+    now: &'r Time,
+}
+
 fn ready(
     profile: &ContainerWorkloadProfile,
+    enforced: Option<PolicyState>,
     namespace_uid: Option<&str>,
-    since: Option<Revision>,
-    reports: &Reports,
+    remembered: Remembered,
+    nodes: &Nodes<'_>,
 ) -> Ready {
-    if let Err(error) = profile.spec.profile_labels() {
-        return Ready::no("Invalid", error.to_string());
+    let wanted = profile.spec.wanted_state();
+    if enforced != wanted {
+        let progress = nodes.reports.progress(remembered.since.unwrap_or_default().max(remembered.rules));
+        let meanwhile = enforced.map_or("no rules hold".to_owned(), |state| format!("{state} holds"));
+        return progress.waiting(Some(&meanwhile), nodes.previous, nodes.now);
     }
-    let in_force = match since.map(|since| reports.all(since)) {
+    let in_force = match remembered.since {
         None => "unmanaged".to_owned(),
-        Some(Ok(in_force)) => in_force,
-        Some(Err(waiting)) => return waiting,
+        Some(since) => match nodes.reports.progress(since) {
+            progress if progress.is_complete() => progress.in_force(),
+            progress => return progress.waiting(None, nodes.previous, nodes.now),
+        },
     };
-    match (namespace_uid, profile.spec.wanted_state()) {
+    match (namespace_uid, wanted) {
         (None, _) => Ready::yes("NoNamespace", "there is no such namespace yet"),
         (Some(_), None) => Ready::yes("Unmanaged", "the namespace is not managed"),
         (Some(_), Some(state)) => Ready::yes("InForce", format!("{state}: {in_force}")),
@@ -46,48 +99,4 @@ fn ready(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use k8s_openapi::jiff::Timestamp;
-    use ringfence_crds::ContainerWorkloadProfileSpec;
-    use ringfence_model::PolicyState;
-    use std::collections::BTreeMap;
-
-    fn of(
-        managed: bool,
-        state: Option<PolicyState>,
-        uid: Option<&str>,
-        acknowledged: i64,
-    ) -> ContainerWorkloadProfileStatus {
-        let spec = ContainerWorkloadProfileSpec { managed, policy_state: state, ..Default::default() };
-        let profile = ContainerWorkloadProfile::new("shop", spec);
-        let reports = Reports(BTreeMap::from([("n".to_owned(), Some(Revision { epoch: 0, number: acknowledged }))]));
-        let now = Time(Timestamp::UNIX_EPOCH);
-        status(&profile, uid, Some(Revision { epoch: 0, number: 5 }), &reports, &now)
-    }
-
-    #[test]
-    fn the_enforced_state_follows_the_spec_at_once() {
-        assert_eq!(of(true, Some(PolicyState::Full), Some("u"), 0).enforced_state, Some(PolicyState::Full));
-        assert_eq!(of(true, None, Some("u"), 0).enforced_state, Some(PolicyState::Idle), "managed without a state");
-        assert_eq!(of(false, None, Some("u"), 0).enforced_state, None);
-        assert_eq!(
-            of(true, Some(PolicyState::Full), None, 0).enforced_state,
-            Some(PolicyState::Full),
-            "until the last Pod is gone"
-        );
-    }
-
-    #[test]
-    fn ready_waits_for_nodes() {
-        assert_eq!(of(true, None, Some("u"), 4).conditions[0].reason, "WaitingForNodes");
-        assert_eq!(of(true, None, Some("u"), 5).conditions[0].reason, "InForce");
-        assert_eq!(
-            of(false, None, Some("u"), 4).conditions[0].reason,
-            "WaitingForNodes",
-            "rules are still to be removed"
-        );
-        assert_eq!(of(false, None, Some("u"), 5).conditions[0].reason, "Unmanaged");
-        assert_eq!(of(true, None, None, 5).conditions[0].reason, "NoNamespace");
-    }
-}
+mod tests;

@@ -20,29 +20,29 @@ pub struct Rules<'r> {
 /// The status of a RuleSet.
 pub fn status(rule_set: &RuleSet, rules: Rules<'_>, reports: &Reports, now: &Time) -> RuleSetStatus {
     let Rules { since, warnings, refused } = rules;
-    let ready = match (refused, reports.all(since)) {
-        (Some(reason), _) => Ready::no("Refused", format!("what was in force before stays: {reason}")),
-        (None, Err(waiting)) => waiting,
-        (None, Ok(in_force)) => match (rule_set.spec.enabled, warnings) {
-            (false, _) => Ready::yes("Disabled", "switched off: enabled is false"),
-            (true, []) => Ready::yes("InForce", in_force),
-            (true, [first, rest @ ..]) => Ready::yes("InForce", format!("{in_force}; {first}{}", more(rest.len()))),
-        },
-    };
     let previous = rule_set.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let progress = reports.progress(since);
+    let ready = match (refused, rule_set.spec.enabled) {
+        (Some(reason), _) => Ready::no("Refused", format!("what was in force before stays: {reason}")),
+        (None, _) if !progress.is_complete() => progress.waiting(None, previous, now),
+        (None, false) => Ready::yes("Disabled", "switched off: enabled is false"),
+        (None, true) => Ready::yes("InForce", format!("{}{}", progress.in_force(), first(warnings))),
+    };
     let generation = rule_set.metadata.generation;
     RuleSetStatus {
         observed_generation: generation,
         conditions: ready.conditions(previous, generation, now),
-        nodes: Some(reports.progress(since)),
+        nodes: Some(progress.to_string()),
         warnings: warnings.to_vec(),
     }
 }
 
-fn more(count: usize) -> String {
-    match count {
-        0 => String::new(),
-        count => format!(" (and {count} more warnings)"),
+/// The first warning, and how many more there are.
+fn first(warnings: &[String]) -> String {
+    match warnings {
+        [] => String::new(),
+        [first] => format!("; {first}"),
+        [first, rest @ ..] => format!("; {first} (and {} more warnings)", rest.len()),
     }
 }
 
@@ -51,7 +51,8 @@ mod tests {
     use super::*;
     use k8s_openapi::jiff::Timestamp;
     use ringfence_crds::RuleSetSpec;
-    use std::collections::BTreeMap;
+
+    use crate::status::Node;
 
     fn ready(enabled: bool, acknowledged: i64, warnings: &[&str]) -> (String, String, String) {
         ready_unless(None, enabled, acknowledged, warnings)
@@ -64,7 +65,8 @@ mod tests {
     ) -> (String, String, String) {
         let spec = RuleSetSpec { enabled, scopes: vec![Default::default()], rules: Vec::new() };
         let since = Revision { epoch: 0, number: 5 };
-        let reports = Reports(BTreeMap::from([("n".to_owned(), Some(Revision { epoch: 0, number: acknowledged }))]));
+        let acknowledged = Some(Revision { epoch: 0, number: acknowledged });
+        let reports = Reports([("n".to_owned(), Node { acknowledged, unseen: None, ready: true })].into());
         let warnings: Vec<String> = warnings.iter().map(|text| (*text).to_owned()).collect();
         let now = Time(Timestamp::UNIX_EPOCH);
         let status = status(&RuleSet::new("shop", spec), Rules { since, warnings: &warnings, refused }, &reports, &now);

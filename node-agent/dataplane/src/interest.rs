@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use ringfence_crds::names::{LABEL_BUCKET, bucket};
+use ringfence_crds::names::{BUCKET_MARKER, LABEL_BUCKET, bucket};
 
 /// Buckets of one kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,6 +40,14 @@ impl Buckets {
         (!numbers.is_empty()).then(|| format!("{LABEL_BUCKET} in ({})", numbers.join(",")))
     }
 
+    /// The same for PeerGroups, with the marker among them, also where nothing else is of interest: whoever has seen it has
+    /// seen all that was written before it.
+    pub fn selector_with_marker(&self) -> String {
+        let numbers = self.0.iter().map(u16::to_string);
+        let all: Vec<String> = [BUCKET_MARKER.to_owned()].into_iter().chain(numbers).collect();
+        format!("{LABEL_BUCKET} in ({})", all.join(","))
+    }
+
     /// What to watch next where these are watched and those `needed`; `None` if it may stay as it is. What is not needed
     /// any more is kept until it is half of what is watched, since each change has the apiserver read everything.
     pub fn next(&self, needed: &Self) -> Option<Self> {
@@ -70,6 +78,8 @@ mod tests {
     fn nothing_is_never_asked_for_with_an_empty_selector() {
         assert_eq!(of([]).selector(), None);
         assert_eq!(of([17, 3]).selector().as_deref(), Some("policy.ringfence.dev/bucket in (3,17)"));
+        assert_eq!(of([]).selector_with_marker(), "policy.ringfence.dev/bucket in (marker)");
+        assert_eq!(of([17, 3]).selector_with_marker(), "policy.ringfence.dev/bucket in (marker,3,17)");
     }
 
     #[test]

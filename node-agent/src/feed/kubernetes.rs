@@ -2,7 +2,7 @@
 //! resumed where it ended; only when the apiserver has forgotten that place is the kind listed again.
 //!
 //! Of groups, only the buckets of interest are watched. When others are needed the watch ends and one of those begins:
-//! what was read counts until the list of the new one is whole.
+//! what was read counts until the list of the new one is whole. The marker of PeerGroups is watched with any of them.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -84,10 +84,20 @@ pub fn start(client: &Client, node: &str, wanted: &watch::Receiver<Wanted>, chan
     follow::<ContainerWorkloadProfile>(Api::all(client.clone()), all.clone(), changes);
     follow::<WorkloadPolicy>(Api::all(client.clone()), all.clone(), changes);
     follow::<Pod>(Api::all(client.clone()), local, changes);
-    let follow =
-        |kind: fn(&Wanted) -> Option<&Buckets>| Following { kind, wanted: wanted.clone(), changes: changes.clone() };
-    tokio::spawn(follow(|wanted| wanted.peer_groups.as_ref()).run::<PeerGroup>(Api::all(client.clone()), all.clone()));
-    tokio::spawn(follow(|wanted| wanted.address_groups.as_ref()).run::<AddressGroup>(Api::all(client.clone()), all));
+    let peer_groups = Following {
+        kind: |wanted| wanted.peer_groups.as_ref(),
+        selector: |buckets| Some(buckets.selector_with_marker()),
+        wanted: wanted.clone(),
+        changes: changes.clone(),
+    };
+    let address_groups = Following {
+        kind: |wanted| wanted.address_groups.as_ref(),
+        selector: Buckets::selector,
+        wanted: wanted.clone(),
+        changes: changes.clone(),
+    };
+    tokio::spawn(peer_groups.run::<PeerGroup>(Api::all(client.clone()), all.clone()));
+    tokio::spawn(address_groups.run::<AddressGroup>(Api::all(client.clone()), all));
 }
 
 fn follow<K: Watched>(api: Api<K>, config: watcher::Config, changes: &UnboundedSender<Change>) {
@@ -119,6 +129,8 @@ async fn relay<K: Watched>(api: Api<K>, config: watcher::Config, changes: &Unbou
 /// A kind of which the buckets that are wanted are watched.
 struct Following {
     kind: fn(&Wanted) -> Option<&Buckets>,
+    /// What selects them; `None` if there is nothing to watch.
+    selector: fn(&Buckets) -> Option<String>,
     wanted: watch::Receiver<Wanted>,
     changes: UnboundedSender<Change>,
 }
@@ -127,9 +139,9 @@ impl Following {
     async fn run<K: Watched>(mut self, api: Api<K>, config: watcher::Config) {
         let Some(mut watched) = self.first().await else { return };
         loop {
-            let changes = self.changes.clone();
+            let (changes, selector) = (self.changes.clone(), (self.selector)(&watched));
             tokio::select! {
-                () = watch_buckets(api.clone(), &config, &watched, &changes) => return,
+                () = watch_selected(api.clone(), &config, selector, &changes) => return,
                 next = self.next(&watched) => {
                     let Some(next) = next else { return };
                     tracing::debug!(kind = ?K::KIND, buckets = next.len(), "other groups are of interest");
@@ -157,14 +169,14 @@ impl Following {
     }
 }
 
-/// Hands over what lies in some buckets, until nobody listens.
-async fn watch_buckets<K: Watched>(
+/// Hands over what a selector selects, until nobody listens.
+async fn watch_selected<K: Watched>(
     api: Api<K>,
     config: &watcher::Config,
-    buckets: &Buckets,
+    selector: Option<String>,
     changes: &UnboundedSender<Change>,
 ) {
-    match buckets.selector() {
+    match selector {
         Some(selector) => relay(api, config.clone().labels(&selector), changes).await,
         None if changes.send(Change::All { kind: K::KIND, objects: BTreeMap::new() }).is_ok() => {
             std::future::pending().await

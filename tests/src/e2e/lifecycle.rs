@@ -66,6 +66,7 @@ pub async fn pods_are_added_scaled_relabelled_and_deleted(lab: Lab) -> Result<Ou
     lab.apply(&pod(name, "db", "db", None)).await?;
     lab.apply(&controller("Deployment", name, "web", "web", 1)).await?;
     let target = SocketAddr::new(pod_ip(&lab.await_pod(name, "db").await?)?, 8080);
+    lab.await_ready("ContainerWorkloadProfile", None, name).await?;
     for count in [1, 3] {
         lab.apply(&controller("Deployment", name, "web", "web", count)).await?;
         for web in lab.await_pods(name, "name=web", count as usize).await? {

@@ -22,6 +22,7 @@ mod services;
 mod starts;
 mod states;
 mod upgrade;
+mod waiting;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -83,6 +84,7 @@ pub fn cases() -> Vec<Case> {
         case!(flows::a_tightened_policy_ends_exactly_its_flows),
         case!(flows::flows_older_than_the_rules_are_judged_as_new_ones),
         case!(robust::a_rule_set_waits_for_every_node),
+        case!(waiting::full_waits_for_every_node),
         case!(robust::a_killed_agent_changes_no_verdict),
         case!(robust::pods_are_enforced_without_the_controller),
         case!(robust::a_second_controller_takes_over),

@@ -62,6 +62,7 @@ pub async fn a_virtual_service_opens_exactly_its_ports(lab: Lab) -> Result<Outco
     for pod in ["client", "other", "server"] {
         lab.await_pod(name, pod).await?;
     }
+    lab.await_ready("ContainerWorkloadProfile", None, name).await?;
     lab.await_ready("RuleSet", None, "vs-ports").await?;
     let server = pod_ip(&lab.await_pod(name, "server").await?)?;
     let cluster_ip = SocketAddr::new(lab.cluster_ip(name, "server").await?, 80);

@@ -1,4 +1,4 @@
-//! Addresses and machine-ids of nodes as their agents report them.
+//! Nodes, with their addresses and machine-ids as their agents report them.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -6,14 +6,27 @@ use std::net::IpAddr;
 use ringfence_compile::cluster::NodeInfo;
 use ringfence_crds::NodePolicy;
 
-use super::{Effect, World, cluster_wide, compile_if};
+use super::{Effect, World, cluster_wide, compile_if, take_named};
 use crate::engine::chores::due::Spot;
 use crate::kubelink::identity::{self, MachineIds};
 use crate::kubelink::watch::Change;
 
 impl World {
+    /// Takes in nodes. That one is Ready, or not any more, is compiled into nothing: only what waits for nodes is due.
+    pub(super) fn take_nodes(&mut self, change: Change<NodeInfo>) -> Effect {
+        let change = self.with_reported(change);
+        let only_ready = match &change {
+            Change::Applied(key, info) => self.cluster.nodes.get(&key.name).is_some_and(|known| {
+                known.ready != info.ready && NodeInfo { ready: info.ready, ..known.clone() } == *info
+            }),
+            Change::Listed(_) | Change::Deleted(_) => false,
+        };
+        let effect = take_named(&mut self.cluster.nodes, change);
+        if only_ready { effect.min(Effect::Chores) } else { effect }
+    }
+
     /// Kubernetes says nothing of what an agent reports: a node's news leave that as it is.
-    pub(super) fn with_reported(&self, change: Change<NodeInfo>) -> Change<NodeInfo> {
+    fn with_reported(&self, change: Change<NodeInfo>) -> Change<NodeInfo> {
         let complete = |name: &str, info: NodeInfo| NodeInfo { reported: self.reported(name), ..info };
         match change {
             Change::Listed(all) => Change::Listed(

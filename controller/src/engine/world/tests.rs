@@ -210,6 +210,19 @@ fn a_node_is_known_by_the_addresses_that_its_agent_reports() {
 }
 
 #[test]
+fn that_a_node_is_ready_compiles_nothing() {
+    let mut world = World::default();
+    let node = |ready, machine_id: &str| {
+        Input::Node(applied("node1", NodeInfo { ready, machine_id: machine_id.to_owned(), ..NodeInfo::default() }))
+    };
+    assert_eq!(world.take(node(true, "1")), Effect::Compile, "it is new");
+    assert_eq!(world.take(node(true, "1")), Effect::Nothing, "a heartbeat");
+    assert_eq!(world.take(node(false, "1")), Effect::Chores);
+    assert!(!world.cluster.nodes["node1"].ready);
+    assert_eq!(world.take(node(true, "2")), Effect::Compile);
+}
+
+#[test]
 fn ranges_of_cluster_ips_are_known_to_the_compiler() {
     let mut world = World::default();
     let ranges = |text: &str| Input::ServiceRange(applied("kubernetes", vec![text.to_owned()]));

@@ -2,9 +2,11 @@
 
 mod look;
 mod order;
+mod peer_marker;
 mod refused;
+mod states;
 
-use super::super::Newest;
+use super::super::{Newest, Since};
 use super::*;
 use k8s_openapi::jiff::Timestamp;
 use ringfence_compile::cluster::NamespaceInfo;
@@ -74,7 +76,7 @@ impl Fake {
                     Operation::Delete(_) => {
                         self.world.$index.remove(&write.key);
                     }
-                    Operation::Status(status) => panic!("{status}"),
+                    Operation::Status(status) | Operation::StatusOf(_, status) => panic!("{status}"),
                 }
             };
         }
@@ -115,7 +117,7 @@ fn text(plan: &Plan) -> String {
         let verb = match &write.operation {
             Operation::Create(..) => "+",
             Operation::Replace(..) => "~",
-            Operation::Status(_) => "=",
+            Operation::Status(_) | Operation::StatusOf(..) => "=",
             Operation::Delete(_) => "-",
         };
         format!("{verb}{}", write.key.name)
@@ -134,7 +136,7 @@ fn what_is_referred_to_comes_first_and_the_marker_closes() {
     fake.computed.peer_groups.insert("p-1".to_owned(), PeerGroupSpec::default());
     fake.computed.workload_policies.insert("shop-1".to_owned(), rules("shop", "everything"));
     fake.computed.node_policies.insert("node1".to_owned(), NodePolicySpec::default());
-    assert_eq!(fake.publish(), "+c-1-0 > +p-1 > +shop-1 > +node1 > marker 0.1");
+    assert_eq!(fake.publish(), "+c-1-0 > +p-1 > +marker > +shop-1 > +node1 > marker 0.1");
     assert_eq!(fake.publish(), "", "what is as it should be is not written");
 }
 
@@ -146,7 +148,7 @@ fn membership_alone_moves_no_marker() {
     fake.computed.address_groups.insert("c-1-0".to_owned(), members("c-1", &["10.0.0.1", "10.0.0.2"]));
     assert_eq!(fake.publish(), "~c-1-0");
     fake.computed.peer_groups.insert("p-1".to_owned(), PeerGroupSpec::default());
-    assert_eq!(fake.publish(), "+p-1 > marker 0.3");
+    assert_eq!(fake.publish(), "+p-1 > +marker > marker 0.3");
 }
 
 #[test]
@@ -202,7 +204,7 @@ fn a_group_that_agents_would_not_find_is_published_again() {
     group.metadata.labels = None;
     let other = [(names::LABEL_BUCKET.to_owned(), "no bucket".to_owned())].into();
     fake.world.peer_groups.get_mut(&cluster_wide("p-1")).expect("it is there").metadata.labels = Some(other);
-    assert_eq!(fake.publish(), "~c-1-0 > ~p-1 > marker 0.2");
+    assert_eq!(fake.publish(), "~c-1-0 > ~p-1 > ~marker > marker 0.2");
     assert_eq!(of(&fake), both);
     assert_eq!(fake.publish(), "");
 }
@@ -267,7 +269,7 @@ fn after_a_restart_only_what_was_ready_is() {
     }
     fake.publish();
     let shop = fake.world.rule_sets.get_mut(&cluster_wide("shop")).expect("a RuleSet of the test");
-    let conditions = status::Ready::yes("InForce", "").conditions(&[], None, &Time(Timestamp::UNIX_EPOCH));
+    let conditions = crate::status::Ready::yes("InForce", "").conditions(&[], None, &Time(Timestamp::UNIX_EPOCH));
     shop.status = Some(RuleSetStatus { conditions, ..RuleSetStatus::default() });
     // A rule is revoked, and the controller dies before it has written the marker.
     fake.computed.workload_policies.remove("bank-1");

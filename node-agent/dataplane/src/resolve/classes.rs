@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use ringfence_crds::PeerGroupSpec;
 use ringfence_crds::address_group::ServiceEnds;
-use ringfence_crds::names::service_class;
+use ringfence_crds::names::{MARKER, service_class};
 use ringfence_model::Protocol;
 use rustc_hash::FxHashMap;
 
@@ -77,7 +77,8 @@ impl<'a> Classes<'a> {
 
     fn read(&mut self, name: &str) -> Known<'a> {
         self.interest.peer_groups.insert(name);
-        let Some(spec) = self.store.peer_groups.get(name) else {
+        // The marker is no group, whatever it says.
+        let Some(spec) = self.store.peer_groups.get(name).filter(|_| name != MARKER) else {
             return Known { missing: vec![Missing::PeerGroup(name.to_owned())], ..Known::default() };
         };
         let (mut nets, mut missing): (Vec<IpNet>, _) = (Vec::new(), Vec::new());

@@ -415,3 +415,15 @@ fn the_order_of_rules_and_objects_does_not_matter() {
     let rejects: Vec<bool> = policy.inbound.deny.iter().map(|entry| entry.reject).collect();
     assert_eq!(rejects, [true, false], "where one rule asks to reject and one does not, it is rejected");
 }
+
+#[test]
+fn the_marker_of_peer_groups_is_no_group_whatever_it_says() {
+    let mut store = store();
+    add_rule(&mut store, rule(Direction::Inbound, Action::Allow, group(names::MARKER)));
+    add_group(&mut store, names::MARKER, "c-1", &["10.244.1.5"], &[]);
+    let Resolution::Incomplete { missing, closed: Some(policy) } = resolve(&store, &pod(), &[]) else {
+        panic!("the marker was taken for a group");
+    };
+    assert_eq!(missing, [Missing::PeerGroup(names::MARKER.to_owned())]);
+    assert_eq!(decide(&policy, Direction::Inbound, "10.244.1.5", Protocol::TCP, 80), Decision::Default);
+}

@@ -113,7 +113,7 @@ fn carry_out(world: &mut World, write: &Write) {
                 }
                 Operation::Delete(_) => None,
                 Operation::Replace(..) => panic!("{write:?}"),
-                Operation::Status(status) => known.map(|mut object| {
+                Operation::Status(status) | Operation::StatusOf(_, status) => known.map(|mut object| {
                     object.status = Some(serde_json::from_value(status.clone()).expect("what was planned"));
                     object
                 }),

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use kube::Resource;
+use ringfence_compile::cluster::NodeInfo;
 use ringfence_compile::compile::Changes;
+use ringfence_crds::node_policy::NodePolicyStatus;
 
 use super::super::super::Refused;
 use super::*;
@@ -162,6 +164,21 @@ impl Walk {
         self.fake.world.take(input);
     }
 
+    /// A node becomes Ready or not, or its agent acknowledges what is published.
+    fn report(&mut self) {
+        let key = cluster_wide(format!("node{}", self.random.below(6)));
+        if self.random.one_in(3) {
+            let info = NodeInfo { ready: self.random.one_in(2), ..NodeInfo::default() };
+            self.fake.world.take(Input::Node(Change::Applied(key, info)));
+            return;
+        }
+        let Some(mut policy) = self.fake.world.node_policies.get(&key).cloned() else { return };
+        let acknowledged = Some(marker_revision(&self.fake.world));
+        policy.status = Some(NodePolicyStatus { acknowledged, ..NodePolicyStatus::default() });
+        let policy = self.versioned(policy);
+        self.fake.world.take(Input::NodePolicy(Change::Applied(key, policy)));
+    }
+
     /// Plans as the engine does, and asserts that looking at everything would not have found more.
     fn plan(&mut self) -> (Plan, Look) {
         let Fake { world, computed, memory, last } = &mut self.fake;
@@ -238,8 +255,9 @@ fn random_changes_and_failures() {
         let mut walk = Walk::new(seed);
         for _ in 0..STEPS {
             for _ in 0..=walk.random.below(3) {
-                match walk.random.below(8) {
+                match walk.random.below(10) {
                     0 | 1 => walk.meddle(),
+                    8 | 9 => walk.report(),
                     2 | 3 => walk.write_policy(),
                     _ => walk.compute(),
                 }

@@ -79,7 +79,7 @@ fn a_deny_that_cannot_be_replaced_stays_with_all_that_it_refers_to() {
     fake.computed.workload_policies.clear();
     fake.wants("shop-2", refers("shop", "everything", "p-2"));
     fake.refuse("shop-2");
-    assert_eq!(fake.publish(), "~p-1 > marker 0.3 > -c-2-0", "shop-1 stays, and p-1 without the dead class");
+    assert_eq!(fake.publish(), "~p-1 > ~marker > marker 0.3 > -c-2-0", "shop-1 stays, and p-1 without the dead class");
     assert_eq!(fake.world.workload_policies[&cluster_wide("shop-1")].spec.rules[0].action, Action::Deny);
     assert_eq!(fake.publish(), "");
     // The RuleSet is corrected.
