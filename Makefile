@@ -41,13 +41,13 @@ fuzz: ## the parser and the compiler with bytes that a fuzzer makes up; a nightl
 
 bench: ## how long compiler and agent take, in the shapes that the field publishes, and what an agent costs; built for itself
 	@cargo build --quiet --release --locked -p ringfence-sim
-	@cargo build --quiet --release --locked -p ringfence-node-agent -p ringfence-tests --bin cven --bin bench-agent
+	@cargo build --quiet --release --locked -p ringfence-node-agent -p ringfence-cni -p ringfence-tests --bin cven --bin cven-cni --bin bench-agent
 	@$(or $(CARGO_TARGET_DIR),target)/release/bench-compile
 	@$(or $(CARGO_TARGET_DIR),target)/release/bench-node
 	@$(or $(CARGO_TARGET_DIR),target)/release/bench-agent
 
 bench-agent: ## the last part of bench alone: what a node agent costs, in network namespaces; PART=node for some of it
-	@cargo build --quiet --release --locked -p ringfence-node-agent -p ringfence-tests --bin cven --bin bench-agent
+	@cargo build --quiet --release --locked -p ringfence-node-agent -p ringfence-cni -p ringfence-tests --bin cven --bin cven-cni --bin bench-agent
 	@$(or $(CARGO_TARGET_DIR),target)/release/bench-agent $(PART)
 
 bench-fan-out: build ## what agents that watch cost a real apiserver, 200 to 2,000 of them

@@ -25,6 +25,9 @@ node-restart|ready_ms|ms|most|300
 node-restart|kernel_writes||most|0
 node-idle|mcpu|mCPU|most|3
 node-idle|rss_mb|MB|most|30
+pod-start-no-rule|p99_ms|ms|most|10
+pod-start|p50_ms|ms||
+pod-start|p99_ms|ms|most|10
 first-packet|times||least|50
 throughput|stream_ratio||least|0.97
 throughput|cps_ratio||least|0.90

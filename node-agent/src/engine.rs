@@ -314,10 +314,10 @@ impl Engine {
         // A sandbox that has stopped in the meantime is nobody's concern any more.
         let Some(slot) = self.slots.get_mut(&finished.id) else { return };
         log_finished(slot, &finished, self.view.store());
-        let cleaned_up = matches!(finished.result, Ok(Outcome { done: Done::CleanedUp, .. }));
+        let looked = matches!(finished.result, Ok(Outcome { done: Done::CleanedUp | Done::Nothing, .. }));
         let (now, before) = (Instant::now(), slot.readings.clone());
         slot.finish(finished, now);
-        if cleaned_up && slot.readings != before {
+        if looked && slot.readings != before {
             self.keep_at.get_or_insert(now + LEDGER_DELAY);
         }
     }
@@ -414,8 +414,10 @@ impl Engine {
         let (urgent, rest): (Vec<_>, Vec<_>) = self.slots.iter_mut().partition(|(_, slot)| slot.is_urgent());
         let mut followed = Vec::new();
         for (id, slot) in urgent.into_iter().chain(rest) {
-            // What has to wait begins with what is wanted then.
-            let Ok(permit) = self.threads.clone().try_acquire_owned() else { break };
+            let permit = self.threads.clone().try_acquire_owned().ok();
+            if permit.is_none() && !slot.may_follow() {
+                continue;
+            }
             let Some(job) = slot.begin(moment) else { continue };
             let work = Work {
                 id: id.clone(),
@@ -432,6 +434,11 @@ impl Engine {
                     continue;
                 }
                 Err(job) => *job,
+            };
+            let Some(permit) = permit else {
+                // What has to wait begins with what is wanted then.
+                slot.put_back(job);
+                continue;
             };
             let (id, finished) = (id.clone(), self.finished.clone());
             tokio::spawn(async move {

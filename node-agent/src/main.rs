@@ -19,7 +19,7 @@
 //!   configuration and plugins, writable (`--cni-socket`, `--cni-conf-dir`, `--cni-bin-dir`);
 //! * `/etc/machine-id` of the host at `/host/etc/machine-id`, read only;
 //! * in its image: `iptables-nft-restore`, `iptables-nft-save`, the same for `ip6tables` (and `-legacy-` where nodes need
-//!   it), `iptables`, `ipset`.
+//!   it), `iptables`; `ipset` for people who look.
 //!
 //! It reads NodePolicies, ContainerClusters, ContainerWorkloadProfiles, WorkloadPolicies, PeerGroups, AddressGroups and
 //! Pods (get, list, watch) and writes `nodepolicies/status` (patch).
@@ -38,6 +38,7 @@ mod ipset;
 mod lab;
 mod ledger;
 mod machine;
+mod netfilter;
 mod netns;
 mod off;
 mod readings;

@@ -22,6 +22,9 @@ pub struct Readings {
     v4: Option<Reading>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     v6: Option<Reading>,
+    /// The number that the back end gave the rules when both were read: as long as it gives this one, they are the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    generation: Option<u32>,
 }
 
 /// What earlier readings say of rules.
@@ -43,9 +46,27 @@ impl Readings {
         *self.family(family) = (!reading.written.is_empty()).then_some(reading);
     }
 
+    /// Takes in the number of the rules before both families were read and after: only if nobody wrote meanwhile it is that
+    /// of what was read.
+    pub fn read_at(&mut self, before: Option<u32>, after: Option<u32>) {
+        let both = self.v4.is_some() && self.v6.is_some();
+        self.generation = before.filter(|_| both && before == after);
+    }
+
+    /// Whether rules with this number are those that were read.
+    pub fn is_of(&self, generation: Option<u32>) -> bool {
+        generation.is_some() && self.generation == generation
+    }
+
+    /// Whether what was read of a family was written from this text.
+    pub fn is_of_text(&self, family: Family, text: &str) -> bool {
+        self.of(family).is_some_and(|reading| reading.written == fingerprints(text))
+    }
+
     /// Forgets what is about to be written.
     pub fn forget(&mut self, family: Family) {
         *self.family(family) = None;
+        self.generation = None;
     }
 
     /// Whether a family was read back since it was written.
@@ -107,6 +128,23 @@ mod tests {
     fn a_rule_in_place_of_another_is_told() {
         let other = readings(&SAVE.replace("-i lo -j RETURN", "-j RETURN"));
         assert_eq!(readings(SAVE).judge(Family::V4, &other), Verdict::Touched);
+    }
+
+    #[test]
+    fn what_was_read_while_somebody_wrote_has_no_number() {
+        let mut read = readings(SAVE);
+        read.read_at(Some(7), Some(7));
+        assert!(!read.is_of(Some(7)), "of one family alone nothing is remembered");
+        read.read(Family::V6, SAVE, &Installed::parse(SAVE));
+        read.read_at(Some(7), Some(8));
+        assert!(!read.is_of(Some(7)) && !read.is_of(Some(8)));
+        read.read_at(Some(7), Some(7));
+        assert!(read.is_of(Some(7)) && !read.is_of(Some(8)) && !read.is_of(None));
+        assert!(read.is_of_text(Family::V4, SAVE) && !read.is_of_text(Family::V4, &SAVE.replace("FP-1", "FP-2")));
+        read.forget(Family::V4);
+        assert!(!read.is_of(Some(7)), "it is about to be another");
+        read.read_at(None, None);
+        assert!(!read.is_of(None), "where nobody counts nothing is known");
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub struct Slot {
     written_at: Instant,
     known: Known,
     running: bool,
+    /// What is wanted takes more than members: that was found out, and it waits for a thread.
+    needs_thread: bool,
     failures: u32,
     retry_at: Option<Instant>,
     problem: Option<String>,
@@ -114,6 +116,7 @@ impl Slot {
             written_at: Instant::now(),
             known: Known::Unread,
             running: false,
+            needs_thread: false,
             failures: 0,
             retry_at: None,
             problem: None,
@@ -177,6 +180,7 @@ impl Slot {
         self.stopgap = None;
         if self.wanted.as_ref() != Some(&wanted) {
             self.wanted = Some(wanted);
+            self.needs_thread = false;
             // Something new deserves a new try at once.
             self.retry_at = None;
         }
@@ -210,9 +214,24 @@ impl Slot {
             _ => return None,
         };
         self.running = true;
+        self.needs_thread = false;
         self.left = false;
         self.retry_at = again;
         Some(job)
+    }
+
+    /// Takes back a job that nothing was done of, since no thread is free for it.
+    pub fn put_back(&mut self, job: Job) {
+        self.known = match job {
+            Job::Apply { known, .. } | Job::CleanUp(known) => known,
+        };
+        self.running = false;
+        self.needs_thread = true;
+    }
+
+    /// Whether a job that begins now may be one of members alone, for which nothing has to be free.
+    pub fn may_follow(&self) -> bool {
+        self.is_urgent() && self.known.has_rules() && !self.needs_thread
     }
 
     /// Whether rules have to be written.

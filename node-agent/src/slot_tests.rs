@@ -187,3 +187,22 @@ async fn flows_that_do_not_follow_hide_no_policy_that_was_refused() {
     let later = slot.deadline(now + QUIET + QUIET).expect("it is tried again");
     assert!(matches!(slot.begin(at(later)), Some(Job::Apply { .. })));
 }
+
+#[tokio::test]
+async fn a_job_that_no_thread_is_free_for_is_begun_anew() {
+    let (mut slot, now) = (slot(), Instant::now());
+    let policy = |state| Resolution::Enforce(NetnsPolicy::new(state));
+    slot.resolved(policy(Enforcement::Full), true, now);
+    assert!(!slot.may_follow(), "where nothing is there are no members to change");
+    slot.known = Known::holding(&NetnsPolicy::new(Enforcement::Full), true);
+    slot.resolved(policy(Enforcement::Selective), true, now);
+    assert!(slot.may_follow());
+    let job = slot.begin(at(now)).expect("other rules");
+    slot.put_back(job);
+    assert!(slot.has_rules() && slot.is_urgent() && !slot.may_follow(), "it was found to take more than members");
+    slot.resolved(policy(Enforcement::VisibilityOnly), true, now);
+    assert!(slot.may_follow(), "something else may take less");
+    let Some(Job::Apply { wanted, known, .. }) = slot.begin(at(now)) else { panic!("other rules") };
+    assert_eq!(wanted, Wanted::Policy(Arc::new(NetnsPolicy::new(Enforcement::VisibilityOnly))));
+    assert!(known.has_rules(), "what is known was not lost");
+}

@@ -1,4 +1,4 @@
-//! The programs that write rules to the kernel and read what it holds: iptables and ipset, as children in the caller's network namespace.
+//! The programs that write rules to the kernel and read them: iptables, as children in the caller's network namespace.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -8,7 +8,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringfence_dataplane::Family;
+use ringfence_dataplane::chains::CHAIN_PREFIX;
 use serde::{Deserialize, Serialize};
+
+use crate::netfilter;
 
 /// How long a program may take. The largest sets take less than a second.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -32,6 +35,9 @@ pub enum ToolError {
         /// What it said.
         message: String,
     },
+    /// The thread that was to run it panicked.
+    #[error("run a program on a thread")]
+    Thread,
     /// There is no iptables to use.
     #[error("find a usable iptables: {0}")]
     NoBackend(String),
@@ -100,6 +106,20 @@ impl Backend {
         Ok(run(&self.program(Family::V4, "save"), &["--version"], None)?.trim().to_owned())
     }
 
+    /// The number of the rules that are there: with the same one they are the same. Nothing where nobody counts, as with
+    /// the old back end, or where the kernel does not say.
+    pub fn generation(self) -> Option<u32> {
+        match self {
+            Self::Nft => netfilter::generation().ok(),
+            Self::Legacy => None,
+        }
+    }
+
+    /// Whether it is certain that no chain of ours is there, without asking a program.
+    pub fn holds_nothing(self) -> bool {
+        self == Self::Nft && matches!(netfilter::has_chain(CHAIN_PREFIX), Ok(false))
+    }
+
     /// What is in the tables of a family, as `iptables-save` prints it.
     ///
     /// # Errors
@@ -120,14 +140,6 @@ impl Backend {
         };
         run(&self.program(family, "restore"), wait, Some(text)).map(drop)
     }
-}
-
-/// The sets in the network namespace, as `ipset save` prints them.
-///
-/// # Errors
-/// When the program fails.
-pub fn ipset_save() -> Result<String, ToolError> {
-    run("ipset", &["save"], None)
 }
 
 fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, ToolError> {

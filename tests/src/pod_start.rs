@@ -21,6 +21,8 @@ const PLUGINS: &str = "/usr/lib/cni";
 pub const FULL: &str = "shop";
 /// Namespace that nobody manages.
 pub const UNMANAGED: &str = "blog";
+/// What the names of everything that is made here begin with; the process that made it comes next.
+pub const PREFIX: &str = "rfps";
 /// Port that every Pod listens on once it has started.
 pub const PORT: u16 = 8080;
 
@@ -55,6 +57,29 @@ impl Pod {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused(pub String);
 
+fn own_prefix() -> String {
+    format!("{PREFIX}{}-", std::process::id())
+}
+
+/// Removes whatever this process has made, where a [`Node`] cannot be dropped.
+pub fn remove_own() {
+    remove_named(&own_prefix());
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&own_prefix()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Removes network namespaces whose names begin so.
+fn remove_named(prefix: &str) {
+    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        if let Some(name) = entry.file_name().to_str().filter(|name| name.starts_with(prefix)) {
+            let _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+    }
+}
+
 /// The node; gone when dropped.
 #[derive(Debug)]
 pub struct Node {
@@ -85,7 +110,7 @@ impl Node {
     pub fn new(cven: &Path, plugin: &Path, wait: Duration, pods: u16) -> Result<Self> {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let id = format!("rfps{}-{number}", std::process::id());
+        let id = format!("{}{number}", own_prefix());
         let folder = std::env::temp_dir().join(&id);
         fs::create_dir_all(folder.join("objects"))?;
         fs::create_dir_all(folder.join("state"))?;
@@ -120,6 +145,16 @@ impl Node {
         Path::new("/run/netns").join(self.netns_name(pod))
     }
 
+    /// The folder of objects that its agent enforces.
+    pub fn objects(&self) -> PathBuf {
+        self.folder.join("objects")
+    }
+
+    /// The process that its agent is, if one runs.
+    pub fn agent_pid(&self) -> Option<u32> {
+        self.agent().as_ref().map(Child::id)
+    }
+
     fn socket(&self) -> PathBuf {
         self.folder.join("cni.sock")
     }
@@ -141,7 +176,7 @@ impl Node {
         command.current_dir(&self.folder).args(["--objects", "objects", "--pods", "pods.yaml", "--state-dir", "state"]);
         command.args(["--node-name", "n1", "--cni-socket", "cni.sock", "--pod-start-wait", &wait]);
         let log = fs::File::create(self.folder.join("agent.log"))?;
-        let agent = command.env("RUST_LOG", "info").stdout(Stdio::null()).stderr(log).spawn()?;
+        let agent = command.env("RUST_LOG", "info,cven::cni=debug").stdout(Stdio::null()).stderr(log).spawn()?;
         *self.agent() = Some(agent);
         let begin = Instant::now();
         while !self.socket().exists() {
@@ -288,12 +323,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.stop_agent();
-        let prefix = format!("{}-", self.id);
-        for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
-            if let Some(name) = entry.file_name().to_str().filter(|name| name.starts_with(&prefix)) {
-                let _ = Command::new("ip").args(["netns", "del", name]).status();
-            }
-        }
+        remove_named(&format!("{}-", self.id));
         let _ = fs::remove_dir_all(&self.folder);
     }
 }

@@ -1,6 +1,7 @@
 //! What can wait until every namespace has its rules.
 
 use std::collections::BTreeSet;
+use std::sync::Once;
 
 use ringfence_dataplane::{Family, Installed, NetnsPolicy, Readback};
 
@@ -65,6 +66,7 @@ pub(super) fn clean_up_with(
 impl InForce {
     /// Reads both families back: what was written lately, to remember it; what was not, to see that it is still the same.
     fn read_back(&mut self, backend: Backend) -> Result<(), ApplyError> {
+        let before = backend.generation();
         for family in Family::ALL {
             let save = backend.save(family)?;
             let installed = Installed::parse(&save);
@@ -80,16 +82,21 @@ impl InForce {
             self.readings.read(family, &save, &installed);
             *self.family(family) = installed;
         }
+        self.readings.read_at(before, backend.generation());
         Ok(())
     }
 }
 
-/// After the first rules in a network namespace: warns when people who look with plain `iptables` would see none.
+/// After the first rules of all: warns when people who look with plain `iptables` would see none. That is the same in
+/// every network namespace.
 fn check_visible(backend: Backend) {
-    if !Backend::shows_to_people("RF-IN") {
-        let backend = backend.as_str();
-        tracing::warn!(backend, "plain iptables does not show the rules: look with the programs of this back end");
-    }
+    static CHECKED: Once = Once::new();
+    CHECKED.call_once(|| {
+        if !Backend::shows_to_people("RF-IN") {
+            let backend = backend.as_str();
+            tracing::warn!(backend, "plain iptables does not show the rules: look with the programs of this back end");
+        }
+    });
 }
 
 /// Destroys sets that no rule names any more, and says which of them the kernel still holds: it lets go of them a

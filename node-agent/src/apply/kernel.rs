@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use ringfence_dataplane::{Family, Installed, SetDef, removal, sets};
+use ringfence_dataplane::render::filter_text;
+use ringfence_dataplane::{Family, Installed, NetnsPolicy, Rendered, SetDef, removal, render, sets};
 
+use super::ApplyError;
+use crate::ipset::Found;
 use crate::readings::{Readings, Verdict};
-use crate::tools::{Backend, ToolError, ipset_save};
+use crate::tools::{Backend, ToolError};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -20,16 +23,13 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub(super) fn read(backend: Backend) -> Result<Self, ToolError> {
-        let save = ipset_save()?;
-        Ok(Self::read_rules(backend)?.with_sets(&save))
+    pub(super) fn read(backend: Backend) -> Result<Self, ApplyError> {
+        let sets = Found::read()?;
+        Ok(Self::read_rules(backend)?.with_sets(sets))
     }
 
-    pub(super) fn with_sets(self, save: &str) -> Self {
-        let sets = sets::parse_save(save);
-        let mut odd_sets = sets::names(save);
-        odd_sets.retain(|name| sets.iter().all(|set| set.name != *name));
-        Self { sets, odd_sets, ..self }
+    pub(super) fn with_sets(self, Found { sets, odd }: Found) -> Self {
+        Self { sets, odd_sets: odd, ..self }
     }
 
     /// The names of all our sets.
@@ -40,6 +40,10 @@ impl Kernel {
     /// Leaves out the sets.
     pub(super) fn read_rules(backend: Backend) -> Result<Self, ToolError> {
         let mut kernel = Self::default();
+        if backend.holds_nothing() {
+            return Ok(kernel);
+        }
+        let before = backend.generation();
         for family in Family::ALL {
             let save = backend.save(family)?;
             let installed = Installed::parse(&save);
@@ -49,7 +53,30 @@ impl Kernel {
                 Family::V6 => kernel.v6 = installed,
             }
         }
+        kernel.readings.read_at(before, backend.generation());
         Ok(kernel)
+    }
+
+    /// The rules of a policy as they were read back `before`, with the sets that are there, where nf_tables says that nobody
+    /// has written any rule since, and they are the right ones: what is known need not be read.
+    pub(super) fn unchanged(
+        backend: Backend,
+        policy: &NetnsPolicy,
+        before: &Readings,
+        sets: &Found,
+    ) -> Option<(Self, Rendered)> {
+        if !before.is_of(backend.generation()) {
+            return None;
+        }
+        let named = sets.sets.iter().filter_map(|set| sets::generation(&set.name));
+        // Without a set the rules are the same in every generation.
+        let generations: BTreeSet<u32> = named.chain([0]).collect();
+        let (v4, v6, rendered) = generations.into_iter().find_map(|generation| {
+            let rendered = render(policy, generation);
+            let [v4, v6] = Family::ALL.map(|family| remembered(family, &rendered, before));
+            Some((v4?, v6?, rendered))
+        })?;
+        Some((Self { v4, v6, readings: before.clone(), ..Self::default() }.with_sets(sets.clone()), rendered))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -94,4 +121,12 @@ impl Kernel {
         let used: BTreeSet<u32> = of_sets.chain(self.v4.generation()).chain(self.v6.generation()).collect();
         (0..=u32::MAX).find(|number| !used.contains(number)).unwrap_or_default()
     }
+}
+
+/// What is installed of a family where that was read back `before` and was this, with table filter or without.
+fn remembered(family: Family, rendered: &Rendered, before: &Readings) -> Option<Installed> {
+    let [without, with] = [Installed::default(), Installed::parse(&filter_text(family))];
+    let was = |present: &Installed| before.is_of_text(family, &rendered.restore_text(family, present));
+    let present = [without, with].into_iter().find(was)?;
+    Some(rendered.installed_after(family, present))
 }

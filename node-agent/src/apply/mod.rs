@@ -19,10 +19,10 @@ use std::sync::Arc;
 
 use ringfence_dataplane::render::filter_text;
 use ringfence_dataplane::sets::{Members, SetChange, SetDef};
-use ringfence_dataplane::{Enforcement, Family, NetnsPolicy, Readback, Rendered, removal, render};
+use ringfence_dataplane::{Enforcement, Family, Installed, NetnsPolicy, Readback, Rendered, removal, render};
 
 use crate::flows::{self, FlowError, tightening::may_tighten};
-use crate::ipset::{SetError, Sets};
+use crate::ipset::{Found, SetError, Sets};
 use crate::readings::Readings;
 use crate::tools::{Backend, ToolError};
 pub use cleanup::clean_up;
@@ -87,7 +87,7 @@ fn bring(backend: Backend, wanted: &Wanted, known: Known, terms: &Terms) -> Resu
 }
 
 /// Whether anything is there that what is wanted might widen.
-fn holds_rules(backend: Backend, wanted: &Wanted) -> Result<bool, ToolError> {
+fn holds_rules(backend: Backend, wanted: &Wanted) -> Result<bool, ApplyError> {
     let kernel = Kernel::read(backend)?;
     Ok(match wanted {
         Wanted::Nothing => !kernel.is_empty(),
@@ -134,7 +134,13 @@ fn change(backend: Backend, policy: &Arc<NetnsPolicy>, present: InForce) -> Resu
 /// First contact: what is in the kernel is kept if it is right, down to the single rule. Where nobody can tell, it is
 /// written anew.
 fn take_over(backend: Backend, policy: &Arc<NetnsPolicy>, before: &Readings) -> Result<Outcome, ApplyError> {
-    let mut kernel = Kernel::read(backend)?;
+    let sets = Found::read()?;
+    if let Some((kernel, rendered)) = Kernel::unchanged(backend, policy, before, &sets)
+        && let Some(changes) = rendered.delta_from(&kernel.sets)
+    {
+        return keep(policy, kernel, rendered, &changes);
+    }
+    let mut kernel = Kernel::read_rules(backend)?.with_sets(sets);
     let touched = kernel.compare(before);
     let outcome = match right(policy, &kernel) {
         Some((rendered, changes)) => keep(policy, kernel, rendered, &changes)?,
@@ -199,6 +205,9 @@ impl InForce {
     /// Writes sets and rules.
     fn put(&mut self, backend: Backend) -> Result<(), ApplyError> {
         self.sets.create(&self.rendered.sets)?;
+        if backend == Backend::Nft && self.v4.is_empty() && self.v6.is_empty() {
+            return self.put_first(backend);
+        }
         for family in Family::ALL {
             let present = self.family(family).clone();
             let doubtful = self.is_doubtful(family);
@@ -208,12 +217,38 @@ impl InForce {
             }
             let text = self.rendered.restore_text(family, &present);
             // Table filter is in it only if it looks wrong: it is written all the same where looks may deceive.
-            let filter = if doubtful { filter_text(family) } else { String::new() };
+            let filter = if doubtful && self.rendered.needs_filter(family, &present) {
+                filter_text(family)
+            } else {
+                String::new()
+            };
             self.readings.forget(family);
             backend.restore(family, &(filter + &text))?;
             *self.family(family) = self.rendered.installed_after(family, present);
             self.due.read_back.insert(family);
         }
+        Ok(())
+    }
+
+    /// Writes the rules of both families at a time, where there are none: it matters in which order one replaces another,
+    /// and here nothing is replaced. A Pod that starts waits for this.
+    fn put_first(&mut self, backend: Backend) -> Result<(), ApplyError> {
+        let restore =
+            |family, present: &Installed| backend.restore(family, &self.rendered.restore_text(family, present));
+        let (v4, v6) = std::thread::scope(|scope| {
+            let v6 = scope.spawn(|| restore(Family::V6, &self.v6));
+            (restore(Family::V4, &self.v4), v6.join())
+        });
+        let v6 = v6.unwrap_or(Err(ToolError::Thread));
+        let [after_v4, after_v6] = [(Family::V4, &self.v4), (Family::V6, &self.v6)]
+            .map(|(family, present)| self.rendered.installed_after(family, present.clone()));
+        if v4.is_err() && v6.is_ok() {
+            // As if one had come after the other: what stands in for the policy then is the same for both.
+            let _ = backend.restore(Family::V6, &removal(&after_v6));
+        }
+        v4.and(v6)?;
+        (self.v4, self.v6) = (after_v4, after_v6);
+        self.due.read_back.extend(Family::ALL);
         Ok(())
     }
 

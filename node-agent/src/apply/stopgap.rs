@@ -10,8 +10,9 @@ use ringfence_dataplane::{Enforcement, Family, NetnsPolicy, Side};
 use super::kernel::Kernel;
 use super::state::{Done, Known, Outcome};
 use super::{ApplyError, replace};
+use crate::ipset::Found;
 use crate::readings::Readings;
-use crate::tools::{Backend, ToolError, ipset_save};
+use crate::tools::{Backend, ToolError};
 
 /// Loads the first simpler policy that the kernel takes, unless rules of ours are there: those stay. A family that nothing
 /// of ours decides even then is closed by itself. The outcome still says what was `refused`.
@@ -70,6 +71,6 @@ fn load(backend: Backend, policy: NetnsPolicy) -> Result<Option<Outcome>, ApplyE
     // What a refused restore left behind is nothing to rely on.
     kernel.readings = Readings::default();
     // Where sets are the trouble, a policy without any can still be loaded.
-    let kernel = kernel.with_sets(&ipset_save().unwrap_or_default());
+    let kernel = kernel.with_sets(Found::read().unwrap_or_default());
     replace(backend, &Arc::new(policy), kernel, true, BTreeSet::new()).map(Some)
 }

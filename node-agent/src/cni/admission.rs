@@ -74,7 +74,7 @@ impl Admissions {
             .collect();
         for (id, answer) in decided {
             let (Some(waiting), Some(slot)) = (self.waiting.remove(&id), known.slots.get(&id)) else { continue };
-            let (pod, ms) = (slot.pod(), known.now.duration_since(waiting.since).as_millis());
+            let (pod, ms) = (slot.pod(), known.now.duration_since(waiting.since).as_secs_f64() * 1000.0);
             match &answer.problem {
                 None => tracing::debug!(%pod, ms, "protected before its start"),
                 Some(problem) => tracing::warn!(%pod, ms, start = ?answer.start, "failed to {problem}"),

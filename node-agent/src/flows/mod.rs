@@ -17,6 +17,7 @@ use ringfence_dataplane::{NetnsPolicy, Packet};
 use ringfence_model::{Decision, Direction, Protocol};
 
 use crate::machine::address_of;
+use crate::netfilter;
 use conntrack::{Conntrack, Flow};
 
 /// Why flows could not be looked at or ended.
@@ -39,6 +40,9 @@ pub enum FlowError {
 /// When the kernel refuses, after everything else was done. The rules hold all the same; flows that they block may go
 /// on.
 pub fn settle(policy: &NetnsPolicy) -> Result<bool, FlowError> {
+    if is_without_flows() {
+        return Ok(false);
+    }
     let mut table = Conntrack::open()?;
     let policy = with_local_addresses(policy);
     let judged: Vec<(Fate, Flow)> = table.flows()?.into_iter().map(|flow| (fate(&policy, &flow), flow)).collect();
@@ -72,11 +76,19 @@ pub fn settle(policy: &NetnsPolicy) -> Result<bool, FlowError> {
 /// # Errors
 /// When the kernel refuses.
 pub fn forgive_all() -> Result<(), FlowError> {
+    if is_without_flows() {
+        return Ok(());
+    }
     let mut table = Conntrack::open()?;
     for flow in table.flows()?.into_iter().filter(Flow::is_ended) {
         table.mark(&flow, false)?;
     }
     Ok(())
+}
+
+/// Whether the network namespace is known to have none: it is then not looked for them among those of the whole machine.
+fn is_without_flows() -> bool {
+    matches!(netfilter::flows(), Ok(0))
 }
 
 /// What becomes of a flow.

@@ -9,7 +9,7 @@ use ringfence_dataplane::{End, Family};
 /// The subsystem of netfilter that sets are.
 const SUBSYSTEM: u16 = 6;
 /// The oldest version that has everything used here, so that every kernel takes it.
-const PROTOCOL: u8 = 6;
+pub(super) const PROTOCOL: u8 = 6;
 
 const CREATE: u16 = 2;
 const DESTROY: u16 = 3;
@@ -18,22 +18,22 @@ const ADD: u16 = 9;
 const DEL: u16 = 10;
 
 /// Attributes of a command.
-const ATTR_PROTOCOL: u16 = 1;
-const ATTR_SETNAME: u16 = 2;
-const ATTR_TYPENAME: u16 = 3;
+pub(super) const ATTR_PROTOCOL: u16 = 1;
+pub(super) const ATTR_SETNAME: u16 = 2;
+pub(super) const ATTR_TYPENAME: u16 = 3;
 const ATTR_REVISION: u16 = 4;
 const ATTR_FAMILY: u16 = 5;
-const ATTR_DATA: u16 = 7;
-const ATTR_ADT: u16 = 8;
+pub(super) const ATTR_DATA: u16 = 7;
+pub(super) const ATTR_ADT: u16 = 8;
 const ATTR_LINENO: u16 = 9;
 /// Attributes of a member.
-const ATTR_IP: u16 = 1;
-const ATTR_CIDR: u16 = 3;
-const ATTR_PORT: u16 = 4;
-const ATTR_PROTO: u16 = 7;
+pub(super) const ATTR_IP: u16 = 1;
+pub(super) const ATTR_CIDR: u16 = 3;
+pub(super) const ATTR_PORT: u16 = 4;
+pub(super) const ATTR_PROTO: u16 = 7;
 /// Attributes of an address.
-const ATTR_IPADDR_IPV4: u16 = 1;
-const ATTR_IPADDR_IPV6: u16 = 2;
+pub(super) const ATTR_IPADDR_IPV4: u16 = 1;
+pub(super) const ATTR_IPADDR_IPV6: u16 = 2;
 /// Attributes of a set that is created.
 const ATTR_HASHSIZE: u16 = 18;
 const ATTR_MAXELEM: u16 = 19;

@@ -1,4 +1,4 @@
-//! Address sets of the kernel (ipset), written over netlink.
+//! Address sets of the kernel (ipset), written and read over netlink.
 //!
 //! A [`Sets`] writes to the network namespace in which it was opened, from whatever thread uses it: a change of members
 //! needs neither a child process nor a thread that enters the namespace. It keeps the namespace alive, and what is in it,
@@ -7,6 +7,7 @@
 //! The kernel carries out a message and queues its answer before `send` returns, so that nothing here waits.
 
 mod message;
+mod read;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use ringfence_dataplane::sets::{self, SetChange, SetDef, Step};
 
 use message::Message;
+pub use read::Found;
 
 /// Room for an answer: a header, a code, and the header of what is answered.
 const ANSWER: usize = 256;
@@ -28,6 +30,9 @@ pub enum SetError {
     /// The kernel has no such socket.
     #[error("open a socket for address sets: {0}")]
     Open(Error),
+    /// The sets that are there could not be read.
+    #[error("read address sets: {0}")]
+    Read(Error),
     /// The kernel could not be told, or did not answer.
     #[error("{what} {set}: {source}")]
     Talk {

@@ -26,6 +26,27 @@ pub fn end_all() {
     }
 }
 
+/// One that somebody else has started, and ends, as long as nothing is cut off.
+pub struct Noted(u32);
+
+impl Noted {
+    /// Notes one.
+    pub fn new(pid: u32) -> Self {
+        if let Ok(mut running) = RUNNING.lock() {
+            running.insert(pid);
+        }
+        Self(pid)
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        if let Ok(mut running) = RUNNING.lock() {
+            running.remove(&self.0);
+        }
+    }
+}
+
 /// A running agent.
 pub struct Agent {
     child: Child,

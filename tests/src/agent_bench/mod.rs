@@ -13,6 +13,7 @@ mod node;
 mod objects;
 mod packets;
 mod pair;
+mod starts;
 mod throughput;
 mod writes;
 
@@ -33,6 +34,8 @@ pub struct Bench {
     pub runs: usize,
     /// Samples of one change.
     pub samples: usize,
+    /// Pods that start.
+    pub starts: u16,
     /// How long nothing is to happen.
     pub idle: Duration,
     /// The children of all processes.
@@ -40,8 +43,13 @@ pub struct Bench {
 }
 
 /// Benchmarks by name, in the order in which they run.
-const PARTS: [(&str, fn(&Bench) -> Result<()>); 4] =
-    [("node", node::run), ("first-packet", packets::run), ("throughput", throughput::run), ("big-group", big::run)];
+const PARTS: [(&str, fn(&Bench) -> Result<()>); 5] = [
+    ("node", node::run),
+    ("pod-start", starts::run),
+    ("first-packet", packets::run),
+    ("throughput", throughput::run),
+    ("big-group", big::run),
+];
 
 /// Runs those whose name contains `filter`.
 ///
@@ -61,5 +69,6 @@ pub fn run(bench: &Bench, filter: Option<&str>) -> Result<()> {
 pub fn clean_up() {
     agent::end_all();
     nets::remove_own();
+    crate::pod_start::remove_own();
     objects::remove_own();
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::probe;
+use crate::{pod_start, probe};
 
 /// What their names begin with; the process that made them comes next.
 const PREFIX: &str = "rfbench-";
@@ -32,7 +32,8 @@ pub struct Nets {
 /// When `ip` cannot be run.
 pub fn sweep() -> Result<()> {
     for name in ip(&["netns", "list"])?.lines().filter_map(|line| line.split(' ').next()) {
-        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        let own = name.strip_prefix(PREFIX).or_else(|| name.strip_prefix(pod_start::PREFIX));
+        let owner = own.and_then(|rest| rest.split('-').next());
         if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             ip(&["netns", "del", name])?;
         }

@@ -43,18 +43,26 @@ fn members(group: usize, more: Option<IpAddr>) -> Result<Vec<IpAddr>> {
     Ok(members)
 }
 
+/// Writes what Pods are to enforce.
+///
+/// # Errors
+/// When files cannot be written.
+pub fn put_policy(folder: &Folder) -> Result<()> {
+    for group in 0..GROUPS {
+        folder.put_group(group, &members(group, None)?)?;
+    }
+    let mut rules = Vec::new();
+    for number in 0..SERVICES {
+        let service = if number == 0 { port("UDP", SEEN_PORT) } else { port("TCP", 8000 + number) };
+        rules.push((usize::from(number) % GROUPS, service));
+    }
+    folder.put_rules(&rules)
+}
+
 impl Scene {
     fn new(bench: &Bench) -> Result<Self> {
         let folder = Folder::new("node")?;
-        for group in 0..GROUPS {
-            folder.put_group(group, &members(group, None)?)?;
-        }
-        let mut rules = Vec::new();
-        for number in 0..SERVICES {
-            let service = if number == 0 { port("UDP", SEEN_PORT) } else { port("TCP", 8000 + number) };
-            rules.push((usize::from(number) % GROUPS, service));
-        }
-        folder.put_rules(&rules)?;
+        put_policy(&folder)?;
         let scene = Self { nets: Nets::new(bench.pods)?, folder };
         let paths: Vec<_> = scene.nets.pods().iter().map(|pod| pod.path()).collect();
         let mut pods = Vec::new();

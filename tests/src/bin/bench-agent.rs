@@ -26,6 +26,9 @@ struct Arguments {
     /// Samples of one change.
     #[arg(long, default_value_t = 100)]
     samples: usize,
+    /// Pods that start, one after the other.
+    #[arg(long, default_value_t = 300)]
+    starts: u16,
     /// Seconds in which nothing happens.
     #[arg(long, default_value_t = 30)]
     idle: u64,
@@ -57,6 +60,7 @@ async fn measure(arguments: Arguments) -> Result<()> {
         pods: arguments.pods,
         runs: arguments.runs,
         samples: arguments.samples,
+        starts: arguments.starts,
         idle: Duration::from_secs(arguments.idle),
         forks: Forks::listen().context("failed to listen to process events")?,
     };

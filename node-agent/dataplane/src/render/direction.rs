@@ -3,7 +3,7 @@
 use ringfence_model::{DISCOVERY, Direction};
 
 use super::lines::{Line, Lines, Seen};
-use super::{Chain, ENDED, REJECT};
+use super::{Chain, ENDED, MARKS, REJECT};
 use crate::family::Family;
 use crate::policy::{Enforcement, NetnsPolicy};
 use crate::sets::SetDef;
@@ -129,7 +129,7 @@ fn target(state: Enforcement, effect: Effect) -> &'static str {
     match (effect, state) {
         (Effect::Pass, _) => "-g RF-PASS",
         (Effect::Block { .. }, Enforcement::VisibilityOnly) => "-g RF-WOULD",
-        (Effect::Block { reject: true }, _) => "-g RF-MARK",
+        (Effect::Block { reject: true }, _) => MARKS,
         (Effect::Block { reject: false }, _) => "-g RF-DROP",
     }
 }

@@ -23,6 +23,9 @@
 //! | `RF-REJECT` (filter) | finds what is marked |
 //! | `RF-REFUSE` (filter) | rejects it |
 //!
+//! A policy that rejects nothing does without table filter: its packets are looked at once less, and a kernel need not have
+//! REJECT.
+//!
 //! Both families have the same chains; IPv6 lets discovery pass besides, of which conntrack knows nothing.
 
 mod direction;
@@ -42,6 +45,9 @@ use lines::Lines;
 pub const ENDED: u32 = 0x4000_0000;
 /// Bit of the packet mark, and of the conntrack mark, that asks table filter to reject.
 pub const REJECT: u32 = 0x2000_0000;
+/// How a rule ends that marks for rejection.
+const MARKS: &str = "-g RF-MARK";
+
 /// A policy as text, for one network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
@@ -94,7 +100,7 @@ impl Rendered {
         sets::destroy_text(self.sets.iter().map(|set| set.name.as_str()))
     }
 
-    /// What turns the sets that the kernel holds (see [`sets::parse_save`]) into these. `None` if one is not there.
+    /// What turns the sets that the kernel holds into these. `None` if one is not there.
     pub fn delta_from(&self, present: &[SetDef]) -> Option<Vec<SetChange>> {
         let find =
             |set: &SetDef| present.iter().find(|other| other.name == set.name && other.kind() == set.kind()).cloned();
@@ -108,7 +114,7 @@ impl Rendered {
     pub fn restore_text(&self, family: Family, installed: &Installed) -> String {
         let mut text = String::new();
         let filter = filter_text(family);
-        if !installed.holds("filter", &filter, &FILTER_HOOKS) {
+        if self.needs_filter(family, installed) && !installed.holds("filter", &filter, &FILTER_HOOKS) {
             text += &installed.with_hooks("filter", &filter, &FILTER_HOOKS);
         }
         text + &installed.with_hooks("mangle", self.text(family), &MANGLE_HOOKS)
@@ -116,7 +122,10 @@ impl Rendered {
 
     /// What is installed once [`Rendered::restore_text`] was restored, for whoever does not read it back at once.
     pub fn installed_after(&self, family: Family, before: Installed) -> Installed {
-        let filtered = before.restored("filter", &filter_text(family), &FILTER_HOOKS);
+        let filtered = match self.needs_filter(family, &before) {
+            true => before.restored("filter", &filter_text(family), &FILTER_HOOKS),
+            false => before,
+        };
         filtered.restored("mangle", self.text(family), &MANGLE_HOOKS)
     }
 
@@ -126,11 +135,16 @@ impl Rendered {
             return Readback::Missing;
         }
         let mangle = installed.holds("mangle", self.text(family), &MANGLE_HOOKS);
-        if mangle && installed.holds("filter", &filter_text(family), &FILTER_HOOKS) {
-            Readback::Ok
-        } else {
-            Readback::Changed
-        }
+        let filter =
+            !self.needs_filter(family, installed) || installed.holds("filter", &filter_text(family), &FILTER_HOOKS);
+        if mangle && filter { Readback::Ok } else { Readback::Changed }
+    }
+
+    /// Whether table filter has to hold our chains: where something is marked for rejection, and where they are already. They
+    /// stay when nothing is marked any more: what was marked just before must not find them gone.
+    pub fn needs_filter(&self, family: Family, installed: &Installed) -> bool {
+        // A comment has no blanks.
+        self.text(family).contains(&format!(" {MARKS}\n")) || installed.is_in("filter")
     }
 
     /// The text of one family.

@@ -15,7 +15,7 @@ use ringfence_model::Protocol;
 
 use crate::family::Family;
 use crate::policy::{End, Nets};
-pub use save::{names, parse_save};
+pub use save::parse_save;
 
 /// Prefix of the names of our IPv4 sets.
 pub const PREFIX_V4: &str = "RF4-";
@@ -41,7 +41,7 @@ pub enum SetKind {
 
 impl SetKind {
     /// Both types.
-    const ALL: [Self; 2] = [Self::HashNet, Self::HashIpPort];
+    pub const ALL: [Self; 2] = [Self::HashNet, Self::HashIpPort];
 
     /// The name that ipset knows it by.
     pub fn as_str(self) -> &'static str {
@@ -95,6 +95,11 @@ impl fmt::Display for Member {
 
 /// The protocols that a pair of address and port can have.
 const PROTOCOLS: [(Protocol, &str); 3] = [(Protocol::TCP, "tcp"), (Protocol::UDP, "udp"), (Protocol::SCTP, "sctp")];
+
+/// Whether a pair of address and port of this protocol can be a member: any other is in no set of ours.
+pub fn has_ends_of(protocol: Protocol) -> bool {
+    protocol_name(protocol).is_some()
+}
 
 fn protocol_name(protocol: Protocol) -> Option<&'static str> {
     PROTOCOLS.iter().find(|(own, _)| *own == protocol).map(|(_, name)| *name)
