@@ -38,6 +38,7 @@ mod ipset;
 mod lab;
 mod ledger;
 mod machine;
+mod memory;
 mod netfilter;
 mod netns;
 mod off;
@@ -155,9 +156,18 @@ impl Options {
     }
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    memory::share_one_arena();
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(run(Cli::parse())),
+        Err(error) => {
+            eprintln!("cven: failed to start threads: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> ExitCode {
     start_log(cli.options.log_json);
     let result = match (cli.command, &cli.options.objects, &cli.options.pods) {
         (Some(Command::Off), ..) => off::off(&cli.options).await,

@@ -63,6 +63,21 @@ impl Installed {
         words.find_map(sets::generation)
     }
 
+    /// What is left of it for whoever puts something else in its place: what our rules say is forgotten, but for how many there
+    /// are and whose sets they name. Its digest says nothing any more. An agent keeps this of every Pod.
+    #[must_use]
+    pub fn without_texts(mut self) -> Self {
+        let chains = self.tables.values_mut().flatten();
+        for (_, rules) in chains.filter(|(chain, _)| chain.starts_with(CHAIN_PREFIX)) {
+            let naming = rules.iter().position(|rule| rule.split(' ').any(|word| sets::generation(word).is_some()));
+            for (_, rule) in rules.iter_mut().enumerate().filter(|(number, _)| Some(*number) != naming) {
+                *rule = String::new();
+            }
+            rules.shrink_to_fit();
+        }
+        self
+    }
+
     /// A hash over all that is ours. Remembered after a restore, it tells later whether anything was touched, down to
     /// a single rule.
     pub fn digest(&self) -> String {
@@ -253,6 +268,19 @@ mod tests {
         assert_eq!(other.verify(Family::V4, &saved), Readback::Changed);
         let text = other.restore_text(Family::V4, &saved);
         assert!(text.contains("-X RF-FP-"), "the old fingerprint goes: {text}");
+    }
+
+    #[test]
+    fn what_rules_say_is_not_needed_to_replace_them() {
+        let (rendered, next) = (render(&rejecting(), 1), render(&NetnsPolicy::new(Enforcement::Full), 2));
+        let whole = saved(&rendered.restore_text(Family::V4, &Installed::default()));
+        let rest = whole.clone().without_texts();
+        assert!(!format!("{rest:?}").contains("RETURN"), "{rest:?}");
+        assert_eq!(rendered.verify(Family::V4, &rest), Readback::Ok);
+        assert_eq!(next.restore_text(Family::V4, &rest), next.restore_text(Family::V4, &whole));
+        assert_eq!(next.installed_after(Family::V4, rest.clone()).generation(), None);
+        assert_eq!(removal(&rest), removal(&whole));
+        assert_eq!(Installed::parse(SAVE).without_texts().generation(), Some(12));
     }
 
     #[test]

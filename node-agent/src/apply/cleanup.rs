@@ -59,11 +59,23 @@ pub(super) fn clean_up_with(
     if first {
         check_visible(backend);
     }
+    if present.due.read_back.is_empty() {
+        present.forget_texts();
+    }
     let problem = problems.first().map(ToString::to_string);
     Ok(Outcome { problem, ..present.outcome(Done::CleanedUp) })
 }
 
 impl InForce {
+    /// Forgets what was needed to read the rules back.
+    fn forget_texts(&mut self) {
+        self.rendered = std::mem::take(&mut self.rendered).without_texts();
+        for family in Family::ALL {
+            let present = self.family(family);
+            *present = std::mem::take(present).without_texts();
+        }
+    }
+
     /// Reads both families back: what was written lately, to remember it; what was not, to see that it is still the same.
     fn read_back(&mut self, backend: Backend) -> Result<(), ApplyError> {
         let before = backend.generation();

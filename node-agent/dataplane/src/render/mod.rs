@@ -49,7 +49,7 @@ pub const REJECT: u32 = 0x2000_0000;
 const MARKS: &str = "-g RF-MARK";
 
 /// A policy as text, for one network namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rendered {
     /// The generation that the names of the sets carry.
     pub generation: u32,
@@ -72,6 +72,12 @@ pub fn render(policy: &NetnsPolicy, generation: u32) -> Rendered {
 }
 
 impl Rendered {
+    /// What is left of it once its text is in force: the sets. An agent keeps this of every Pod.
+    #[must_use]
+    pub fn without_texts(self) -> Self {
+        Self { v4: String::new(), v6: String::new(), ..self }
+    }
+
     /// The sets with the members of another policy, if that comes to the same rules as the one that this was rendered
     /// from (`own`): going there is a matter of members only. No text is made for it.
     pub fn sets_of(&self, own: &NetnsPolicy, other: &NetnsPolicy) -> Option<Vec<SetDef>> {

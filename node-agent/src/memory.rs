@@ -1,0 +1,15 @@
+//! How memory is taken from the system.
+
+/// Has all threads share one arena of the C library's allocator. Work in network namespaces comes and goes with threads of
+/// its own, and what an arena has once grown to for one of them is never given back. To be called before any thread is started.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code)]
+pub fn share_one_arena() {
+    // SAFETY: two numbers go in, and nothing that lives anywhere is changed but a setting of the allocator, under its own lock.
+    // Refused, it leaves things as they are.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// Other C libraries have one arena.
+#[cfg(not(target_env = "gnu"))]
+pub fn share_one_arena() {}
