@@ -120,7 +120,7 @@ async fn turned_off(lab: &Lab, scene: &Scene) -> Result<()> {
     await_nothing_left(lab, "2").await?;
     await_reason(lab, "NodePolicy", "node2", "Suspended").await?;
     lab.await_seen(&scene.denied, scene.target, Seen::Open, SLOW).await?;
-    let killed = agent::Killed::now(lab, "2")?;
+    let killed = agent::Killed::now(lab, "2").await?;
     wait::until("the agent to be back", SLOW, || async { Ok(killed.is_back(lab).then_some(())) }).await?;
     // It says so anew, having put nothing back.
     await_reason(lab, "NodePolicy", "node2", "Suspended").await?;
