@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::Outcome;
 use super::scene::Scene;
 use super::upgrade::helm;
-use super::{Outcome, agent};
 use crate::kernel;
 use crate::lab::{Lab, SLOW};
 use crate::manifests::{OURS, pod};
@@ -120,9 +120,9 @@ async fn turned_off(lab: &Lab, scene: &Scene) -> Result<()> {
     await_nothing_left(lab, "2").await?;
     await_reason(lab, "NodePolicy", "node2", "Suspended").await?;
     lab.await_seen(&scene.denied, scene.target, Seen::Open, SLOW).await?;
-    let killed = agent::Killed::now(lab, "2").await?;
-    wait::until("the agent to be back", SLOW, || async { Ok(killed.is_back(lab).then_some(())) }).await?;
-    // It says so anew, having put nothing back.
+    // Another agent puts nothing back either.
+    lab.kubectl(&["delete", "-n", SYSTEM, &agent_of(lab, "node2")?, "--wait=true"], &[])?;
+    lab.kubectl(&["rollout", "status", "-n", SYSTEM, "daemonset/ringfence-agent", "--timeout=60s"], &[])?;
     await_reason(lab, "NodePolicy", "node2", "Suspended").await?;
     await_nothing_left(lab, "2").await?;
     let ours = kernel::ours(&lab.netns(&scene.name, "client")?)?;
@@ -130,13 +130,21 @@ async fn turned_off(lab: &Lab, scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Runs `cven off` or `cven on` in the agent of a node.
-async fn cven(lab: &Lab, node: &str, command: &str) -> Result<()> {
+/// The Pod of a node's agent.
+fn agent_of(lab: &Lab, node: &str) -> Result<String> {
     let field = format!("spec.nodeName={node}");
     let labels = "app.kubernetes.io/component=agent";
     let list = ["get", "pods", "-n", SYSTEM, "-l", labels, "--field-selector", &field, "-o", "name"];
-    let name = lab.kubectl(&list, &[])?;
-    lab.kubectl(&["exec", "-n", SYSTEM, name.trim(), "--", "cven", command], &[]).map(drop)
+    Ok(lab.kubectl(&list, &[])?.trim().to_owned())
+}
+
+/// Runs `cven off` or `cven on` in the agent of a node, which may be one that has just been started.
+async fn cven(lab: &Lab, node: &str, command: &str) -> Result<()> {
+    wait::until(&format!("'cven {command}' on {node}"), SLOW, || async {
+        lab.kubectl(&["exec", "-n", SYSTEM, &agent_of(lab, node)?, "--", "cven", command], &[]).map(Some)
+    })
+    .await
+    .map(drop)
 }
 
 /// `helm uninstall` leaves nothing on any node, and the next installation enforces again.
