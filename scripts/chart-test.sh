@@ -77,6 +77,8 @@ test_rendering() {
   check "renders with privileged agents" render privileged --set agent.privileged=true
   check "renders with every list filled" render filled --set image.pullSecrets[0].name=registry \
     --set controller.nodeSelector.disk=ssd --set controller.tolerations[0].operator=Exists
+  check "renders without the CNI plugin" render plain --set agent.cni.enabled=false
+  check "renders without what runs before an uninstallation" render unclean --set uninstall.clean=false
   check "renders without the kinds" render bare --set crds.install=false
   check "every kind is there" all_kinds_are_there
   check "no kind without crds.install" finds_none bare '.[] | select(.kind == "CustomResourceDefinition") | .metadata.name'
@@ -114,6 +116,12 @@ test_rights() {
   check "agents are not privileged" holds self "$DAEMONSET | .spec.template.spec.containers[0].securityContext
     | .privileged == false and .allowPrivilegeEscalation == false and .readOnlyRootFilesystem
       and .capabilities == {drop: [\"ALL\"], add: [\"NET_ADMIN\", \"NET_RAW\", \"SYS_ADMIN\", \"SYS_PTRACE\"]}"
+  check "what runs before an uninstallation has no rights of its own" holds self '.[] | select(.kind == "Job")
+    | .metadata.annotations["helm.sh/hook"] == "pre-delete" and .spec.template.spec.serviceAccountName == "ringfence-controller"
+      and (.spec.template.spec.containers[0].securityContext | .readOnlyRootFilesystem and .capabilities.drop == ["ALL"])'
+  check "nothing runs before an uninstallation when that is not wanted" finds_none unclean '.[] | select(.kind == "Job") | .metadata.name'
+  check "agents mount nothing of the CNI without the plugin" finds_none plain \
+    "$DAEMONSET | .spec.template.spec.volumes[] | select(.name | startswith(\"cni\")) | .name"
   check "agents are privileged when asked for" holds privileged \
     "$DAEMONSET | .spec.template.spec.containers[0].securityContext | .privileged and .capabilities == null"
 }
@@ -126,6 +134,7 @@ test_schema() {
   check "refuses another pull policy" refuses pullPolicy --set image.pullPolicy=Sometimes
   check "refuses a tag with a space" refuses tag --set 'agent.image.tag=a b'
   check "refuses a relative socket" refuses criSocket --set agent.criSocket=containerd.sock
+  check "refuses a wait of nothing" refuses wait --set agent.cni.wait=0
   check "refuses to replace no agent at a time" refuses maxUnavailable --set agent.maxUnavailable=0
   check "refuses resources that are no quantities" refuses memory --set controller.resources.limits.memory=plenty
   check "refuses an old Kubernetes" refuses kubeVersion --kube-version 1.29.0

@@ -16,4 +16,5 @@ pub mod leader;
 pub mod publish;
 pub mod repository;
 pub mod status;
+pub mod suspend;
 pub mod write;

@@ -3,12 +3,13 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use kube::Client;
 use ringfence_controller::leader::Candidate;
-use ringfence_controller::{engine, health, repository};
+use ringfence_controller::{engine, health, repository, suspend};
 use ringfence_crds::container_cluster::Management;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser, Debug)]
 #[command(version)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Name of this replica, as holder of the lease.
     #[arg(long, env = "POD_NAME", default_value = "ringfence-controller")]
     pod_name: String,
@@ -43,6 +46,16 @@ struct Arguments {
     /// What is logged: a level, or directives such as `info,ringfence_controller=debug`.
     #[arg(long, env = "RINGFENCE_LOG", default_value = "info,kube_lease_manager=warn")]
     log: String,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Command {
+    /// Suspend enforcement and wait until nothing of Ringfence is left on any node: what runs before the chart is uninstalled.
+    Suspend {
+        /// For so many seconds.
+        #[arg(long, default_value_t = 120)]
+        wait: u64,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -78,7 +91,11 @@ async fn main() -> ExitCode {
         eprintln!("ringfence-controller: {error:#}");
         return ExitCode::from(2);
     }
-    match lead(arguments).await {
+    let done = match arguments.command {
+        Some(Command::Suspend { wait }) => suspended(Duration::from_secs(wait)).await,
+        None => lead(arguments).await,
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -94,6 +111,13 @@ fn start_log(arguments: &Arguments) -> Result<()> {
         LogFormat::Text => log.with_ansi(false).init(),
         LogFormat::Json => log.json().init(),
     }
+    Ok(())
+}
+
+async fn suspended(limit: Duration) -> Result<()> {
+    let client = Client::try_default().await.context("failed to find the apiserver")?;
+    suspend::suspend(&client, limit).await.map_err(|error| anyhow::anyhow!("failed to {error}"))?;
+    println!("enforcement is suspended, and nothing of Ringfence is left on any node that is Ready");
     Ok(())
 }
 
@@ -125,6 +149,8 @@ async fn lead(arguments: Arguments) -> Result<()> {
         () = &mut told_to_end => return Ok(()),
     };
     tracing::info!(identity, "leading");
+    // Who installs anew wants policy enforced.
+    suspend::lift(&client).await.map_err(|error| anyhow::anyhow!("failed to {error}"))?;
     let shutdown = CancellationToken::new();
     let work = run(client, arguments.pod_name.clone(), arguments.management.into(), shutdown.clone());
     let result = tokio::select! {

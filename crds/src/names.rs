@@ -22,6 +22,8 @@ pub const MANAGER_GIT: &str = "ringfence-git";
 pub const MANAGER_KUBELINK: &str = "ringfence-kubelink";
 /// Field manager of computed objects and of every status the controller writes.
 pub const MANAGER_CONTROLLER: &str = "ringfence-controller";
+/// Field manager of what is suspended before the chart is uninstalled.
+pub const MANAGER_UNINSTALL: &str = "ringfence-uninstall";
 /// Field manager of the agent.
 pub const MANAGER_AGENT: &str = "ringfence-cven";
 

@@ -58,6 +58,10 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let identity = Identity { node, machine_id, backend: backend.as_str() };
     tokio::spawn(report::follow(client, identity, reports, health_in));
 
+    if options.cni_socket.is_none() {
+        // A plugin that an agent with other settings has left behind must not wait for this one.
+        install::forget_fallback(options.state_dir());
+    }
     let (asks, chaining) = follow_cni(options)?;
     let outputs = Outputs { report, ledger: ledger_out, wanted: wanted_out, places: places_out, chaining };
     let (found, readings) = found.map(|Kept { store, pods, readings }| ((store, pods), readings)).unzip();

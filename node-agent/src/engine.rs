@@ -1,5 +1,15 @@
 //! The engine: the one task that knows what is to be in force. Everything that happens comes to it through channels;
 //! it resolves, hands work to threads, and says what is in force.
+//!
+//! * [`channels`]: the ways to and from it.
+//! * [`outlook`]: which groups are to be read.
+//! * [`starting`]: Pods that are about to start, and whether anything is enforced at all.
+//! * [`telling`]: what is in force, and what is not as it should be.
+
+mod channels;
+mod outlook;
+mod starting;
+mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,28 +18,26 @@ use std::time::Duration;
 
 use ringfence_crds::Revision;
 use ringfence_crds::names::MARKER;
-use ringfence_dataplane::{ObjectStore, Resolution, Resolver};
+use ringfence_dataplane::{Resolution, Resolver};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::apply::{Done, Outcome};
+use crate::cni::Chaining;
 use crate::cni::admission::{Admissions, Knowledge};
-use crate::cni::{Ask, Chaining};
 use crate::feed::pods::{from_sandbox, sandbox_key};
-use crate::feed::{Change, Kind, Object, Wanted};
-use crate::flows::usage::Place;
-use crate::ledger::Kept;
+use crate::feed::{Change, Kind, Object};
 use crate::machine;
 use crate::netns::{self, Cookie};
 use crate::readings::Readings;
-use crate::report::{Report, Suspension};
 use crate::sandboxes::Seen;
 use crate::slot::{Finished, Moment, Slot};
 use crate::tools::Backend;
-use crate::view::{Held, View};
+use crate::view::View;
 use crate::work::Work;
+
+pub use channels::{Inputs, Outputs};
 
 /// Objects of one publication arrive on several watches within a few milliseconds of one another.
 const GATHER: Duration = Duration::from_millis(3);
@@ -41,38 +49,6 @@ const INTERRUPTED: Duration = Duration::from_secs(6);
 const LEDGER_DELAY: Duration = Duration::from_secs(1);
 /// For so long a Pod's start may wait for its rules, where nothing else is said.
 pub const POD_START_WAIT: Duration = Duration::from_secs(10);
-
-/// What the engine works with.
-#[derive(Debug)]
-pub struct Inputs {
-    /// News of objects and Pods.
-    pub changes: UnboundedReceiver<Change>,
-    /// The sandboxes that run, whenever that or what is known of it changes.
-    pub sandboxes: UnboundedReceiver<Seen>,
-    /// What the CNI plugin has to say.
-    pub asks: UnboundedReceiver<Ask>,
-    /// Whether this node is off.
-    pub off: watch::Receiver<bool>,
-    /// To be told that a sandbox is missed.
-    pub missed: Arc<Notify>,
-    /// Ends the engine; what is in force stays.
-    pub stop: CancellationToken,
-}
-
-/// What the engine tells.
-#[derive(Debug)]
-pub struct Outputs {
-    /// What is in force.
-    pub report: watch::Sender<Report>,
-    /// What the ledger is to hold.
-    pub ledger: watch::Sender<Option<Kept>>,
-    /// Which groups are to be read.
-    pub wanted: watch::Sender<Wanted>,
-    /// Where Pods are.
-    pub places: watch::Sender<Vec<Place>>,
-    /// What the node's CNI configuration is to say, nothing as long as that is not known; for whoever keeps it, if anybody.
-    pub chaining: Option<watch::Sender<Option<Chaining>>>,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -285,27 +261,6 @@ impl Engine {
         self.slots.iter().map(|(id, slot)| (id.clone(), slot.departed, slot.is_admitted())).collect()
     }
 
-    fn take_ask(&mut self, ask: Ask) {
-        match ask {
-            Ask::Add { sandbox, again, answer } => {
-                let (id, now) = (sandbox.id.clone(), Instant::now());
-                self.admissions.add(id.clone(), answer, now);
-                self.slots.entry(id.clone()).or_insert_with(|| Slot::admitted(*sandbox, again, now));
-                // A bridge comes with the first Pod.
-                self.node_addresses = machine::addresses();
-                self.resolve(Some(&id));
-            }
-            Ask::Del { sandbox } => {
-                self.admissions.forget(&sandbox);
-                // What the runtime lists is there until it does no more.
-                if self.slots.get(&sandbox).is_some_and(Slot::is_admitted) {
-                    self.slots.remove(&sandbox);
-                }
-            }
-            Ask::Installed { wanted, result } => self.chained = Some((wanted, result)),
-        }
-    }
-
     fn forget_departed(&mut self) {
         self.view.forget_departed(self.slots.values().map(|slot| &slot.sandbox));
     }
@@ -313,7 +268,7 @@ impl Engine {
     fn take_finished(&mut self, finished: Finished) {
         // A sandbox that has stopped in the meantime is nobody's concern any more.
         let Some(slot) = self.slots.get_mut(&finished.id) else { return };
-        log_finished(slot, &finished, self.view.store());
+        telling::log_finished(slot, &finished, self.view.store());
         let looked = matches!(finished.result, Ok(Outcome { done: Done::CleanedUp | Done::Nothing, .. }));
         let (now, before) = (Instant::now(), slot.readings.clone());
         slot.finish(finished, now);
@@ -325,12 +280,7 @@ impl Engine {
     fn resolve_all(&mut self) {
         self.slots.retain(|_, slot| !(slot.departed && slot.is_released()));
         self.resolve(None);
-        let chaining = match self.suspension() {
-            Some(_) => Chaining::Off,
-            None if self.view.is_loaded() => Chaining::On(self.admissions.fallback(self.view.store())),
-            None => return,
-        };
-        if let Some(keeper) = &self.outputs.chaining {
+        if let (Some(keeper), Some(chaining)) = (&self.outputs.chaining, self.chaining()) {
             tell_if_other(keeper, Some(chaining));
         }
     }
@@ -364,46 +314,6 @@ impl Engine {
         if only.is_none() && self.view.held().is_none() {
             self.want(resolver);
         }
-    }
-
-    /// Why nothing is enforced on this node, if so.
-    fn suspension(&self) -> Option<Suspension> {
-        let cluster = self.view.store().cluster.as_ref().filter(|_| self.view.counts());
-        if self.off {
-            return Some(Suspension::Off);
-        }
-        cluster.filter(|cluster| !cluster.enforcement.is_enforced()).map(|_| Suspension::Cluster)
-    }
-
-    /// Whether the node's CNI configuration is as it is to be; where nobody keeps it, it is.
-    fn is_chained(&self) -> bool {
-        let done = self.chained.as_ref().filter(|(_, result)| result.is_ok()).map(|(wanted, _)| wanted);
-        self.outputs.chaining.as_ref().is_none_or(|wanted| wanted.borrow().as_ref() == done)
-    }
-
-    /// What feeds say does not count yet; what it refers to is read all the same.
-    fn look_ahead(&self) {
-        let mut resolver = Resolver::new(self.view.told());
-        for slot in self.slots.values().filter(|slot| !slot.departed) {
-            resolver.resolve(&self.view.pod_in(&slot.sandbox), &[]);
-        }
-        self.want(resolver);
-    }
-
-    /// Says which groups are to be read: those that were looked up for sandboxes, and those of Pods that have none yet.
-    fn want(&self, mut resolver: Resolver<'_>) {
-        let sandboxes: BTreeSet<String> = self.slots.values().map(|slot| sandbox_key(&slot.sandbox)).collect();
-        for (_, pod) in self.view.pods().iter().filter(|(name, _)| !sandboxes.contains(*name)) {
-            resolver.resolve(pod, &[]);
-        }
-        let interest = resolver.into_interest();
-        let rules = self.view.has_read(&[Kind::Cluster, Kind::Profile, Kind::WorkloadPolicy, Kind::Pod]);
-        let groups = rules && self.view.has_read(&[Kind::PeerGroup]);
-        let wanted = Wanted {
-            peer_groups: rules.then_some(interest.peer_groups),
-            address_groups: groups.then_some(interest.address_groups),
-        };
-        tell_if_other(&self.outputs.wanted, wanted);
     }
 
     /// Hands out what is to be done: rules that are to be written before what can wait.
@@ -463,67 +373,6 @@ impl Engine {
         let watches = self.interrupted.values().map(|(until, _)| *until);
         slots.chain(watches).chain(self.keep_at).chain(self.admissions.deadline()).min()
     }
-
-    fn keep(&mut self) {
-        self.keep_at = None;
-        if self.view.is_loaded() {
-            let (store, pods) = (self.view.store().clone(), self.view.pods().clone());
-            self.outputs.ledger.send_replace(Some(Kept { store, pods, readings: self.readings() }));
-        }
-    }
-
-    /// What was read back in which network namespace. What is remembered counts until every namespace was looked at.
-    fn readings(&self) -> BTreeMap<Cookie, Readings> {
-        let all_seen = self.sandboxes == Some(Ok(())) && self.slots.values().all(|slot| slot.cookie.is_some());
-        let mut readings = if all_seen { BTreeMap::new() } else { (*self.remembered).clone() };
-        let known = self.slots.values().filter(|slot| !slot.readings.is_empty());
-        readings.extend(known.filter_map(|slot| Some((slot.cookie?, slot.readings.clone()))));
-        readings
-    }
-
-    fn problems(&self) -> Vec<String> {
-        let runtime = self.sandboxes.iter().filter_map(|seen| seen.as_ref().err());
-        let runtime = runtime.map(|error| format!("failed to look at the sandboxes: {error}"));
-        let cni = self.chained.iter().filter_map(|(_, result)| result.as_ref().err());
-        let cni = cni.map(|problem| format!("failed to {problem}"));
-        runtime.chain(self.interruptions()).chain(cni).chain(self.slots.values().filter_map(Slot::problem)).collect()
-    }
-
-    fn interruptions(&self) -> Vec<String> {
-        let watches = self.interrupted.iter();
-        watches.map(|(kind, (_, error))| format!("failed to watch {kind:?}: {error}")).collect()
-    }
-
-    fn tell(&mut self, now: Instant) {
-        let read = self.interrupted.is_empty() && self.rereading.is_empty() && self.view.has_peer_groups();
-        let settled = self.sandboxes == Some(Ok(())) && read && self.slots.values().all(Slot::is_settled);
-        let held = self.view.held();
-        let suspended = self.suspension();
-        let settled = settled && (suspended.is_none() || self.is_chained());
-        if suspended.is_some() {
-            // Nothing is in force.
-            self.acknowledged = None;
-        } else if settled && held.is_none() {
-            self.acknowledged = Some(self.view.revision());
-        }
-        let report = Report {
-            loaded: self.view.is_loaded(),
-            node_generation: self.view.node_generation(),
-            acknowledged: self.acknowledged,
-            settled,
-            suspended,
-            went_back: match held {
-                Some(Held::WentBack { published, seen }) => Some((published, seen)),
-                _ => None,
-            },
-            stalled: self.slots.values().filter_map(|slot| slot.stalled(now)).collect(),
-            problems: self.problems(),
-            interruptions: self.interruptions(),
-            pods_enforced: self.slots.values().filter(|slot| slot.has_rules()).count(),
-            node_addresses: self.node_addresses.clone(),
-        };
-        tell_if_other(&self.outputs.report, report);
-    }
 }
 
 fn tell_if_other<T: PartialEq>(channel: &watch::Sender<T>, value: T) {
@@ -538,27 +387,6 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Says what came into force where, with the commit that brought it: this is how a commit is followed to the kernel.
-fn log_finished(slot: &Slot, finished: &Finished, store: &ObjectStore) {
-    let (pod, ms) = (slot.pod(), u64::try_from(finished.took.as_millis()).unwrap_or(u64::MAX));
-    let netns = finished.cookie.or(slot.cookie).map(|cookie| cookie.to_string()).unwrap_or_default();
-    match &finished.result {
-        Ok(Outcome { done: done @ (Done::Nothing | Done::Left | Done::CleanedUp), problem: None, .. }) => {
-            tracing::debug!(%pod, %netns, ms, ?done);
-        }
-        Ok(Outcome { done, problem: Some(problem), .. }) => {
-            tracing::warn!(%pod, %netns, ms, ?done, "failed to {problem}")
-        }
-        Ok(Outcome { done, .. }) => {
-            let newest = store.workload_policies.values().max_by_key(|policy| policy.revision);
-            let revision = newest.map(|policy| policy.revision.to_string()).unwrap_or_default();
-            let commit = newest.and_then(|policy| policy.commit.as_deref()).unwrap_or_default();
-            tracing::info!(%pod, %netns, %revision, %commit, ms, ?done, "in force");
-        }
-        Err(error) => tracing::warn!(%pod, %netns, ms, "failed to {error}"),
     }
 }
 

@@ -6,12 +6,16 @@ use std::path::Path;
 use ringfence_crds::{ContainerWorkloadProfileSpec, NodePolicySpec, PeerGroupSpec, WorkloadPolicySpec};
 use ringfence_dataplane::{Buckets, LocalPod, Profile};
 use ringfence_model::PolicyState;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::cni::Ask;
 use crate::cri::Sandbox;
-use crate::feed::NodeEntry;
+use crate::feed::{NodeEntry, Wanted};
 use crate::lab::Netns;
+use crate::ledger::Kept;
 use crate::netns::Location;
+use crate::report::Report;
 
 #[path = "engine_tests/admission.rs"]
 mod admission;

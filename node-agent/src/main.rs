@@ -86,31 +86,31 @@ struct Options {
     #[arg(long, global = true)]
     state_dir: Option<PathBuf>,
     /// Socket of the container runtime.
-    #[arg(long, global = true, default_value = "/run/containerd/containerd.sock")]
+    #[arg(long, global = true, env = "CVEN_CRI_SOCKET", default_value = "/run/containerd/containerd.sock")]
     cri_socket: PathBuf,
     /// Folder in which the container runtime mounts network namespaces.
     #[arg(long, global = true, default_value = "/run/netns")]
     netns_dir: PathBuf,
     /// The host's machine-id; /etc/machine-id is read when this is not there.
-    #[arg(long, global = true, default_value = "/host/etc/machine-id")]
+    #[arg(long, global = true, env = "CVEN_MACHINE_ID_FILE", default_value = "/host/etc/machine-id")]
     machine_id_file: PathBuf,
     /// Where the CNI plugin asks before a Pod starts; when left out, no Pod waits for its rules.
-    #[arg(long, global = true, value_name = "SOCKET")]
+    #[arg(long, global = true, env = "CVEN_CNI_SOCKET", value_name = "SOCKET")]
     cni_socket: Option<PathBuf>,
     /// The node's CNI configuration, into which the plugin is put; when left out, somebody else does that.
-    #[arg(long, global = true, value_name = "DIR", requires_all = ["cni_socket", "cni_bin_dir"])]
+    #[arg(long, global = true, env = "CVEN_CNI_CONF_DIR", value_name = "DIR", requires_all = ["cni_socket", "cni_bin_dir"])]
     cni_conf_dir: Option<PathBuf>,
     /// The node's CNI plugins.
-    #[arg(long, global = true, value_name = "DIR", requires = "cni_conf_dir")]
+    #[arg(long, global = true, env = "CVEN_CNI_BIN_DIR", value_name = "DIR", requires = "cni_conf_dir")]
     cni_bin_dir: Option<PathBuf>,
     /// The plugin that comes with this agent.
     #[arg(long, global = true, value_name = "FILE", default_value = "/usr/libexec/ringfence/cven-cni")]
     cni_program: PathBuf,
     /// The state folder as the host has it, where that is another path.
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, env = "CVEN_HOST_STATE_DIR", value_name = "DIR")]
     host_state_dir: Option<PathBuf>,
     /// For so many seconds a Pod's start may wait for its rules.
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = engine::POD_START_WAIT.as_secs())]
+    #[arg(long, global = true, env = "CVEN_POD_START_WAIT", value_name = "SECONDS", default_value_t = engine::POD_START_WAIT.as_secs())]
     pod_start_wait: u64,
     /// Enforce the computed objects in this folder, without Kubernetes; needs --pods.
     #[arg(long, global = true, requires = "pods", value_name = "DIR")]

@@ -18,7 +18,7 @@ use crate::kubelink::{cluster, profiles, virtual_services, workloads};
 use crate::publish::Memory;
 use crate::publish::refused::Reasons;
 use crate::status::rule_set::Rules;
-use crate::status::{self, Reports};
+use crate::status::{self, Ready, Reports};
 use crate::write::{self, Operation, Outcome, Target, Write};
 use due::Due;
 
@@ -142,18 +142,29 @@ fn due<S: Serialize + PartialEq>(target: Target, key: &NamespacedName, known: Op
 fn policy_statuses(world: &World, computed: &Computed, memory: &Memory, reasons: &Reasons, now: &Time) -> Vec<Write> {
     let since = &memory.since;
     let reports = Reports::of(world);
+    let enforced = world.first_cluster().is_none_or(|cluster| cluster.spec.enforcement.is_enforced());
+    let suspended = (!enforced)
+        .then(|| Ready::no("Suspended", "ContainerCluster.spec.enforcement is Suspended: nothing is in force"));
     let rule_sets = world.rule_sets.iter().filter_map(|(key, rule_set)| {
         let rules = Rules {
             since: since.rule_set(&key.name),
             warnings: computed.warnings.get(&key.name).map_or(&[][..], Vec::as_slice),
             refused: reasons.rule_sets.get(&key.name).map(String::as_str),
         };
-        let status = status::rule_set::status(rule_set, rules, &reports, now);
+        let mut status = status::rule_set::status(rule_set, rules, &reports, now);
+        if let Some(ready) = &suspended {
+            let previous = rule_set.status.as_ref().map_or(&[][..], |status| &status.conditions);
+            status.conditions = ready.conditions(previous, rule_set.metadata.generation, now);
+        }
         due(Target::RuleSet, key, rule_set.status.as_ref(), &status)
     });
     let profiles = world.profiles.iter().filter_map(|(key, profile)| {
         let uid = world.cluster.namespaces.get(&key.name).map(|info| info.uid.as_str());
-        let status = status::profile::status(profile, uid, since.of_profile(&key.name), &reports, now);
+        let mut status = status::profile::status(profile, uid, since.of_profile(&key.name), &reports, now);
+        if let Some(ready) = suspended.as_ref().filter(|_| profile.spec.managed) {
+            let previous = profile.status.as_ref().map_or(&[][..], |status| &status.conditions);
+            status.conditions = ready.conditions(previous, profile.metadata.generation, now);
+        }
         let write = due(Target::ContainerWorkloadProfile, key, profile.status.as_ref(), &status)?;
         Some(of_version(write, profile.metadata.resource_version.clone()))
     });
@@ -191,10 +202,11 @@ mod tests {
     use crate::engine::world::cluster_wide;
     use k8s_openapi::jiff::Timestamp;
     use ringfence_compile::cluster::NamespaceInfo;
+    use ringfence_crds::container_cluster::Enforcement;
     use ringfence_crds::node_policy::NodePolicyStatus;
     use ringfence_crds::{
-        ContainerWorkloadProfile, ContainerWorkloadProfileSpec, NodePolicy, NodePolicySpec, Revision, RuleSet,
-        RuleSetSpec,
+        ContainerCluster, ContainerClusterSpec, ContainerWorkloadProfile, ContainerWorkloadProfileSpec, NodePolicy,
+        NodePolicySpec, Revision, RuleSet, RuleSetSpec,
     };
 
     /// A RuleSet and a profile of generation 2, and a node that has everything in force that was published.
@@ -220,6 +232,21 @@ mod tests {
         let chores =
             Chores::plan(&edited(), &Computed::default(), &memory, published, &settled, &Due::Everything, &now);
         chores.writes.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn while_enforcement_is_suspended_no_policy_is_ready() {
+        let mut world = edited();
+        let spec = ContainerClusterSpec { enforcement: Enforcement::Suspended, ..ContainerClusterSpec::default() };
+        world.clusters.insert(cluster_wide("this"), ContainerCluster::new("this", spec));
+        world.profiles.values_mut().for_each(|profile| profile.spec.managed = true);
+        let (computed, memory, now) = (Computed::default(), Memory::default(), Time(Timestamp::UNIX_EPOCH));
+        let writes = policy_statuses(&world, &computed, &memory, &memory.refused.reasons(&computed), &now);
+        assert_eq!(writes.len(), 2, "the RuleSet and the profile");
+        for write in writes {
+            let text = format!("{:?}", write.operation);
+            assert!(text.contains("Suspended") && !text.contains("InForce"), "{text}");
+        }
     }
 
     #[test]

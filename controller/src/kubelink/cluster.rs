@@ -13,6 +13,7 @@ use super::identity::{Matched, duplicates, matched};
 use super::owner;
 use crate::engine::world::{World, cluster_wide};
 use crate::status::Ready;
+use crate::status::nodes::is_off;
 use crate::write::{Operation, Target, Write};
 
 /// How exactly the last contact is told: a write for every minute would cost more than it says.
@@ -80,6 +81,7 @@ fn first_status(
     let agreed = nodes.iter().filter(|node| matched(world, node) == Matched::Yes).count();
     let warnings: Vec<String> = computed.cluster_warnings.iter().cloned().chain(duplicated(world)).collect();
     let ready = match (refused, warnings.as_slice()) {
+        _ if !cluster.spec.enforcement.is_enforced() => suspended(world),
         ([first, ..], _) => Ready::no("Refused", first),
         ([], []) => Ready::yes("Linked", "linked with the cluster"),
         ([], warnings) => Ready::yes("Linked", warnings.join("; ")),
@@ -104,6 +106,14 @@ fn duplicated(world: &World) -> Option<String> {
         count if count > MOST_NAMES => Some(format!("{count} nodes have a machine-id in common: {named}, …")),
         _ => Some(format!("nodes have a machine-id in common: {named}")),
     }
+}
+
+/// Nothing is enforced, whatever else there is to say.
+fn suspended(world: &World) -> Ready {
+    let off = world.node_policies.values().filter(|policy| is_off(policy)).count();
+    let total = world.node_policies.len();
+    let message = format!("spec.enforcement is Suspended: nothing of Ringfence is left on {off} of {total} nodes");
+    Ready::no("Suspended", message)
 }
 
 fn last_contact(now: &Time) -> Option<String> {
@@ -136,12 +146,32 @@ fn pod_networks(world: &World, spec: &ContainerClusterSpec) -> Vec<PodNetworkSta
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ringfence_crds::container_cluster::Enforcement;
+    use ringfence_crds::{NodePolicy, NodePolicySpec, NodePolicyStatus};
 
     #[test]
     fn the_last_contact_changes_every_five_minutes() {
         let at = |text: &str| last_contact(&Time(text.parse().expect("a literal of the test")));
         assert_eq!(at("2026-03-01T10:04:59Z").as_deref(), Some("2026-03-01T10:00:00Z"));
         assert_eq!(at("2026-03-01T10:05:00Z").as_deref(), Some("2026-03-01T10:05:00Z"));
+    }
+
+    #[test]
+    fn a_suspended_cluster_says_how_many_nodes_have_nothing_left() {
+        let mut world = World::default();
+        let spec = ContainerClusterSpec { enforcement: Enforcement::Suspended, ..ContainerClusterSpec::default() };
+        world.clusters.insert(cluster_wide("this"), ContainerCluster::new("this", spec));
+        for (node, reason) in [("n1", "Suspended"), ("n2", "Applying")] {
+            let mut policy = NodePolicy::new(node, NodePolicySpec::default());
+            let conditions = Ready::no(reason, "").conditions(&[], None, &Time(Timestamp::UNIX_EPOCH));
+            policy.status = Some(NodePolicyStatus { conditions, ..NodePolicyStatus::default() });
+            world.node_policies.insert(cluster_wide(node), policy);
+        }
+        let writes = plan(&world, &Computed::default(), &[], None, &Time(Timestamp::UNIX_EPOCH));
+        let [Write { operation: Operation::Status(status), .. }] = writes.as_slice() else { panic!("{writes:?}") };
+        let condition = &status["conditions"][0];
+        assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!("Suspended")));
+        assert!(condition["message"].as_str().is_some_and(|text| text.ends_with("left on 1 of 2 nodes")), "{status}");
     }
 
     #[test]

@@ -3,12 +3,14 @@
 //! 1. A node that Kubernetes calls Ready is waited for, also when its agent has never reported.
 //! 2. One that is not Ready is named, and not waited for: it may never come back, and brings everything up to date when it
 //!    does.
-//! 3. What takes too long is called `Stalled`, by the condition's own time: a restart does not begin anew.
+//! 3. One that was turned off enforces nothing, and is named: nothing that others enforce can run ahead of it.
+//! 4. What takes too long is called `Stalled`, by the condition's own time: a restart does not begin anew.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use ringfence_crds::names::REASON_SUSPENDED;
 use ringfence_crds::{NodePolicy, Revision};
 
 use super::Ready;
@@ -29,6 +31,14 @@ pub struct Node {
     pub unseen: Option<Revision>,
     /// Whether Kubernetes calls it Ready.
     pub ready: bool,
+    /// Whether its agent has taken everything away on purpose.
+    pub off: bool,
+}
+
+/// Whether an agent says of its node that nothing of Ringfence is left there, on purpose.
+pub fn is_off(policy: &NodePolicy) -> bool {
+    let conditions = policy.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.reason == REASON_SUSPENDED)
 }
 
 impl Node {
@@ -39,6 +49,7 @@ impl Node {
             acknowledged: status.and_then(|status| status.acknowledged),
             unseen: (!seen).then_some(policy.spec.revision),
             ready,
+            off: is_off(policy),
         }
     }
 
@@ -82,10 +93,12 @@ impl Reports {
 
     /// How far the nodes are with a revision.
     pub fn progress(&self, revision: Revision) -> Progress<'_> {
-        let mut progress = Progress { revision, acknowledged: 0, waiting: Vec::new(), away: Vec::new() };
+        let mut progress =
+            Progress { revision, acknowledged: 0, waiting: Vec::new(), away: Vec::new(), off: Vec::new() };
         for (name, node) in &self.0 {
             match (node.has(revision), node.ready) {
                 (true, _) => progress.acknowledged += 1,
+                (false, true) if node.off => progress.off.push(name),
                 (false, true) => progress.waiting.push((name, node)),
                 (false, false) => progress.away.push(name),
             }
@@ -102,6 +115,8 @@ pub struct Progress<'r> {
     waiting: Vec<(&'r str, &'r Node)>,
     /// Not Ready, and not waited for.
     away: Vec<&'r str>,
+    /// Turned off.
+    off: Vec<&'r str>,
 }
 
 impl Progress<'_> {
@@ -129,11 +144,13 @@ impl Progress<'_> {
         self.acknowledged + self.waiting.len()
     }
 
+    /// The nodes that are not waited for, and why not.
     fn away(&self) -> String {
-        if self.away.is_empty() {
-            return String::new();
-        }
-        format!("; not ready and not waited for: {}", list(self.away.iter().map(|name| (*name).to_owned())))
+        let named = |why: &str, names: &[&str]| match names {
+            [] => String::new(),
+            names => format!("; {why}: {}", list(names.iter().map(|name| (*name).to_owned()))),
+        };
+        named("not ready and not waited for", &self.away) + &named("turned off and enforcing nothing", &self.off)
     }
 }
 
@@ -177,7 +194,7 @@ mod tests {
     }
     /// Nodes by name, what they have acknowledged, and whether they are Ready.
     fn reports(list: &[(&str, Option<Revision>, bool)]) -> Reports {
-        let node = |acknowledged, ready| Node { acknowledged, unseen: None, ready };
+        let node = |acknowledged, ready| Node { acknowledged, unseen: None, ready, off: false };
         Reports(list.iter().map(|(name, at, ready)| ((*name).to_owned(), node(*at, *ready))).collect())
     }
     fn waiting(progress: &Progress<'_>) -> Ready {
@@ -212,6 +229,16 @@ mod tests {
             "0/1 nodes have acknowledged; waiting for a (at 0.7); until then Selective holds; \
              not ready and not waited for: b, c"
         );
+    }
+
+    #[test]
+    fn a_node_that_is_off_is_named_and_not_waited_for() {
+        let off = Node { acknowledged: None, unseen: None, ready: true, off: true };
+        let on = Node { acknowledged: Some(revision(0, 7)), unseen: None, ready: true, off: false };
+        let reports = Reports([("a".to_owned(), on), ("b".to_owned(), off)].into());
+        let progress = reports.progress(revision(0, 7));
+        assert!(progress.is_complete());
+        assert_eq!(progress.in_force(), "in force on 1 of 1 nodes; turned off and enforcing nothing: b");
     }
 
     #[test]

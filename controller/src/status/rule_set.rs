@@ -66,7 +66,7 @@ mod tests {
         let spec = RuleSetSpec { enabled, scopes: vec![Default::default()], rules: Vec::new() };
         let since = Revision { epoch: 0, number: 5 };
         let acknowledged = Some(Revision { epoch: 0, number: acknowledged });
-        let reports = Reports([("n".to_owned(), Node { acknowledged, unseen: None, ready: true })].into());
+        let reports = Reports([("n".to_owned(), Node { acknowledged, unseen: None, ready: true, off: false })].into());
         let warnings: Vec<String> = warnings.iter().map(|text| (*text).to_owned()).collect();
         let now = Time(Timestamp::UNIX_EPOCH);
         let status = status(&RuleSet::new("shop", spec), Rules { since, warnings: &warnings, refused }, &reports, &now);

@@ -221,6 +221,13 @@ fn at(path: &Path) -> impl Fn(std::io::Error) -> InstallError {
     move |source| InstallError::File { path: path.clone(), source }
 }
 
+/// Takes the fallback away, so that a plugin that asks nobody lets Pods start.
+pub fn forget_fallback(state_dir: &Path) {
+    if let Err(error) = gone(fs::remove_file(state_dir.join(FALLBACK))) {
+        tracing::warn!(%error, "failed to take the fallback of the CNI plugin away: Pods of namespaces in Full may not start");
+    }
+}
+
 /// Keeps the configuration as it is to be, until nobody says any more what that is; then it stays.
 pub async fn keep(place: Place, mut wanted: watch::Receiver<Option<Chaining>>, asks: UnboundedSender<Ask>) {
     let mut told = None;

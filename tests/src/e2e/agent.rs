@@ -1,8 +1,9 @@
 //! The agent's process on a node: killed, stopped and seen again.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, SLOW};
+use crate::wait;
 
 fn process(lab: &Lab, node: &str) -> Option<String> {
     lab.bed.run(&["node-exec", lab.bed.name(), node, "pgrep", "-x", "cven"]).ok().filter(|pid| !pid.is_empty())
@@ -28,11 +29,15 @@ impl Killed {
     /// Kills the agent of a node.
     ///
     /// # Errors
-    /// When none runs there.
-    pub fn now(lab: &Lab, node: &str) -> Result<Self> {
+    /// When none runs there, or it does not end.
+    pub async fn now(lab: &Lab, node: &str) -> Result<Self> {
         let old = process(lab, node).with_context(|| format!("no agent runs on node{node}"))?;
         signal(lab, node, "-KILL")?;
-        ensure!(process(lab, node).is_none_or(|pid| pid != old), "the agent of node{node} was not killed");
+        // The kernel takes a moment to close what it had open.
+        wait::until(&format!("the end of the agent of node{node}"), SLOW, || async {
+            Ok(process(lab, node).is_none_or(|pid| pid != old).then_some(()))
+        })
+        .await?;
         Ok(Self { node: node.to_owned(), old })
     }
 

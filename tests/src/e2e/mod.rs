@@ -12,6 +12,7 @@ mod git;
 mod git_access;
 mod git_owned;
 mod lifecycle;
+mod off;
 mod outage;
 mod placement;
 mod polling;
@@ -91,6 +92,9 @@ pub fn cases() -> Vec<Case> {
         case!(outage::enforcement_stays_without_the_apiserver),
         case!(starts::no_pod_in_full_starts_while_its_agent_is_silent),
         case!(starts::a_node_restarts_before_the_apiserver_is_there),
+        case!(off::suspended_enforcement_leaves_nothing),
+        case!(off::one_node_is_turned_off_and_on),
+        case!(off::an_uninstallation_leaves_nothing_on_any_node),
         case!(bed::a_cluster_that_was_killed_half_way_is_taken_down),
         case!(placement::a_node_joins_and_leaves),
         case!(placement::management_decides_where_agents_run),

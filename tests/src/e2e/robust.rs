@@ -166,7 +166,7 @@ async fn kill_for_good(lab: &Lab, victim: &Pod) -> Result<()> {
 pub async fn a_killed_agent_changes_no_verdict(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "rb-agent").await?;
     let mut flow = LongFlow::open(&scene.allowed, scene.target)?;
-    let killed = [Killed::now(&lab, "2")?, Killed::now(&lab, "3")?];
+    let killed = [Killed::now(&lab, "2").await?, Killed::now(&lab, "3").await?];
     let over = || Ok(killed.iter().all(|agent| agent.is_back(&lab)));
     scene.hold_through(&mut flow, "the killed agents", over, Duration::from_secs(4))?;
     scene.remove(&lab).await?;

@@ -35,6 +35,7 @@ fn nodes(list: &[(Option<i64>, bool)]) -> Reports {
         acknowledged: acknowledged.map(number),
         unseen: None,
         ready: *ready,
+        off: false,
     };
     let names = ["a", "b", "c"].map(str::to_owned);
     Reports(names.into_iter().zip(list.iter().map(node)).collect())

@@ -1,0 +1,168 @@
+//! Off, on purpose: everything of Ringfence goes from every node, or from one, and comes back.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::Outcome;
+use super::scene::Scene;
+use super::upgrade::helm;
+use crate::kernel;
+use crate::lab::{Lab, SLOW};
+use crate::manifests::{OURS, pod};
+use crate::probe::Seen;
+use crate::source::SYSTEM;
+use crate::wait;
+
+/// Where a node of the test bed has its CNI configuration and plugins (tests/cluster/node.sh).
+const CONFLIST: &str = "/etc/cni/net.d/00-pods.conflist";
+/// See [`CONFLIST`].
+const PLUGINS: &str = "/opt/cni/bin";
+const NODES: [&str; 3] = ["1", "2", "3"];
+
+fn on_node(lab: &Lab, node: &str, command: &[&str]) -> Result<String> {
+    lab.bed.run(&[&["node-exec", lab.bed.name(), node], command].concat())
+}
+
+/// Why anything of Ringfence is left on a node: in the network namespaces of its Pods, or in its CNI configuration.
+fn left(lab: &Lab, node: &str) -> Result<Option<String>> {
+    for sandbox in lab.bed.sandboxes()?.iter().filter(|sandbox| sandbox.node == format!("node{node}")) {
+        if let Some(line) = kernel::ours(&sandbox.netns)?.first() {
+            return Ok(Some(format!("{}/{}: {line}", sandbox.namespace, sandbox.name)));
+        }
+    }
+    if on_node(lab, node, &["cat", CONFLIST])?.contains("cven") {
+        return Ok(Some(format!("node{node}: the plugin is in {CONFLIST}")));
+    }
+    let plugins = on_node(lab, node, &["ls", PLUGINS])?;
+    Ok(plugins.contains("cven").then(|| format!("node{node}: the plugin is in {PLUGINS}")))
+}
+
+async fn await_nothing_left(lab: &Lab, node: &str) -> Result<()> {
+    wait::until(&format!("node{node} to be rid of Ringfence"), SLOW, || async {
+        match left(lab, node)? {
+            None => Ok(Some(())),
+            Some(what) => anyhow::bail!(what),
+        }
+    })
+    .await
+}
+
+async fn enforcement(lab: &Lab, value: &str) -> Result<()> {
+    lab.apply(&json!({
+        "apiVersion": OURS, "kind": "ContainerCluster", "metadata": {"name": "this"}, "spec": {"enforcement": value},
+    }))
+    .await
+    .map(drop)
+}
+
+/// The reason of an object's condition Ready.
+fn reason(object: &Value) -> String {
+    crate::lab::ready(object).map(|ready| ready.reason).unwrap_or_default()
+}
+
+async fn await_reason(lab: &Lab, kind: &str, name: &str, wanted: &str) -> Result<()> {
+    wait::until(&format!("{kind} {name} to say {wanted}"), SLOW, || async {
+        let object = lab.ours(kind, name).await?.context("it is not there")?;
+        Ok((reason(&object) == wanted).then_some(()))
+    })
+    .await
+}
+
+/// `ContainerCluster.spec.enforcement: Suspended` takes everything away from every node, and `Enforced` brings it back.
+pub async fn suspended_enforcement_leaves_nothing(lab: Lab) -> Result<Outcome> {
+    let scene = Scene::create(&lab, "off-cluster").await?;
+    enforcement(&lab, "Suspended").await?;
+    let gone = suspended(&lab, &scene).await;
+    enforcement(&lab, "Enforced").await?;
+    gone?;
+    lab.await_seen(&scene.denied, scene.target, Seen::Dropped, SLOW).await?;
+    lab.await_ready("RuleSet", None, &scene.name).await?;
+    scene.hold(Duration::from_millis(500))?;
+    scene.remove(&lab).await?;
+    Ok(Outcome::Passed)
+}
+
+async fn suspended(lab: &Lab, scene: &Scene) -> Result<()> {
+    lab.await_seen(&scene.denied, scene.target, Seen::Open, SLOW).await?;
+    for node in NODES {
+        await_nothing_left(lab, node).await?;
+        await_reason(lab, "NodePolicy", &format!("node{node}"), "Suspended").await?;
+    }
+    for (kind, name) in
+        [("ContainerCluster", "this"), ("RuleSet", &scene.name), ("ContainerWorkloadProfile", &scene.name)]
+    {
+        await_reason(lab, kind, name, "Suspended").await?;
+    }
+    // Who starts now starts as if Ringfence were not there.
+    lab.apply(&pod(&scene.name, "meanwhile", "stranger", Some("node2"))).await?;
+    lab.await_pod(&scene.name, "meanwhile").await?;
+    ensure!(kernel::ours(&lab.netns(&scene.name, "meanwhile")?)?.is_empty(), "a Pod has got rules meanwhile");
+    Ok(())
+}
+
+/// `cven off` takes everything away from one node and keeps it away over a restart of the agent, until `cven on`.
+pub async fn one_node_is_turned_off_and_on(lab: Lab) -> Result<Outcome> {
+    let scene = Scene::create(&lab, "off-node").await?;
+    // The server is there; what the client's node enforces stays.
+    cven(&lab, "node2", "off").await?;
+    let gone = turned_off(&lab, &scene).await;
+    cven(&lab, "node2", "on").await?;
+    gone?;
+    lab.await_seen(&scene.denied, scene.target, Seen::Dropped, SLOW).await?;
+    await_reason(&lab, "NodePolicy", "node2", "InForce").await?;
+    scene.remove(&lab).await?;
+    Ok(Outcome::Passed)
+}
+
+async fn turned_off(lab: &Lab, scene: &Scene) -> Result<()> {
+    await_nothing_left(lab, "2").await?;
+    await_reason(lab, "NodePolicy", "node2", "Suspended").await?;
+    lab.await_seen(&scene.denied, scene.target, Seen::Open, SLOW).await?;
+    // Another agent puts nothing back either.
+    lab.kubectl(&["delete", "-n", SYSTEM, &agent_of(lab, "node2")?, "--wait=true"], &[])?;
+    lab.kubectl(&["rollout", "status", "-n", SYSTEM, "daemonset/ringfence-agent", "--timeout=60s"], &[])?;
+    await_reason(lab, "NodePolicy", "node2", "Suspended").await?;
+    await_nothing_left(lab, "2").await?;
+    let ours = kernel::ours(&lab.netns(&scene.name, "client")?)?;
+    ensure!(!ours.is_empty(), "the other node is off too");
+    Ok(())
+}
+
+/// The Pod of a node's agent.
+fn agent_of(lab: &Lab, node: &str) -> Result<String> {
+    let field = format!("spec.nodeName={node}");
+    let labels = "app.kubernetes.io/component=agent";
+    let list = ["get", "pods", "-n", SYSTEM, "-l", labels, "--field-selector", &field, "-o", "name"];
+    Ok(lab.kubectl(&list, &[])?.trim().to_owned())
+}
+
+/// Runs `cven off` or `cven on` in the agent of a node, which may be one that has just been started.
+async fn cven(lab: &Lab, node: &str, command: &str) -> Result<()> {
+    wait::until(&format!("'cven {command}' on {node}"), SLOW, || async {
+        lab.kubectl(&["exec", "-n", SYSTEM, &agent_of(lab, node)?, "--", "cven", command], &[]).map(Some)
+    })
+    .await
+    .map(drop)
+}
+
+/// `helm uninstall` leaves nothing on any node, and the next installation enforces again.
+pub async fn an_uninstallation_leaves_nothing_on_any_node(lab: Lab) -> Result<Outcome> {
+    let scene = Scene::create(&lab, "off-uninstall").await?;
+    let before = on_node(&lab, "2", &["cat", "/var/lib/ringfence/cni-before.json"])?;
+    let before: Value = serde_json::from_str(&before).context("what was there before is no JSON")?;
+    helm(&lab, &["uninstall", "ringfence", "--wait", "--timeout", "120s"])?;
+    for node in NODES {
+        ensure!(left(&lab, node)?.is_none(), "after the uninstallation: {:?}", left(&lab, node)?);
+    }
+    let after = on_node(&lab, "2", &["cat", CONFLIST])?;
+    let original = before["text"].as_str().unwrap_or_default();
+    ensure!(after.trim() == original.trim(), "{CONFLIST} is {after}, and was {original}");
+    lab.await_seen(&scene.denied, scene.target, Seen::Open, SLOW).await?;
+    lab.bed.install(&lab.kubeconfig)?;
+    lab.await_seen(&scene.denied, scene.target, Seen::Dropped, SLOW).await?;
+    await_reason(&lab, "ContainerCluster", "this", "Linked").await?;
+    scene.remove(&lab).await?;
+    Ok(Outcome::Passed)
+}
