@@ -240,7 +240,10 @@ pub fn policy(outside: [IpAddr; 2]) -> [Value; 2] {
     let hosts = || json!({"containerHosts": true});
     let allowed = |tcp: u16, udp: u16| json!([{"protocol": "TCP", "port": tcp}, {"protocol": "UDP", "port": udp}]);
     let usual = || allowed(PORTS[0], PORTS[1]);
-    let rule = |name: &str, consumers: Vec<Value>, provider: Value, services: Value| json!({"name": name, "consumers": consumers, "providers": [provider], "services": services});
+    let rule = |name: &str, consumers: Vec<Value>, provider: Value, services: Value| {
+        let providers = [provider];
+        json!({"name": name, "consumers": consumers, "providers": providers, "services": services})
+    };
     let special = json!([
         {"protocol": "UDP", "port": CLOSED_PORT},
         {"protocol": "ICMP", "icmpType": 8}, {"protocol": "ICMPv6", "icmpType": 128},
