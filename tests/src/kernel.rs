@@ -6,7 +6,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-fn in_netns(netns: &Path, command: &[&str]) -> Result<String> {
+/// Runs a command in a network namespace, and gives what it prints.
+///
+/// # Errors
+/// When it fails.
+pub fn in_netns(netns: &Path, command: &[&str]) -> Result<String> {
     let output = Command::new("nsenter")
         .arg(format!("--net={}", netns.display()))
         .args(command)

@@ -10,6 +10,7 @@ pub mod fan_out;
 pub mod kernel;
 pub mod lab;
 pub mod manifests;
+pub mod packets;
 pub mod pod_start;
 pub mod probe;
 pub mod repo;

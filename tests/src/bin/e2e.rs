@@ -62,6 +62,11 @@ async fn run(arguments: &Arguments) -> Result<usize> {
                 passed += 1;
                 println!("ok       {} ({seconds:.1}s)", case.name);
             }
+            Ok(Ok(Outcome::Partly(parts))) => {
+                passed += 1;
+                println!("ok       {} ({seconds:.1}s), in part:", case.name);
+                parts.iter().for_each(|part| println!("not run  {}: {part}", case.name));
+            }
             Ok(Ok(Outcome::NotRun(why))) => {
                 skipped += 1;
                 println!("not run  {}: {why}", case.name);

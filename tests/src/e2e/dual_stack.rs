@@ -151,7 +151,8 @@ impl Scene {
     }
 }
 
-fn both(addresses: &[IpAddr]) -> Result<[IpAddr; 2]> {
+/// An IPv4 and an IPv6 address, in this order.
+pub fn both(addresses: &[IpAddr]) -> Result<[IpAddr; 2]> {
     match addresses {
         [v4, v6] if v4.is_ipv4() && v6.is_ipv6() => Ok([*v4, *v6]),
         other => bail!("{other:?} are not an IPv4 and an IPv6 address"),

@@ -24,6 +24,7 @@ mod starts;
 mod states;
 mod upgrade;
 mod waiting;
+mod ways;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -37,6 +38,8 @@ use crate::lab::Lab;
 pub enum Outcome {
     /// Everything held.
     Passed,
+    /// Everything that ran held; these parts could not run, and why.
+    Partly(Vec<String>),
     /// It could not run, and why.
     NotRun(String),
 }
@@ -81,6 +84,7 @@ pub fn cases() -> Vec<Case> {
         case!(placement::the_container_cluster_says_what_was_found),
         case!(placement::host_network_pods_follow_their_node),
         case!(polling::nothing_is_listed_in_an_idle_minute),
+        case!(ways::every_way_of_the_table),
         case!(essential::names_are_resolved_without_a_rule),
         case!(flows::a_tightened_policy_ends_exactly_its_flows),
         case!(flows::flows_older_than_the_rules_are_judged_as_new_ones),

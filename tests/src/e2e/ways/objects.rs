@@ -1,0 +1,264 @@
+//! What the scene is made of: two namespaces, Pods, Services of every kind, and the rules.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use crate::manifests::{AGNHOST, OURS, rule_set};
+
+/// Namespace of the clients; it and its RuleSet, IPList and webhook have one name.
+pub const CLIENTS: &str = "ways";
+/// Namespace of the servers.
+pub const SERVERS: &str = "ways-to";
+
+/// Of TCP the first is what rules allow, of UDP the second: a match that mixes up protocols and ports would open the others.
+pub const PORTS: [u16; 2] = [8080, 8081];
+/// The same on the Pod of the host network.
+pub const HOST_NETWORK_PORTS: [u16; 2] = [18080, 18081];
+/// Where what a sidecar has redirected arrives.
+pub const PROXY_PORT: u16 = 15006;
+/// UDP that rules allow and nobody listens on.
+pub const CLOSED_PORT: u16 = 8089;
+/// hostPorts in front of TCP and UDP of the first port, then of the second.
+pub const HOST_PORTS: [(u16, &str, u16); 4] =
+    [(28080, "TCP", PORTS[0]), (28081, "UDP", PORTS[1]), (28082, "TCP", PORTS[1]), (28083, "UDP", PORTS[0])];
+/// Ports of a Service in front of the same.
+const SERVICE_PORTS: [(u16, &str, u16); 4] =
+    [(80, "TCP", PORTS[0]), (81, "UDP", PORTS[1]), (81, "TCP", PORTS[1]), (80, "UDP", PORTS[0])];
+
+/// Addresses that the router sends to the node of the servers.
+pub const LOAD_BALANCERS: [[&str; 2]; 2] = [["203.0.113.10", "2001:db8:113::10"], ["203.0.113.11", "2001:db8:113::11"]];
+/// The same, as externalIPs.
+pub const EXTERNAL_IPS: [[&str; 2]; 2] = [["203.0.113.20", "2001:db8:113::20"], ["203.0.113.21", "2001:db8:113::21"]];
+
+fn netexec(name: &str, port: u16) -> Value {
+    json!({
+        "name": name, "image": AGNHOST, "imagePullPolicy": "IfNotPresent",
+        "args": ["netexec", format!("--http-port={port}"), format!("--udp-port={port}")],
+        // A probe over the network would make its port essential.
+        "startupProbe": {
+            "exec": {"command": ["/agnhost", "connect", format!("127.0.0.1:{port}"), "--timeout=1s"]},
+            "periodSeconds": 1, "failureThreshold": 60, "timeoutSeconds": 5,
+        },
+    })
+}
+
+fn pod(space: &str, name: &str, role: &str, node: &str, containers: Vec<Value>) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "namespace": space, "name": name,
+            "labels": {"name": name}, "annotations": {"ringfence.dev/role": role},
+        },
+        "spec": {
+            "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false,
+            "nodeSelector": {"kubernetes.io/hostname": node}, "containers": containers,
+        },
+    })
+}
+
+fn listening(space: &str, name: &str, role: &str, node: &str, ports: &[u16]) -> Value {
+    let containers = ports.iter().map(|port| netexec(&format!("port-{port}"), *port)).collect();
+    pod(space, name, role, node, containers)
+}
+
+fn client(name: &str, role: &str, node: &str) -> Value {
+    let pause = json!({"name": "main", "image": AGNHOST, "imagePullPolicy": "IfNotPresent", "args": ["pause"]});
+    pod(CLIENTS, name, role, node, vec![pause])
+}
+
+/// Every Pod but those with probes over the network.
+pub fn pods() -> Vec<Value> {
+    let mut server = listening(SERVERS, "server", "server", "node2", &PORTS);
+    server["spec"]["containers"][0]["ports"] = HOST_PORTS
+        .map(|(host, protocol, port)| json!({"hostPort": host, "protocol": protocol, "containerPort": port}))
+        .into();
+    let mut host = listening(SERVERS, "host", "server", "node2", &HOST_NETWORK_PORTS);
+    host["spec"]["hostNetwork"] = json!(true);
+    vec![
+        server,
+        host,
+        listening(SERVERS, "small-mtu", "server", "node2", &PORTS[..1]),
+        listening(SERVERS, "redirect", "server", "node2", &[PROXY_PORT]),
+        listening(SERVERS, "rejecting", "rejecting", "node2", &PORTS),
+        listening(CLIENTS, "redirecting", "client", "node3", &[PROXY_PORT]),
+        client("near", "client", "node2"),
+        client("far", "client", "node3"),
+        client("near-stranger", "stranger", "node2"),
+        client("far-stranger", "stranger", "node3"),
+    ]
+}
+
+/// Ports that probes name, by kind of probe and handler; and one that none does.
+pub const PROBE_PORTS: [u16; 9] = [9100, 9101, 9102, 9110, 9111, 9112, 9120, 9121, 9122];
+/// Nothing probes it.
+pub const UNPROBED_PORT: u16 = 9123;
+
+/// A Pod that is ready only if probes of every kind and every handler succeed, each on a port of its own.
+pub fn probed(name: &str) -> Value {
+    let grpc = |number: u16| json!({"grpc": {"port": 9100 + number}});
+    let http = |number: u16| json!({"httpGet": {"path": "/make-serving", "port": 9110 + number}});
+    let tcp = |number: u16| json!({"tcpSocket": {"port": 9120 + number}});
+    let exec = || json!({"exec": {"command": ["/agnhost", "connect", "127.0.0.1:9120", "--timeout=1s"]}});
+    let timed = |mut handler: Value, failures: u16| {
+        handler["periodSeconds"] = json!(2);
+        handler["timeoutSeconds"] = json!(2);
+        handler["failureThreshold"] = json!(failures);
+        handler
+    };
+    let with_probes = |mut container: Value, [startup, liveness, readiness]: [Value; 3]| {
+        container["image"] = json!(AGNHOST);
+        container["imagePullPolicy"] = json!("IfNotPresent");
+        let mut startup = timed(startup, 60);
+        startup["periodSeconds"] = json!(1);
+        container["startupProbe"] = startup;
+        // A liveness probe that fails shows as a restart.
+        container["livenessProbe"] = timed(liveness, 2);
+        container["readinessProbe"] = timed(readiness, 2);
+        container
+    };
+    let health = |number: u16| {
+        json!({
+            "name": format!("health-{number}"),
+            "args": [
+                "grpc-health-checking", format!("--port={}", 9100 + number), format!("--http-port={}", 9110 + number),
+            ],
+        })
+    };
+    let served =
+        [9120, 9121, 9122, UNPROBED_PORT].map(|port| json!({"name": format!("SERVE_PORT_{port}"), "value": "x"}));
+    let porter = json!({"name": "porter", "args": ["porter"], "env": served});
+    let containers = vec![
+        with_probes(porter, [exec(), exec(), exec()]),
+        with_probes(health(0), [http(0), tcp(0), grpc(0)]),
+        with_probes(health(1), [tcp(1), grpc(1), http(1)]),
+        with_probes(health(2), [grpc(2), http(2), tcp(2)]),
+    ];
+    pod(SERVERS, name, "probed", "node2", containers)
+}
+
+fn service(name: &str, spec: Value) -> Value {
+    let ports = SERVICE_PORTS.map(|(port, protocol, target)| {
+        let name = format!("{}-{target}", protocol.to_lowercase());
+        json!({"name": name, "port": port, "protocol": protocol, "targetPort": target})
+    });
+    let mut service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": SERVERS, "name": name},
+        "spec": {"ipFamilyPolicy": "RequireDualStack", "selector": {"name": "server"}, "ports": ports},
+    });
+    for (key, value) in spec.as_object().into_iter().flatten() {
+        service["spec"][key] = value.clone();
+    }
+    service
+}
+
+/// Services of every kind.
+pub fn services() -> Vec<Value> {
+    let alias = json!({"type": "ExternalName", "externalName": format!("server.{SERVERS}.svc.cluster.local")});
+    let mut services = vec![
+        service("server", json!({})),
+        service("headless", json!({"clusterIP": "None"})),
+        service("manual", json!({"selector": null})),
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": SERVERS, "name": "alias"}, "spec": alias,
+        }),
+    ];
+    for (policy, balancers, external) in
+        [("Local", LOAD_BALANCERS[0], EXTERNAL_IPS[0]), ("Cluster", LOAD_BALANCERS[1], EXTERNAL_IPS[1])]
+    {
+        let suffix = policy.to_lowercase();
+        let policy = || json!(policy);
+        services.push(service(
+            &format!("node-port-{suffix}"),
+            json!({"type": "NodePort", "externalTrafficPolicy": policy()}),
+        ));
+        let mut balanced = service(
+            &format!("load-balancer-{suffix}"),
+            json!({"type": "LoadBalancer", "externalTrafficPolicy": policy()}),
+        );
+        balanced["status"] = json!({"loadBalancer": {"ingress": balancers.map(|address| json!({"ip": address}))}});
+        services.push(balanced);
+        services.push(service(
+            &format!("external-ip-{suffix}"),
+            json!({"externalIPs": external, "externalTrafficPolicy": policy()}),
+        ));
+    }
+    services
+}
+
+/// What is behind the Service that selects nothing.
+pub fn slices(server: [IpAddr; 2]) -> [Value; 2] {
+    server.map(|address| {
+        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        let ports = SERVICE_PORTS.map(|(_, protocol, target)| {
+            json!({"name": format!("{}-{target}", protocol.to_lowercase()), "protocol": protocol, "port": target})
+        });
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "namespace": SERVERS, "name": format!("manual-{}", family.to_lowercase()),
+                "labels": {"kubernetes.io/service-name": "manual"},
+            },
+            "addressType": family, "ports": ports,
+            "endpoints": [{
+                "addresses": [address], "nodeName": "node2", "conditions": {"ready": true},
+                "targetRef": {"kind": "Pod", "namespace": SERVERS, "name": "server"},
+            }],
+        })
+    })
+}
+
+/// A webhook that the apiserver never calls: only that it is there makes its port essential.
+pub fn webhook() -> [Value; 2] {
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": SERVERS, "name": "webhook"},
+        "spec": {"selector": {"name": "server"}, "ports": [{"port": 443, "targetPort": PORTS[0], "protocol": "TCP"}]},
+    });
+    let configuration = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": CLIENTS},
+        "webhooks": [{
+            "name": "never.ringfence.test", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "failurePolicy": "Ignore",
+            "rules": [{
+                "apiGroups": ["never.ringfence.test"], "apiVersions": ["v1"], "operations": ["CREATE"],
+                "resources": ["nevers"],
+            }],
+            "clientConfig": {"service": {"namespace": SERVERS, "name": "webhook"}},
+        }],
+    });
+    [service, configuration]
+}
+
+/// The client outside, and the rules.
+pub fn policy(outside: [IpAddr; 2]) -> [Value; 2] {
+    let list =
+        json!({"apiVersion": OURS, "kind": "IPList", "metadata": {"name": CLIENTS}, "spec": {"ranges": outside}});
+    let label = |app: &str, role: &str| json!({"labels": {"app": [app], "role": [role]}});
+    let clients = || label(CLIENTS, "client");
+    let listed = || json!({"ipList": CLIENTS});
+    let hosts = || json!({"containerHosts": true});
+    let allowed = |tcp: u16, udp: u16| json!([{"protocol": "TCP", "port": tcp}, {"protocol": "UDP", "port": udp}]);
+    let usual = || allowed(PORTS[0], PORTS[1]);
+    let rule = |name: &str, consumers: Vec<Value>, provider: Value, services: Value| {
+        let providers = [provider];
+        json!({"name": name, "consumers": consumers, "providers": providers, "services": services})
+    };
+    let special = json!([
+        {"protocol": "UDP", "port": CLOSED_PORT},
+        {"protocol": "ICMP", "icmpType": 8}, {"protocol": "ICMPv6", "icmpType": 128},
+    ]);
+    let mut reject = rule("reject", vec![clients()], label(SERVERS, "rejecting"), allowed(PORTS[1], PORTS[0]));
+    reject["action"] = json!("OverrideDeny");
+    reject["reject"] = json!(true);
+    let rules = [
+        rule("server", vec![clients(), listed(), hosts()], label(SERVERS, "server"), usual()),
+        rule("special", vec![clients()], label(SERVERS, "server"), special),
+        rule("rejecting", vec![clients()], label(SERVERS, "rejecting"), usual()),
+        reject,
+        rule("outside", vec![clients()], listed(), usual()),
+        rule("host-network", vec![clients()], hosts(), allowed(HOST_NETWORK_PORTS[0], HOST_NETWORK_PORTS[1])),
+        rule("host-ports", vec![clients()], hosts(), allowed(HOST_PORTS[0].0, HOST_PORTS[1].0)),
+    ];
+    [list, rule_set(CLIENTS, &rules)]
+}

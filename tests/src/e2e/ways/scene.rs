@@ -1,0 +1,287 @@
+//! The scene that all rows share: who connects, what is dialled, and what stands in between.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::super::dual_stack::both;
+use super::bed::{self, Bed, Listeners, SMALL_MTU};
+use super::doors::{Door, doors};
+use super::objects::{self, CLIENTS, EXTERNAL_IPS, PROBE_PORTS, SERVERS};
+use super::paths::Phase;
+use super::table::{Client, Origin, Row, Target};
+use crate::kernel::in_netns;
+use crate::lab::{Lab, pod_ips};
+use crate::manifests::{OURS, namespace, profile};
+use crate::packets;
+
+/// A client: its network namespace and its addresses, IPv4 first.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Where connections are opened.
+    pub netns: PathBuf,
+    /// One of each family.
+    pub addresses: [IpAddr; 2],
+}
+
+/// Everything that rows name.
+pub struct Scene {
+    places: BTreeMap<String, Place>,
+    doors: BTreeMap<Target, Door>,
+    /// Addresses of the bridge that the servers' node has in the Pod network.
+    bridge: [IpAddr; 2],
+    /// Addresses of the Pod behind the cluster's DNS Service.
+    pub dns_pod: [Option<IpAddr>; 2],
+    /// Listeners outside, which end with the scene.
+    _outside: Listeners,
+}
+
+impl Scene {
+    /// Makes the scene, with nothing enforced yet.
+    ///
+    /// # Errors
+    /// When something of it does not come up.
+    pub async fn create(lab: &Lab) -> Result<Self> {
+        let bed = Bed::new(lab)?;
+        for space in [CLIENTS, SERVERS] {
+            lab.apply(&namespace(space)).await?;
+        }
+        enforce(lab, Phase { consumers: false, providers: false }).await?;
+        lab.apply(&external_ranges(&EXTERNAL_IPS.concat())).await?;
+        for object in objects::policy(bed.address("EXT")?).iter().chain(&objects::webhook()).chain(&objects::pods()) {
+            lab.apply(object).await?;
+        }
+        lab.apply(&objects::probed("probed")).await?;
+        for service in objects::services() {
+            lab.apply(&service).await?;
+            if let Some(status) = service.get("status") {
+                let name = service["metadata"]["name"].as_str().context("a Service has a name")?;
+                let patch = json!({"status": status}).to_string();
+                let arguments = ["patch", "service", name, "-n", SERVERS, "--subresource=status", "--type=merge", "-p"];
+                lab.kubectl(&[&arguments[..], &[&patch]].concat(), &[])?;
+            }
+        }
+        bed.routes()?;
+        let outside = bed::listeners(lab)?;
+        let places = places(lab, &bed).await?;
+        let server = place(&places, "server")?.addresses;
+        for slice in objects::slices(server) {
+            lab.apply(&slice).await?;
+        }
+        bed::redirects(&places)?;
+        let small = place(&places, "small-mtu")?.addresses;
+        bed.small_mtu(place(&places, "far")?.addresses, small)?;
+        let dns_pod = lab.await_pods("kube-system", "k8s-app=kube-dns", 1).await?;
+        let dns_pod = pod_ips(dns_pod.first().context("one Pod was awaited")?)?;
+        let mut scene = Self {
+            doors: doors(lab, &bed, &places).await?,
+            bridge: bed.bridge()?,
+            dns_pod: [false, true].map(|v6| dns_pod.iter().find(|address| address.is_ipv6() == v6).copied()),
+            places,
+            _outside: outside,
+        };
+        scene.doors.insert(Target::Probe, Door::new(scene.probed(lab, "probed").await?, [PROBE_PORTS[0]; 2]));
+        lab.await_ready("RuleSet", None, CLIENTS).await?;
+        Ok(scene)
+    }
+
+    /// A Pod with probes that starts now; from here on it is the one that rows mean.
+    ///
+    /// # Errors
+    /// When a probe fails.
+    pub async fn another_probed(&mut self, lab: &Lab) -> Result<()> {
+        lab.apply(&objects::probed("probed-in-full")).await?;
+        let addresses = self.probed(lab, "probed-in-full").await?;
+        self.doors.insert(Target::Probe, Door::new(addresses, [PROBE_PORTS[0]; 2]));
+        Ok(())
+    }
+
+    async fn probed(&self, lab: &Lab, name: &str) -> Result<[IpAddr; 2]> {
+        let pod = lab.await_pod(SERVERS, name).await?;
+        both(&pod_ips(&pod)?)
+    }
+
+    /// That no probe has failed.
+    ///
+    /// # Errors
+    /// When a Pod with probes is not ready, or a container was started again.
+    pub async fn probes_succeed(&self, lab: &Lab) -> Result<()> {
+        for name in ["probed", "probed-in-full"] {
+            let pod = lab.await_pod(SERVERS, name).await?;
+            let containers = pod.status.and_then(|status| status.container_statuses).unwrap_or_default();
+            let restarts: i32 = containers.iter().map(|container| container.restart_count).sum();
+            ensure!(restarts == 0, "a liveness or startup probe of {name} failed: {restarts} restarts");
+        }
+        Ok(())
+    }
+
+    /// Who a row's client is.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn client(&self, client: Client) -> Result<&Place> {
+        place(
+            &self.places,
+            match client {
+                Client::Near => "near",
+                Client::Far => "far",
+                Client::Itself => "server",
+                Client::NearNode | Client::Kubelet => "NODE2",
+                Client::FarNode => "NODE3",
+                Client::Outside => "EXT",
+                Client::Apiserver => "APISERVER",
+                Client::Redirecting => "redirecting",
+            },
+        )
+    }
+
+    /// Clients in the same place whom no rule names.
+    pub fn strangers(&self, client: Client) -> Vec<PathBuf> {
+        let names: &[&str] = match client {
+            Client::Near => &["near-stranger"],
+            Client::Far | Client::Itself => &["far-stranger"],
+            Client::Kubelet => &["near-stranger", "far-stranger"],
+            Client::Outside | Client::Apiserver => &["FABRIC"],
+            // Every node is a container host, and a redirect is one Pod's own.
+            Client::NearNode | Client::FarNode | Client::Redirecting => &[],
+        };
+        names.iter().filter_map(|name| self.places.get(*name)).map(|place| place.netns.clone()).collect()
+    }
+
+    /// What a row dials.
+    ///
+    /// # Errors
+    /// When the scene does not have it.
+    pub fn door(&self, target: Target) -> Result<&Door> {
+        self.doors.get(&target).with_context(|| format!("the scene has no {target:?}"))
+    }
+
+    /// Says where a server does not see who the row says.
+    ///
+    /// # Errors
+    /// When the scene does not have what the row names.
+    pub fn wrong_origin(&self, row: &Row, family: usize) -> Result<Option<String>> {
+        let (client, door) = (self.client(row.from)?, self.door(row.to)?);
+        let expected = match row.origin {
+            Origin::Client => client.addresses[family],
+            Origin::Bridge => self.bridge[family],
+            Origin::ClientNode => place(&self.places, "NODE3")?.addresses[family],
+            Origin::Dialled => door.addresses[family],
+            Origin::Tunnel | Origin::Nobody => return Ok(None),
+        };
+        let target = SocketAddr::new(door.addresses[family], door.tcp[0]);
+        Ok(match packets::seen_as(&client.netns, target) {
+            Ok(seen) if seen == expected => None,
+            Ok(seen) => Some(format!("{}: who dials {target} is seen as {seen}, expected {expected}", row.key)),
+            Err(error) => Some(format!("{}: {target} does not say whom it sees: {error}", row.key)),
+        })
+    }
+
+    /// Makes neighbours and path MTUs be found anew.
+    ///
+    /// # Errors
+    /// When a command fails.
+    pub fn forget(&self) -> Result<()> {
+        for name in ["near", "server"] {
+            in_netns(&place(&self.places, name)?.netns, &["ip", "-6", "neighbour", "flush", "dev", "eth0"])?;
+        }
+        for name in ["far", "small-mtu"] {
+            for family in ["-4", "-6"] {
+                in_netns(&place(&self.places, name)?.netns, &["ip", family, "route", "flush", "cache"])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// That neighbours were asked for, and that both ends learned the smaller MTU.
+    ///
+    /// # Errors
+    /// When one of them does not know.
+    pub fn found_again(&self) -> Result<()> {
+        let [near, server] = [place(&self.places, "near")?, place(&self.places, "server")?];
+        let known = in_netns(&near.netns, &["ip", "-6", "neighbour", "show", &server.addresses[1].to_string()])?;
+        ensure!(known.contains("lladdr"), "neighbour-discovery: the server is no neighbour: '{}'", known.trim());
+        let [far, small] = [place(&self.places, "far")?, place(&self.places, "small-mtu")?];
+        for (from, to) in [(far, small), (small, far)] {
+            for address in to.addresses {
+                let route = in_netns(&from.netns, &["ip", "route", "get", &address.to_string()])?;
+                ensure!(route.contains(&format!("mtu {SMALL_MTU}")), "path-mtu: not learned: '{}'", route.trim());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes everything away.
+    ///
+    /// # Errors
+    /// When the apiserver refuses.
+    pub async fn remove(self, lab: &Lab) -> Result<()> {
+        for space in [CLIENTS, SERVERS] {
+            lab.delete("v1", "Namespace", None, space).await?;
+            lab.delete(OURS, "ContainerWorkloadProfile", None, space).await?;
+        }
+        for kind in ["RuleSet", "IPList"] {
+            lab.delete(OURS, kind, None, CLIENTS).await?;
+        }
+        lab.delete("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", None, CLIENTS).await
+    }
+}
+
+/// What concerns other tests is as it was, also after a failure.
+///
+/// # Errors
+/// When it cannot be made so.
+pub async fn restore(lab: &Lab) -> Result<()> {
+    Bed::new(lab)?.restore()?;
+    lab.apply(&external_ranges(&[])).await.map(drop)
+}
+
+/// Puts each namespace into its state of a phase.
+///
+/// # Errors
+/// When it is not in force in time.
+pub async fn enforce(lab: &Lab, phase: Phase) -> Result<()> {
+    let state = |full| if full { "Full" } else { "VisibilityOnly" };
+    lab.apply(&profile(CLIENTS, state(phase.consumers), &["client", "stranger"])).await?;
+    lab.apply(&profile(SERVERS, state(phase.providers), &["server", "rejecting", "probed"])).await?;
+    for space in [CLIENTS, SERVERS] {
+        lab.await_ready("ContainerWorkloadProfile", None, space).await?;
+    }
+    Ok(())
+}
+
+fn external_ranges(addresses: &[&str]) -> Value {
+    let mut spec = json!({});
+    if !addresses.is_empty() {
+        let host = |address: &&str| format!("{address}/{}", if address.contains(':') { 128 } else { 32 });
+        spec["externalIpRanges"] = addresses.iter().map(host).collect::<Vec<_>>().into();
+    }
+    json!({"apiVersion": OURS, "kind": "ContainerCluster", "metadata": {"name": "this"}, "spec": spec})
+}
+
+async fn places(lab: &Lab, bed: &Bed) -> Result<BTreeMap<String, Place>> {
+    let mut places = BTreeMap::new();
+    for (part, netns) in [("NODE2", "node2"), ("NODE3", "node3"), ("EXT", "ext"), ("APISERVER", "cp")] {
+        places.insert(part.to_owned(), Place { netns: bed.netns(netns), addresses: bed.address(part)? });
+    }
+    // Nothing compares the router's address.
+    places.insert("FABRIC".to_owned(), Place { netns: bed.netns("fabric"), addresses: bed.address("HOST")? });
+    for pod in objects::pods() {
+        let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let (space, name) = (text("namespace"), text("name"));
+        let addresses = both(&pod_ips(&lab.await_pod(&space, &name).await?)?)?;
+        // A Pod of the host network has no sandbox of its own.
+        if pod["spec"]["hostNetwork"] != true {
+            places.insert(name.clone(), Place { netns: lab.netns(&space, &name)?, addresses });
+        }
+    }
+    Ok(places)
+}
+
+/// A place by name.
+pub fn place<'a>(places: &'a BTreeMap<String, Place>, name: &str) -> Result<&'a Place> {
+    places.get(name).with_context(|| format!("the scene has no {name}"))
+}

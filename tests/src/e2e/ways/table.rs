@@ -1,0 +1,247 @@
+//! The table of docs/matching.md. Its words are the test's: one that the test does not know is an error, and so is one that
+//! no row uses.
+
+use anyhow::{Context, Result, bail, ensure};
+
+const PAGE: &str = include_str!("../../../../docs/matching.md");
+const HEAD: &str =
+    "| key | family | from | to | packets | consumer's end | provider's end: source | port | judged at | tested |";
+
+/// Words of one column, with what they mean.
+pub trait Word: Copy + PartialEq + 'static {
+    /// All of them.
+    const WORDS: &'static [(&'static str, Self)];
+
+    /// What a word means.
+    fn of(text: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning)
+    }
+}
+
+macro_rules! words {
+    ($(#[$about:meta])* $name:ident { $($word:literal => $meaning:ident,)* }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum $name { $(#[doc = $word] $meaning,)* }
+
+        impl Word for $name {
+            const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$meaning),)*];
+        }
+    };
+}
+
+words! {
+    /// Who opens the connection. Nodes are as seen from the provider's Pod.
+    Client {
+        "Pod, same node" => Near,
+        "Pod, other node" => Far,
+        "the same Pod" => Itself,
+        "host-network Pod, same node" => NearNode,
+        "host-network Pod, other node" => FarNode,
+        "outside" => Outside,
+        "apiserver" => Apiserver,
+        "kubelet" => Kubelet,
+        "Pod with a redirect" => Redirecting,
+    }
+}
+
+words! {
+    /// What the client dials.
+    Target {
+        "Pod" => Pod,
+        "Pod, by a tunnel" => Tunnelled,
+        "ClusterIP" => ClusterIp,
+        "headless name" => Headless,
+        "ClusterIP without selector" => Manual,
+        "externalName" => Alias,
+        "NodePort, Local" => NodePortLocal,
+        "NodePort, Cluster, of the Pod's node" => NodePortHere,
+        "NodePort, Cluster, of another node" => NodePortElsewhere,
+        "load balancer, Local" => LoadBalancerLocal,
+        "load balancer, Cluster" => LoadBalancerCluster,
+        "externalIP, Local" => ExternalIpLocal,
+        "externalIP, Cluster" => ExternalIpCluster,
+        "hostPort" => HostPort,
+        "host-network Pod" => HostPod,
+        "outside" => Outside,
+        "outside, by name" => Named,
+        "node" => Node,
+        "cluster DNS" => Dns,
+        "webhook" => Webhook,
+        "probe port" => Probe,
+        "probe port by NodePort" => ProbeByNodePort,
+        "Pod with a redirect" => Redirect,
+        "Pod, rejecting" => Rejecting,
+        "Pod, smaller MTU on the way" => SmallMtu,
+    }
+}
+
+words! {
+    /// What is sent.
+    Packets {
+        "TCP, UDP" => Both,
+        "TCP" => Tcp,
+        "TCP, UDP, neighbours forgotten" => Forgotten,
+        "TCP of 30,000 bytes" => Transfer,
+        "ICMP echo" => Echo,
+        "UDP to a closed port" => Closed,
+        "UDP of 4,000 bytes" => Large,
+        "UDP, hop-by-hop options" => HopByHop,
+        "UDP, destination options" => Destination,
+        "DNS" => Name,
+        "SCTP" => Sctp,
+    }
+}
+
+words! {
+    /// Whom the provider's Pod sees.
+    Origin {
+        "client" => Client,
+        "bridge of the Pod's node" => Bridge,
+        "client's node" => ClientNode,
+        "tunnel of the client's node" => Tunnel,
+        "node that was dialled" => Dialled,
+        "–" => Nobody,
+    }
+}
+
+words! {
+    /// The ends that judge.
+    Judges {
+        "both" => Both,
+        "consumer" => Consumer,
+        "provider" => Provider,
+        "neither" => Neither,
+    }
+}
+
+/// What the table says of a row's test.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tested {
+    /// It is tested.
+    Yes,
+    /// It is tested but for a family, which cannot be tried here, and why.
+    InPart(String),
+    /// The product does not do it yet, and what happens instead.
+    NotYet(String),
+    /// It cannot be tried here, and why.
+    NotRun(String),
+}
+
+/// A way that a packet takes.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Its name, which stays.
+    pub key: String,
+    /// Over IPv4, over IPv6.
+    pub families: [bool; 2],
+    /// Who opens the connection.
+    pub from: Client,
+    /// What is dialled.
+    pub to: Target,
+    /// What is sent.
+    pub packets: Packets,
+    /// Whom the provider's Pod sees.
+    pub origin: Origin,
+    /// The ends that judge.
+    pub judges: Judges,
+    /// Whether it is tested.
+    pub tested: Tested,
+}
+
+/// Every row of the table.
+///
+/// # Errors
+/// When a row cannot be read, or two have one key.
+pub fn rows() -> Result<Vec<Row>> {
+    let (_, table) = PAGE.split_once(HEAD).with_context(|| format!("docs/matching.md has no table '{HEAD}'"))?;
+    let lines = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let rows: Vec<Row> =
+        lines.map(|line| row(line).with_context(|| format!("failed to read {line}"))).collect::<Result<_>>()?;
+    for (index, row) in rows.iter().enumerate() {
+        ensure!(rows[..index].iter().all(|other| other.key != row.key), "two rows have the key {}", row.key);
+    }
+    Ok(rows)
+}
+
+fn row(line: &str) -> Result<Row> {
+    let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+    let [key, family, from, to, packets, consumer, origin, port, judges, tested] = cells.as_slice() else {
+        bail!("it has {} cells", cells.len());
+    };
+    let row = Row {
+        key: (*key).to_owned(),
+        families: families(family)?,
+        from: word(from)?,
+        to: word(to)?,
+        packets: word(packets)?,
+        origin: word(origin)?,
+        judges: word(judges)?,
+        tested: how_tested(tested)?,
+    };
+    let judged = |end| [end, Judges::Both].contains(&row.judges);
+    ensure!((*consumer == "what is dialled") == judged(Judges::Consumer), "the consumer's end is '{consumer}'");
+    ensure!((*port == "–") != judged(Judges::Provider), "the port of the provider's end is '{port}'");
+    Ok(row)
+}
+
+fn word<T: Word>(text: &str) -> Result<T> {
+    T::of(text).with_context(|| format!("the test knows nothing of '{text}'"))
+}
+
+fn families(text: &str) -> Result<[bool; 2]> {
+    match text {
+        "4, 6" => Ok([true, true]),
+        "4" => Ok([true, false]),
+        "6" => Ok([false, true]),
+        other => bail!("'{other}' are no families"),
+    }
+}
+
+fn how_tested(text: &str) -> Result<Tested> {
+    let reason = |text: &str| text.trim().to_owned();
+    match text.split_once(':') {
+        None if text == "yes" => Ok(Tested::Yes),
+        Some(("in part", why)) => Ok(Tested::InPart(reason(why))),
+        Some(("not yet", what)) => Ok(Tested::NotYet(reason(what))),
+        Some(("not run", why)) => Ok(Tested::NotRun(reason(why))),
+        _ => bail!("'{text}' is none of yes, in part, not yet and not run"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unused<T: Word>(rows: &[Row], used: fn(&Row) -> T) -> Vec<&'static str> {
+        T::WORDS.iter().filter(|(_, word)| !rows.iter().any(|row| used(row) == *word)).map(|(text, _)| *text).collect()
+    }
+
+    #[test]
+    fn every_row_is_read_and_every_word_is_used() {
+        let rows = rows().expect("the table can be read");
+        let unused = [
+            unused(&rows, |row| row.from),
+            unused(&rows, |row| row.to),
+            unused(&rows, |row| row.packets),
+            unused(&rows, |row| row.origin),
+            unused(&rows, |row| row.judges),
+        ];
+        assert_eq!(unused.concat(), Vec::<&str>::new(), "the test knows ways that the table does not have");
+    }
+
+    #[test]
+    fn a_row_that_contradicts_itself_is_refused() {
+        let good = "| a | 4, 6 | outside | Pod | TCP | – | client | target port | provider | yes |";
+        assert!(row(good).is_ok());
+        for (from, to) in [
+            ("| outside |", "| inside |"),
+            ("| provider |", "| both |"),
+            ("| target port |", "| – |"),
+            ("| yes |", "| perhaps |"),
+            ("| 4, 6 |", "| 5 |"),
+        ] {
+            assert!(row(&good.replacen(from, to, 1)).is_err(), "{from} is {to}");
+        }
+    }
+}
