@@ -18,7 +18,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// See [`FIRST_WAIT`].
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// A runtime lists a sandbox when all CNI plugins have had their say; after so long something has gone wrong.
-const UNLISTED: Duration = Duration::from_secs(120);
+const UNLISTED: Duration = Duration::from_secs(30);
 /// Existing flows follow the rules so much later: a Pod that moves from one label to another, or a rule from one RuleSet
 /// to another, may be gone for a moment, and must not lose its connections by that.
 const QUIET: Duration = Duration::from_millis(200);

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ringfence_cni::{Answer, Fallback, Start};
-use ringfence_crds::container_cluster::DefaultProfile;
 use ringfence_crds::container_workload_profile::UnprotectedStart;
 use ringfence_dataplane::{ObjectStore, Profile};
 use ringfence_model::PolicyState;
@@ -87,7 +86,7 @@ impl Admissions {
     fn decide(&self, known: &Knowledge<'_>, slot: &Slot, waiting: &Waiting) -> Option<Answer> {
         let namespace = &slot.sandbox.namespace;
         let own = self.own_namespace.as_ref() == Some(namespace);
-        if slot.is_protected() && !known.store.is_some_and(|store| !own && is_on_its_way(store, namespace)) {
+        if slot.is_protected() {
             return Some(Answer::protected());
         }
         if known.now < waiting.until {
@@ -110,24 +109,11 @@ impl Admissions {
     }
 }
 
-/// Whether a namespace will have a profile that protects its Pods, and has none yet: it was made a moment ago.
-fn is_on_its_way(store: &ObjectStore, namespace: &str) -> bool {
-    let default = store.cluster.as_ref().map(|cluster| &cluster.default_profile);
-    !store.profiles.contains_key(namespace)
-        && default.and_then(state_of_default).is_some_and(|s| s != PolicyState::Idle)
-}
-
-fn state_of_default(default: &DefaultProfile) -> Option<PolicyState> {
-    default.policy_state.filter(|_| default.managed)
-}
-
-/// Whether Pods of a namespace may start without their policy.
+/// Whether Pods of a namespace may start without their policy. One that has no profile yet has no policy either: a
+/// controller that is away is in nobody's way.
 fn start(store: &ObjectStore, namespace: &str) -> Start {
-    let (chosen, state) = match store.profiles.get(namespace) {
-        Some(Profile { spec, enforced_state }) => (spec.unprotected_start, enforced_state.filter(|_| spec.managed)),
-        None => (None, store.cluster.as_ref().and_then(|cluster| state_of_default(&cluster.default_profile))),
-    };
-    match (state, chosen) {
+    let Some(Profile { spec, enforced_state }) = store.profiles.get(namespace) else { return Start::Allow };
+    match (enforced_state.filter(|_| spec.managed), spec.unprotected_start) {
         (None | Some(PolicyState::Idle), _) => Start::Allow,
         (Some(_), Some(UnprotectedStart::Refuse)) => Start::Refuse,
         (Some(_), Some(UnprotectedStart::Allow)) => Start::Allow,
@@ -139,7 +125,7 @@ fn start(store: &ObjectStore, namespace: &str) -> Start {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringfence_crds::{ContainerClusterSpec, ContainerWorkloadProfileSpec};
+    use ringfence_crds::ContainerWorkloadProfileSpec;
 
     fn profile(managed: bool, enforced_state: Option<PolicyState>) -> Profile {
         let spec = ContainerWorkloadProfileSpec { managed, ..ContainerWorkloadProfileSpec::default() };
@@ -161,22 +147,5 @@ mod tests {
         }
         let admissions = Admissions::new(Duration::ZERO, Some("ringfence-system".to_owned()));
         assert_eq!(admissions.fallback(&store), Fallback { refuse: ["full".to_owned()].into() });
-    }
-
-    #[test]
-    fn a_namespace_without_a_profile_is_as_the_default_says() {
-        let mut store = ObjectStore::default();
-        assert_eq!((is_on_its_way(&store, "blog"), start(&store, "blog")), (false, Start::Allow));
-        let default = |managed, state| DefaultProfile { managed, policy_state: state, ..DefaultProfile::default() };
-        for (default_profile, on_its_way, decision) in [
-            (default(true, Some(PolicyState::Full)), true, Start::Refuse),
-            (default(true, Some(PolicyState::Selective)), true, Start::Allow),
-            (default(true, Some(PolicyState::Idle)), false, Start::Allow),
-            (default(true, None), false, Start::Allow),
-            (default(false, Some(PolicyState::Full)), false, Start::Allow),
-        ] {
-            store.cluster = Some(ContainerClusterSpec { default_profile, ..ContainerClusterSpec::default() });
-            assert_eq!((is_on_its_way(&store, "blog"), start(&store, "blog")), (on_its_way, decision));
-        }
     }
 }

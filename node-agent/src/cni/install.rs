@@ -115,7 +115,8 @@ impl Place {
         Ok(())
     }
 
-    /// Takes the plugin out of every configuration, and everything else away that [`Place::install`] has put there.
+    /// Takes the plugin out of every configuration, and with it what it goes by. The program itself stays: a runtime may
+    /// call it once more for a Pod that has started with it, as CRI-O does, and such a Pod must be able to end.
     ///
     /// # Errors
     /// When something stays.
@@ -137,7 +138,7 @@ impl Place {
             }
             tracing::info!(file = %path.display(), "the CNI plugin is out of the list");
         }
-        for path in [self.state_dir.join(FALLBACK), self.state_dir.join(BEFORE), self.bin_dir.join(TYPE)] {
+        for path in [self.state_dir.join(FALLBACK), self.state_dir.join(BEFORE)] {
             gone(fs::remove_file(&path)).map_err(at(&path))?;
         }
         Ok(())

@@ -15,10 +15,8 @@ use crate::probe::Seen;
 use crate::source::SYSTEM;
 use crate::wait;
 
-/// Where a node of the test bed has its CNI configuration and plugins (tests/cluster/node.sh).
+/// Where a node of the test bed has its CNI configuration (tests/cluster/node.sh).
 const CONFLIST: &str = "/etc/cni/net.d/00-pods.conflist";
-/// See [`CONFLIST`].
-const PLUGINS: &str = "/opt/cni/bin";
 const NODES: [&str; 3] = ["1", "2", "3"];
 
 fn on_node(lab: &Lab, node: &str, command: &[&str]) -> Result<String> {
@@ -32,11 +30,8 @@ fn left(lab: &Lab, node: &str) -> Result<Option<String>> {
             return Ok(Some(format!("{}/{}: {line}", sandbox.namespace, sandbox.name)));
         }
     }
-    if on_node(lab, node, &["cat", CONFLIST])?.contains("cven") {
-        return Ok(Some(format!("node{node}: the plugin is in {CONFLIST}")));
-    }
-    let plugins = on_node(lab, node, &["ls", PLUGINS])?;
-    Ok(plugins.contains("cven").then(|| format!("node{node}: the plugin is in {PLUGINS}")))
+    let conflist = on_node(lab, node, &["cat", CONFLIST])?;
+    Ok(conflist.contains("cven").then(|| format!("node{node}: the plugin is in {CONFLIST}")))
 }
 
 async fn await_nothing_left(lab: &Lab, node: &str) -> Result<()> {
