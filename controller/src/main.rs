@@ -115,8 +115,17 @@ fn start_log(arguments: &Arguments) -> Result<()> {
 }
 
 async fn suspended(limit: Duration) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let client = Client::try_default().await.context("failed to find the apiserver")?;
-    suspend::suspend(&client, limit).await.map_err(|error| anyhow::anyhow!("failed to {error}"))?;
+    let done = tokio::select! {
+        done = suspend::suspend(&client, limit) => done.map_err(|error| anyhow::anyhow!("failed to {error}")),
+        _ = terminate.recv() => Err(anyhow::anyhow!("told to end before every node was done")),
+    };
+    if done.is_err() {
+        // Nothing is uninstalled then.
+        suspend::give_up(&client).await;
+    }
+    done?;
     println!("enforcement is suspended, and nothing of Ringfence is left on any node that is Ready");
     Ok(())
 }

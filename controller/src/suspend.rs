@@ -14,6 +14,10 @@ use crate::status::nodes::is_off;
 
 /// How often the agents' reports are looked at.
 const PAUSE: Duration = Duration::from_millis(500);
+/// An agent that acts on a suspension says within this time that it is at it.
+const SETTLED: Duration = Duration::from_secs(2);
+/// How often it is tried to lift what was suspended for nothing: for a minute.
+const GIVE_UP_TRIES: u32 = 120;
 
 /// Why enforcement was not suspended, or not everywhere.
 #[derive(Debug, thiserror::Error)]
@@ -34,22 +38,46 @@ pub enum SuspendError {
     },
 }
 
-/// Suspends enforcement, and waits until every node that is Ready has nothing of Ringfence left.
+/// Suspends enforcement, and waits until every node that is Ready has nothing of Ringfence left. An apiserver that does
+/// not answer is asked again until the time is over.
 ///
 /// # Errors
-/// When that does not come in time: enforcement then goes on as before.
+/// When that does not come in time: what was suspended is to be lifted then ([`give_up`]).
 pub async fn suspend(client: &Client, limit: Duration) -> Result<(), SuspendError> {
     let begin = Instant::now();
+    let mut looked_before = false;
     loop {
-        // Again each time: a controller that starts meanwhile lifts it.
-        set(client, json!({"enforcement": "Suspended"})).await?;
-        let left = nodes_left(client).await?;
-        if left.is_empty() {
-            return Ok(());
-        }
+        let left = match look(client).await {
+            // What the first look finds may have been said of an earlier suspension.
+            Ok(left) if left.is_empty() && looked_before => return Ok(()),
+            Ok(left) => {
+                looked_before = true;
+                Ok(left)
+            }
+            Err(error) => Err(error),
+        };
         if begin.elapsed() > limit {
-            lift(client).await?;
-            return Err(SuspendError::NodesLeft { seconds: limit.as_secs(), nodes: left.join(", ") });
+            return Err(match left {
+                Ok(left) => SuspendError::NodesLeft { seconds: limit.as_secs(), nodes: left.join(", ") },
+                Err(error) => error,
+            });
+        }
+        tokio::time::sleep(if looked_before { SETTLED } else { PAUSE }).await;
+    }
+}
+
+/// Suspends, again each time since a controller that starts meanwhile lifts it, and says what is left.
+async fn look(client: &Client) -> Result<Vec<String>, SuspendError> {
+    set(client, json!({"enforcement": "Suspended"})).await?;
+    nodes_left(client).await
+}
+
+/// Lifts what was suspended for nothing, however often that has to be tried.
+pub async fn give_up(client: &Client) {
+    for _ in 0..GIVE_UP_TRIES {
+        match lift(client).await {
+            Ok(()) => return,
+            Err(error) => tracing::error!("failed to let enforcement go on, trying again: {error}"),
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -295,7 +295,7 @@ impl Engine {
         let now = Instant::now();
         let mut resolver = Resolver::new(self.view.store());
         for (_, slot) in self.slots.iter_mut().filter(|(id, _)| only.is_none_or(|only| only == *id)) {
-            if slot.departed || suspended {
+            if slot.departed {
                 slot.resolved(Resolution::Unmanaged, false, now);
                 continue;
             }
@@ -307,6 +307,11 @@ impl Engine {
                 }
                 None => resolver.resolve(&from_sandbox(&slot.sandbox), &self.node_addresses),
             };
+            if suspended {
+                // It was resolved all the same: what it refers to is to be at hand when enforcement goes on.
+                slot.suspend(now);
+                continue;
+            }
             // Our own Pods bring the rules of all others: they must not wait for them behind a closed door.
             let may_close = self.own_namespace.as_ref() != Some(&slot.sandbox.namespace);
             slot.resolved(resolution, may_close, now);

@@ -182,6 +182,15 @@ impl Said {
 fn conditions(report: &Report) -> Vec<Said> {
     let ready = |status, reason, message: String| Said { kind: "Ready", status, reason, message };
     let stalled = |status, reason, message: String| Said { kind: "Stalled", status, reason, message };
+    let moving = stalled(false, "Current", String::new());
+    if let Some(suspension) = report.suspended.filter(|_| report.settled) {
+        let why = match suspension {
+            Suspension::Off => "this node was turned off: 'cven on' in its agent turns it on",
+            Suspension::Cluster => "ContainerCluster.spec.enforcement is Suspended",
+        };
+        let message = format!("nothing is in force, and nothing of Ringfence is left on this node: {why}");
+        return vec![ready(false, REASON_SUSPENDED, message), moving];
+    }
     if let Some((published, seen)) = report.went_back {
         let message = format!(
             "revision {published} is published, and {seen} was in force here: raise ContainerCluster.spec.policyEpoch \
@@ -191,15 +200,6 @@ fn conditions(report: &Report) -> Vec<Said> {
     }
     if let Some(first) = report.stalled.first() {
         return vec![ready(false, "Stalled", first.clone()), stalled(true, "Incomplete", first.clone())];
-    }
-    let moving = stalled(false, "Current", String::new());
-    if let Some(suspension) = report.suspended.filter(|_| report.settled) {
-        let why = match suspension {
-            Suspension::Off => "this node was turned off: 'cven on' in its agent turns it on",
-            Suspension::Cluster => "ContainerCluster.spec.enforcement is Suspended",
-        };
-        let message = format!("nothing is in force, and nothing of Ringfence is left on this node: {why}");
-        return vec![ready(false, REASON_SUSPENDED, message), moving];
     }
     if let Some(first) = report.problems.first() {
         return vec![ready(false, "Failed", first.clone()), moving];

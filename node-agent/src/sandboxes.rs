@@ -2,10 +2,14 @@
 //! runtimes mount them in, or when somebody misses one. That is before Kubernetes reports the Pod as running.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{PipeReader, PipeWriter};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::error::TrySendError;
@@ -107,10 +111,13 @@ async fn news(watch: &mut Result<FolderWatch, std::io::Error>) {
     }
 }
 
-/// Tells when files in one folder come, go, or are written.
+/// Tells when files in one folder come, go, or are written. With it goes what the kernel watches: it has few such watches
+/// to give, for everybody on the node.
 #[derive(Debug)]
 pub struct FolderWatch {
     news: Receiver<()>,
+    /// Closed when this is dropped: the thread that waits for news sees that, and ends.
+    _alive: PipeWriter,
 }
 
 impl FolderWatch {
@@ -127,7 +134,7 @@ impl FolderWatch {
     /// # Errors
     /// See [`FolderWatch::new`].
     pub fn over(folders: &[&Path]) -> Result<Self, std::io::Error> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let watched = AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVED_TO
@@ -137,13 +144,14 @@ impl FolderWatch {
         for folder in folders {
             inotify.add_watch(*folder, watched)?;
         }
+        let (ended, alive) = std::io::pipe()?;
         // One that waits to be taken is as good as many.
         let (tell, news) = channel(1);
         let wait = move || {
-            while inotify.read_events().is_ok() && !matches!(tell.try_send(()), Err(TrySendError::Closed(()))) {}
+            while await_events(&inotify, &ended) && !matches!(tell.try_send(()), Err(TrySendError::Closed(()))) {}
         };
         std::thread::Builder::new().name("inotify".to_owned()).spawn(wait)?;
-        Ok(Self { news })
+        Ok(Self { news, _alive: alive })
     }
 
     /// Waits until something has changed.
@@ -151,6 +159,15 @@ impl FolderWatch {
         if self.news.recv().await.is_none() {
             std::future::pending().await
         }
+    }
+}
+
+/// Waits until there are events, and takes them; false when nobody asks for them any more.
+fn await_events(inotify: &Inotify, ended: &PipeReader) -> bool {
+    let mut waited = [inotify.as_fd(), ended.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    match poll(&mut waited, PollTimeout::NONE) {
+        Ok(_) => !waited[1].any().unwrap_or(true) && inotify.read_events().is_ok(),
+        Err(error) => error == Errno::EINTR && await_events(inotify, ended),
     }
 }
 
@@ -188,5 +205,26 @@ mod tests {
         let mut watch = FolderWatch::new(folder.path()).expect("watched");
         std::fs::write(folder.path().join("cni-2"), "").expect("written");
         tokio::time::timeout(Duration::from_secs(5), watch.changed()).await.expect("news");
+    }
+
+    /// The kernel has some 128 for all programs of a user.
+    #[tokio::test]
+    async fn a_watch_that_is_dropped_is_gone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = || std::fs::read_dir("/proc/self/fd").expect("it is there").flatten();
+        let leads_to_inotify =
+            |path: &Path| std::fs::read_link(path).is_ok_and(|to| to.ends_with("anon_inode:inotify"));
+        let count = || open().filter(|entry| leads_to_inotify(&entry.path())).count();
+        for _ in 0..1000 {
+            // Others may hold many just now.
+            drop(FolderWatch::new(folder.path()));
+        }
+        // Their threads see it a moment later, and other tests have watches too.
+        let gone = async {
+            while count() > 50 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone).await.expect("they go");
     }
 }

@@ -93,6 +93,8 @@ pub struct Slot {
     left: bool,
     /// Something simpler and stricter than what is wanted is in force.
     closed: bool,
+    /// Enforcement was suspended when it was last looked at.
+    suspended: bool,
     /// The CNI plugin has told of it, and the runtime does not list it yet: until when that may be.
     admitted_until: Option<Instant>,
 }
@@ -125,6 +127,7 @@ impl Slot {
             may_close: false,
             left: false,
             closed: false,
+            suspended: false,
             admitted_until: None,
         }
     }
@@ -170,6 +173,10 @@ impl Slot {
             Resolution::Unmanaged | Resolution::Idle => Wanted::Nothing,
             Resolution::Enforce(policy) => Wanted::Policy(Arc::new(policy)),
             Resolution::Incomplete { missing, closed } => {
+                // That nothing is in force was then no decision about its policy, and nothing to stay with.
+                if (self.suspended || self.is_admitted()) && self.wanted == Some(Wanted::Nothing) {
+                    self.wanted = None;
+                }
                 let since = self.incomplete.as_ref().map_or(now, |(since, _)| *since);
                 self.incomplete = Some((since, missing));
                 self.stopgap = closed.filter(|_| may_close).map(|policy| Wanted::Policy(Arc::new(policy)));
@@ -178,12 +185,19 @@ impl Slot {
         };
         self.incomplete = None;
         self.stopgap = None;
+        self.suspended = false;
         if self.wanted.as_ref() != Some(&wanted) {
             self.wanted = Some(wanted);
             self.needs_thread = false;
             // Something new deserves a new try at once.
             self.retry_at = None;
         }
+    }
+
+    /// Nothing is to be in force, whatever its policy says.
+    pub fn suspend(&mut self, now: Instant) {
+        self.resolved(Resolution::Unmanaged, false, now);
+        self.suspended = true;
     }
 
     /// What to bring about, and whether only where nothing of ours is yet.

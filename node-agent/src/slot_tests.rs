@@ -48,6 +48,38 @@ async fn a_new_pod_whose_rules_are_not_known_gets_essential_traffic_only() {
     assert!(matches!(slot.begin(at(now)), Some(Job::Apply { terms: Terms { only_if_empty: false, .. }, .. })));
 }
 
+/// It had rules before that, and would have them: that it holds none is nothing to stay with.
+#[tokio::test]
+async fn a_pod_whose_rules_were_suspended_begins_anew() {
+    let (mut slot, now) = (slot(), Instant::now());
+    let closed = NetnsPolicy::new(Enforcement::Full);
+    slot.suspend(now);
+    assert!(slot.begin(at(now)).is_some());
+    slot.finish(finished(Ok(outcome(Known::Nothing, Done::Removed))), now);
+    slot.resolved(incomplete(Some(closed.clone())), true, now);
+    match slot.begin(at(now)) {
+        Some(Job::Apply { wanted, .. }) => assert_eq!(wanted, Wanted::Policy(Arc::new(closed))),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The CNI plugin waits, its namespace gets a profile, and the Pod itself is not known yet.
+#[tokio::test]
+async fn a_pod_that_is_about_to_start_does_not_stay_open_for_what_was_before() {
+    let now = Instant::now();
+    let mut slot = Slot::admitted(slot().sandbox, false, now);
+    slot.resolved(Resolution::Unmanaged, true, now);
+    assert!(slot.is_protected(), "there is nothing to protect");
+    slot.resolved(incomplete(Some(NetnsPolicy::new(Enforcement::Full))), true, now);
+    assert!(!slot.is_protected());
+    assert!(matches!(slot.begin(at(now)), Some(Job::Apply { wanted: Wanted::Policy(_), .. })));
+    // In Idle before, and running: that stays until the rules are known.
+    let mut running = Slot::new(slot.sandbox);
+    running.resolved(Resolution::Idle, true, now);
+    running.resolved(incomplete(Some(NetnsPolicy::new(Enforcement::Full))), true, now);
+    assert!(matches!(running.begin(at(now)), Some(Job::Apply { wanted: Wanted::Nothing, .. })));
+}
+
 #[tokio::test]
 async fn an_incomplete_policy_keeps_what_is_in_force_and_stalls() {
     let (mut slot, now) = (slot(), Instant::now());

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use ringfence_compile::cluster::NodeInfo;
 use ringfence_crds::names::REASON_SUSPENDED;
 use ringfence_crds::{NodePolicy, Revision};
 
@@ -29,7 +30,7 @@ pub struct Node {
     pub acknowledged: Option<Revision>,
     /// The revision of its NodePolicy, unless the agent has seen that one.
     pub unseen: Option<Revision>,
-    /// Whether Kubernetes calls it Ready.
+    /// Whether an agent is to be expected on it: Kubernetes calls it Ready, and it is a Linux machine.
     pub ready: bool,
     /// Whether its agent has taken everything away on purpose.
     pub off: bool,
@@ -69,6 +70,13 @@ impl Node {
     }
 }
 
+/// Whether an agent is to be expected on a node: it is Ready, and a Linux machine.
+fn is_up(info: &NodeInfo) -> bool {
+    let linux = info.labels.get("kubernetes.io/os").is_none_or(|os| os == "linux");
+    let machine = info.labels.get("type").is_none_or(|kind| kind != "virtual-kubelet");
+    info.ready && linux && machine
+}
+
 /// What the agents of the nodes concerned have acknowledged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reports(pub BTreeMap<String, Node>);
@@ -77,7 +85,7 @@ impl Reports {
     /// What the agents have reported: one per NodePolicy, since every node that an agent runs on has one. A node that
     /// Kubernetes does not know is not Ready.
     pub fn of(world: &World) -> Self {
-        let node = |name: &str, policy| Node::of(policy, world.cluster.nodes.get(name).is_some_and(|info| info.ready));
+        let node = |name: &str, policy| Node::of(policy, world.cluster.nodes.get(name).is_some_and(is_up));
         Self(world.node_policies.iter().map(|(key, policy)| (key.name.clone(), node(&key.name, policy))).collect())
     }
 
@@ -85,7 +93,7 @@ impl Reports {
     #[must_use]
     pub fn expecting<'n>(mut self, world: &World, names: impl Iterator<Item = &'n str>) -> Self {
         for name in names {
-            let ready = world.cluster.nodes.get(name).is_some_and(|info| info.ready);
+            let ready = world.cluster.nodes.get(name).is_some_and(is_up);
             self.0.entry(name.to_owned()).or_insert(Node { ready, ..Node::default() });
         }
         self
@@ -229,6 +237,18 @@ mod tests {
             "0/1 nodes have acknowledged; waiting for a (at 0.7); until then Selective holds; \
              not ready and not waited for: b, c"
         );
+    }
+
+    #[test]
+    fn no_agent_is_expected_where_none_can_run() {
+        let with = |key: &str, value: &str| NodeInfo {
+            ready: true,
+            labels: [(key.to_owned(), value.to_owned())].into(),
+            ..NodeInfo::default()
+        };
+        assert!(is_up(&with("kubernetes.io/os", "linux")) && is_up(&with("zone", "a")));
+        assert!(!is_up(&with("kubernetes.io/os", "windows")) && !is_up(&with("type", "virtual-kubelet")));
+        assert!(!is_up(&NodeInfo { ready: false, ..with("kubernetes.io/os", "linux") }));
     }
 
     #[test]

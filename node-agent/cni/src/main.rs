@@ -40,7 +40,9 @@ impl Cni for Chained {
     fn del(&self, args: Args) -> Result<(), Error> {
         let Some(sandbox) = args.container_id() else { return Ok(()) };
         // Whatever the agent says or does not say: a Pod may always end.
-        let _ = ask(&entry(&args)?.socket, &Request::Del { sandbox: sandbox.to_string() }, GOODBYE);
+        if let Ok(entry) = entry(&args) {
+            let _ = ask(&entry.socket, &Request::Del { sandbox: sandbox.to_string() }, GOODBYE);
+        }
         Ok(())
     }
 

@@ -66,6 +66,8 @@ impl Admissions {
 
     /// Answers whoever can be answered.
     pub fn settle(&mut self, known: &Knowledge<'_>) {
+        // A sandbox that is gone starts no more.
+        self.waiting.retain(|id, _| known.slots.contains_key(id));
         let decided: Vec<(String, Answer)> = self
             .waiting
             .iter()

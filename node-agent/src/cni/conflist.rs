@@ -10,6 +10,9 @@ pub enum ConfError {
     /// It is no JSON.
     #[error("understand it as JSON: {0}")]
     Json(#[from] serde_json::Error),
+    /// Our plugin would refuse it, and with it every Pod.
+    #[error("use its cniVersion {0}: the plugin knows 0.3.0, 0.3.1, 0.4.0, 1.0.0 and 1.1.0")]
+    Version(Value),
     /// It is no configuration of a network.
     #[error("find \"plugins\" or \"type\" in it")]
     NoNetwork,
@@ -35,6 +38,17 @@ fn parse(text: &str) -> Result<Value, ConfError> {
     Ok(outer)
 }
 
+/// The versions of the specification that our plugin answers to; one that is not said counts as 0.1.0.
+const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+
+/// Which version is spoken the runtime chooses among all that the list names.
+fn check_version(list: &Value) -> Result<(), ConfError> {
+    let several = list.get("cniVersions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let one = list.get("cniVersion").unwrap_or(&Value::Null);
+    let odd = several.iter().chain([one]).find(|said| !VERSIONS.iter().any(|known| *said == known));
+    odd.map_or(Ok(()), |said| Err(ConfError::Version(said.clone())))
+}
+
 fn plugins(list: &mut Value) -> Option<&mut Vec<Value>> {
     list.get_mut("plugins")?.as_array_mut()
 }
@@ -53,6 +67,7 @@ fn print(list: &Value) -> Result<String, ConfError> {
 /// When the text is no configuration of a network.
 pub fn with_plugin(text: &str, entry: &Entry) -> Result<String, ConfError> {
     let mut list = parse(text)?;
+    check_version(&list)?;
     let others = plugins(&mut list).ok_or(ConfError::NoNetwork)?;
     others.retain(|plugin| !is_ours(plugin));
     // Alone it would make no network at all.
@@ -132,6 +147,23 @@ mod tests {
         let same = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
         assert_eq!(same(&without), same(LIST));
         assert_eq!(without_plugin(LIST).expect("a list"), None);
+    }
+
+    #[test]
+    fn a_version_that_the_plugin_does_not_speak_is_left_alone() {
+        let with = |said: &str| with_plugin(&LIST.replace(r#""cniVersion": "0.4.0","#, said), &entry());
+        for said in [
+            "",
+            r#""cniVersion": "","#,
+            r#""cniVersion": "0.2.0","#,
+            r#""cniVersion": "1.2.0","#,
+            r#""cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.2.0"],"#,
+        ] {
+            assert!(matches!(with(said), Err(ConfError::Version(_))), "{said}");
+        }
+        for said in [r#""cniVersion": "0.3.1","#, r#""cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.1.0"],"#] {
+            assert!(with(said).is_ok(), "{said}");
+        }
     }
 
     #[test]

@@ -129,7 +129,10 @@ impl Place {
             match before.as_ref().filter(|before| before.is(&path, &text)) {
                 Some(before) => {
                     let original = self.conf_dir.join(&before.file);
-                    write(&original, before.text.as_bytes(), mode(&path))?;
+                    // One that somebody has written anew is newer than what we know.
+                    if original == path || !original.exists() {
+                        write(&original, before.text.as_bytes(), mode(&path))?;
+                    }
                     if original != path {
                         gone(fs::remove_file(&path)).map_err(at(&path))?;
                     }
@@ -198,7 +201,8 @@ fn write_if_other(path: &Path, content: &[u8], mode: u32) -> Result<(), InstallE
 
 /// Replaces a file as a whole. No runtime reads a name that ends in `.new`.
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), InstallError> {
-    let aside = path.with_file_name(format!(".{}.new", name(path)));
+    // `cven off` may be at it at the same time.
+    let aside = path.with_file_name(format!(".{}.{}.new", name(path), std::process::id()));
     let replace = || {
         let mut file = fs::File::create(&aside)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;

@@ -46,7 +46,7 @@ impl Node {
     }
 }
 
-const LIST: &str = "{\"name\": \"pods\",\n \"plugins\": [{\"type\": \"bridge\"}]}";
+const LIST: &str = "{\"cniVersion\": \"1.0.0\", \"name\": \"pods\",\n \"plugins\": [{\"type\": \"bridge\"}]}";
 
 #[test]
 fn the_first_configuration_gets_the_plugin_and_becomes_what_it_was() {
@@ -101,13 +101,16 @@ fn what_another_installer_has_written_meanwhile_is_kept() {
     node.write("net.d/10-pods.conflist", &with.replace(r#""type": "ptp""#, r#""type": "ptp", "mtu": 9000"#));
     node.place(10).remove().expect("removed");
     let left: serde_json::Value = serde_json::from_str(&node.read("net.d/10-pods.conflist")).expect("JSON");
-    assert_eq!(left, serde_json::json!({"name": "pods", "plugins": [{"type": "ptp", "mtu": 9000}]}));
+    assert_eq!(
+        left,
+        serde_json::json!({"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "ptp", "mtu": 9000}]})
+    );
 }
 
 #[test]
 fn a_single_plugin_comes_back_as_it_was() {
     let node = Node::new();
-    let single = r#"{"name": "pods", "type": "bridge"}"#;
+    let single = r#"{"cniVersion": "0.4.0", "name": "pods", "type": "bridge"}"#;
     node.write("net.d/10-pods.conf", single);
     node.write("net.d/10-pods.conflist", LIST);
     node.install();
@@ -116,6 +119,18 @@ fn a_single_plugin_comes_back_as_it_was() {
     node.place(10).remove().expect("removed");
     assert_eq!(node.files(), ["10-pods.conf", "10-pods.conflist"]);
     assert_eq!(node.read("net.d/10-pods.conf"), single);
+}
+
+#[test]
+fn a_newer_single_plugin_is_not_written_over() {
+    let node = Node::new();
+    let [old, new] =
+        ["bridge", "ptp"].map(|kind| format!(r#"{{"cniVersion": "0.4.0", "name": "pods", "type": "{kind}"}}"#));
+    node.write("net.d/10-pods.conf", &old);
+    node.install();
+    node.write("net.d/10-pods.conf", &new);
+    node.place(10).remove().expect("removed");
+    assert_eq!((node.files(), node.read("net.d/10-pods.conf")), (vec!["10-pods.conf".to_owned()], new));
 }
 
 #[test]

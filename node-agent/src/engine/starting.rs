@@ -30,12 +30,13 @@ impl Engine {
         }
     }
 
-    /// Why nothing is enforced on this node, if so.
+    /// Why nothing is enforced on this node, if so. Also policy that is held back says so.
     pub(super) fn suspension(&self) -> Option<Suspension> {
-        let cluster = self.view.store().cluster.as_ref().filter(|_| self.view.counts());
         if self.off {
             return Some(Suspension::Off);
         }
+        let store = if self.view.is_loaded() { self.view.told() } else { self.view.store() };
+        let cluster = store.cluster.as_ref().filter(|_| self.view.counts());
         cluster.filter(|cluster| !cluster.enforcement.is_enforced()).map(|_| Suspension::Cluster)
     }
 
@@ -48,9 +49,11 @@ impl Engine {
     /// What the node's CNI configuration is to say; nothing as long as that is not known.
     pub(super) fn chaining(&self) -> Option<Chaining> {
         match self.suspension() {
-            Some(_) => Some(Chaining::Off),
-            None if self.view.is_loaded() => Some(Chaining::On(self.admissions.fallback(self.view.store()))),
-            None => None,
+            Some(Suspension::Off) => Some(Chaining::Off),
+            // What is on disk may be older than what holds.
+            _ if !self.view.is_loaded() => None,
+            Some(Suspension::Cluster) => Some(Chaining::Off),
+            None => Some(Chaining::On(self.admissions.fallback(self.view.store()))),
         }
     }
 }
