@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use ringfence_cni::Fallback;
 use ringfence_dataplane::LocalPod;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -66,7 +67,9 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let outputs = Outputs { report, ledger: ledger_out, wanted: wanted_out, places: places_out, chaining };
     let (found, readings) = found.map(|Kept { store, pods, readings }| ((store, pods), readings)).unzip();
     let (engine, arrivals) = Engine::new(View::new(found), backend, outputs);
-    let engine = engine.remembering(readings.unwrap_or_default()).waiting(options.pod_start_wait());
+    // One that cannot be read is as good as none: nobody starts until something is known.
+    let before = Fallback::read(&options.state_dir().join(install::FALLBACK)).ok().flatten();
+    let engine = engine.remembering(readings.unwrap_or_default()).waiting(options.pod_start_wait(), before);
     let switch = Switch::of(options.state_dir());
     let (turned, off) = watch::channel(switch.is_off());
     tokio::spawn(switch.follow(turned));
@@ -123,7 +126,7 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
     let (engine, arrivals) =
         Engine::new(View::new(None), backend, Outputs { report, ledger, wanted, places, chaining });
     // A namespace lives on when its Pod was taken out of the file.
-    let engine = engine.releasing_departed().remembering(readings).waiting(options.pod_start_wait());
+    let engine = engine.releasing_departed().remembering(readings).waiting(options.pod_start_wait(), None);
     let (_, off) = watch::channel(false);
     let missed = Arc::new(Notify::new());
     let inputs = Inputs { changes: changes_in, sandboxes, asks, off, missed, stop: stop.clone() };

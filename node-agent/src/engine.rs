@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringfence_cni::Fallback;
 use ringfence_crds::Revision;
 use ringfence_crds::names::MARKER;
 use ringfence_dataplane::{Resolution, Resolver};
@@ -97,7 +98,7 @@ impl Engine {
             view,
             backend,
             slots: BTreeMap::new(),
-            admissions: Admissions::new(POD_START_WAIT, own_namespace.clone()),
+            admissions: Admissions::new(POD_START_WAIT, own_namespace.clone(), None),
             chained: None,
             off: false,
             node_addresses: machine::addresses(),
@@ -124,10 +125,10 @@ impl Engine {
         Self { releases_departed: true, ..self }
     }
 
-    /// The same, but a Pod's start may wait for its rules for so long.
+    /// The same, but a Pod's start may wait for its rules for so long; `before` is what holds as long as nothing was read.
     #[must_use]
-    pub fn waiting(self, wait: Duration) -> Self {
-        let admissions = Admissions::new(wait, self.own_namespace.clone());
+    pub fn waiting(self, wait: Duration, before: Option<Fallback>) -> Self {
+        let admissions = Admissions::new(wait, self.own_namespace.clone(), before);
         Self { admissions, ..self }
     }
 

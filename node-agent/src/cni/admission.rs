@@ -1,7 +1,8 @@
 //! Which Pods wait for an answer, and when there is one.
 //!
 //! 1. A Pod may start when what is wanted is in its network namespace, or something stricter is; the rest may follow.
-//! 2. When the time is over, its profile decides; what is not known at all is refused.
+//! 2. When the time is over, its profile decides. As long as nothing has been read, what an agent before this one has left
+//!    for when there is none decides; without that, nobody starts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub struct Admissions {
     wait: Duration,
     /// The namespace of our own Pods, which must never wait for themselves.
     own_namespace: Option<String>,
+    /// What holds as long as nothing has been read.
+    before: Option<Fallback>,
 }
 
 /// What is known, for a decision.
@@ -45,8 +48,8 @@ pub struct Knowledge<'a> {
 
 impl Admissions {
     /// Nobody waits yet.
-    pub fn new(wait: Duration, own_namespace: Option<String>) -> Self {
-        Self { waiting: BTreeMap::new(), wait, own_namespace }
+    pub fn new(wait: Duration, own_namespace: Option<String>, before: Option<Fallback>) -> Self {
+        Self { waiting: BTreeMap::new(), wait, own_namespace, before }
     }
 
     /// Somebody waits for an answer about a sandbox. Who waited for it before has given up.
@@ -97,7 +100,7 @@ impl Admissions {
         let start = match known.store {
             _ if own => Start::Allow,
             Some(store) => start(store, namespace),
-            None => Start::Refuse,
+            None => self.before.as_ref().map_or(Start::Refuse, |before| before.start(namespace)),
         };
         let seconds = self.wait.as_secs_f32();
         let why = slot.problem().map(|problem| format!(": {problem}")).unwrap_or_default();
@@ -147,7 +150,7 @@ mod tests {
         ] {
             store.profiles.insert(name.to_owned(), profile(managed, state));
         }
-        let admissions = Admissions::new(Duration::ZERO, Some("ringfence-system".to_owned()));
+        let admissions = Admissions::new(Duration::ZERO, Some("ringfence-system".to_owned()), None);
         assert_eq!(admissions.fallback(&store), Fallback { refuse: ["full".to_owned()].into() });
     }
 }

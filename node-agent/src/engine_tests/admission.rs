@@ -137,6 +137,12 @@ async fn who_knows_nothing_refuses() {
     let Some(netns) = Netns::new("who_knows_nothing_refuses") else { return };
     let engine = Running::start_blank(None, BTreeMap::new());
     assert_eq!(answer_of(engine.asks_about("shop", &netns.path())).await.start, Start::Refuse);
+    // Who knows what holds without an agent is no stricter than that.
+    for (namespace, expected) in [("shop", Start::Refuse), ("blog", Start::Allow)] {
+        let before = Fallback { refuse: ["shop".to_owned()].into() };
+        let engine = Running::start_after(None, BTreeMap::new(), Some(before));
+        assert_eq!(answer_of(engine.asks_about(namespace, &netns.path())).await.start, expected, "{namespace}");
+    }
 }
 
 /// Whatever the default is: the controller, which would make a profile of it, may be away.
