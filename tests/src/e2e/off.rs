@@ -44,12 +44,10 @@ async fn await_nothing_left(lab: &Lab, node: &str) -> Result<()> {
     .await
 }
 
-async fn enforcement(lab: &Lab, value: &str) -> Result<()> {
-    lab.apply(&json!({
-        "apiVersion": OURS, "kind": "ContainerCluster", "metadata": {"name": "this"}, "spec": {"enforcement": value},
-    }))
-    .await
-    .map(drop)
+/// What is said of it; whoever says nothing any more leaves the ContainerCluster to those who made it.
+async fn enforcement(lab: &Lab, spec: Value) -> Result<()> {
+    let name = json!({"name": "this"});
+    lab.apply(&json!({"apiVersion": OURS, "kind": "ContainerCluster", "metadata": name, "spec": spec})).await.map(drop)
 }
 
 /// The reason of an object's condition Ready.
@@ -65,12 +63,13 @@ async fn await_reason(lab: &Lab, kind: &str, name: &str, wanted: &str) -> Result
     .await
 }
 
-/// `ContainerCluster.spec.enforcement: Suspended` takes everything away from every node, and `Enforced` brings it back.
+/// `ContainerCluster.spec.enforcement: Suspended` takes everything away from every node, and it comes back when that
+/// is not said any more.
 pub async fn suspended_enforcement_leaves_nothing(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "off-cluster").await?;
-    enforcement(&lab, "Suspended").await?;
+    enforcement(&lab, json!({"enforcement": "Suspended"})).await?;
     let gone = suspended(&lab, &scene).await;
-    enforcement(&lab, "Enforced").await?;
+    enforcement(&lab, json!({})).await?;
     gone?;
     lab.await_seen(&scene.denied, scene.target, Seen::Dropped, SLOW).await?;
     lab.await_ready("RuleSet", None, &scene.name).await?;
