@@ -93,7 +93,7 @@ pub async fn lift(client: &Client) -> Result<(), SuspendError> {
     };
     let clusters: Api<ContainerCluster> = Api::all(client.clone());
     for cluster in clusters.list(&ListParams::default()).await?.items.iter().filter(|cluster| ours(cluster)) {
-        apply(&clusters, &cluster.name_any(), json!({})).await?;
+        apply(&clusters, &cluster.name_any(), None).await?;
         tracing::info!(cluster = cluster.name_any(), "enforcement is no longer suspended by an uninstallation");
     }
     Ok(())
@@ -102,16 +102,18 @@ pub async fn lift(client: &Client) -> Result<(), SuspendError> {
 async fn set(client: &Client, spec: Value) -> Result<(), SuspendError> {
     let clusters: Api<ContainerCluster> = Api::all(client.clone());
     for cluster in clusters.list(&ListParams::default()).await? {
-        apply(&clusters, &cluster.name_any(), spec.clone()).await?;
+        apply(&clusters, &cluster.name_any(), Some(spec.clone())).await?;
     }
     Ok(())
 }
 
-/// What the spec does not name, and we have written before, goes.
-async fn apply(clusters: &Api<ContainerCluster>, name: &str, spec: Value) -> Result<(), kube::Error> {
-    let body = json!({
-        "apiVersion": API_VERSION, "kind": "ContainerCluster", "metadata": {"name": name}, "spec": spec,
-    });
+/// What the spec does not name, and we have written before, goes. Without a spec, even an empty one, nothing tells any more
+/// that we were there: a ContainerCluster that nobody has written to follows the chart.
+async fn apply(clusters: &Api<ContainerCluster>, name: &str, spec: Option<Value>) -> Result<(), kube::Error> {
+    let mut body = json!({"apiVersion": API_VERSION, "kind": "ContainerCluster", "metadata": {"name": name}});
+    if let Some(spec) = spec {
+        body["spec"] = spec;
+    }
     clusters.patch(name, &PatchParams::apply(MANAGER_UNINSTALL).force(), &Patch::Apply(body)).await.map(drop)
 }
 

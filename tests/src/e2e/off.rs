@@ -45,9 +45,12 @@ async fn await_nothing_left(lab: &Lab, node: &str) -> Result<()> {
 }
 
 /// What is said of it; whoever says nothing any more leaves the ContainerCluster to those who made it.
-async fn enforcement(lab: &Lab, spec: Value) -> Result<()> {
-    let name = json!({"name": "this"});
-    lab.apply(&json!({"apiVersion": OURS, "kind": "ContainerCluster", "metadata": name, "spec": spec})).await.map(drop)
+async fn enforcement(lab: &Lab, value: Option<&str>) -> Result<()> {
+    let mut object = json!({"apiVersion": OURS, "kind": "ContainerCluster", "metadata": {"name": "this"}});
+    if let Some(value) = value {
+        object["spec"] = json!({"enforcement": value});
+    }
+    lab.apply(&object).await.map(drop)
 }
 
 /// The reason of an object's condition Ready.
@@ -67,9 +70,9 @@ async fn await_reason(lab: &Lab, kind: &str, name: &str, wanted: &str) -> Result
 /// is not said any more.
 pub async fn suspended_enforcement_leaves_nothing(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "off-cluster").await?;
-    enforcement(&lab, json!({"enforcement": "Suspended"})).await?;
+    enforcement(&lab, Some("Suspended")).await?;
     let gone = suspended(&lab, &scene).await;
-    enforcement(&lab, json!({})).await?;
+    enforcement(&lab, None).await?;
     gone?;
     lab.await_seen(&scene.denied, scene.target, Seen::Dropped, SLOW).await?;
     lab.await_ready("RuleSet", None, &scene.name).await?;
