@@ -70,6 +70,10 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     // One that cannot be read is as good as none: nobody starts until something is known.
     let before = Fallback::read(&options.state_dir().join(install::FALLBACK)).ok().flatten();
     let engine = engine.remembering(readings.unwrap_or_default()).waiting(options.pod_start_wait(), before);
+    let engine = match options.gate()? {
+        Some(gate) => engine.with_gate(gate),
+        None => engine,
+    };
     let switch = Switch::of(options.state_dir());
     let (turned, off) = watch::channel(switch.is_off());
     tokio::spawn(switch.follow(turned));
@@ -127,6 +131,10 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
         Engine::new(View::new(None), backend, Outputs { report, ledger, wanted, places, chaining });
     // A namespace lives on when its Pod was taken out of the file.
     let engine = engine.releasing_departed().remembering(readings).waiting(options.pod_start_wait(), None);
+    let engine = match options.gate()? {
+        Some(gate) => engine.with_gate(gate),
+        None => engine,
+    };
     let (_, off) = watch::channel(false);
     let missed = Arc::new(Notify::new());
     let inputs = Inputs { changes: changes_in, sandboxes, asks, off, missed, stop: stop.clone() };

@@ -2,11 +2,13 @@
 //! it resolves, hands work to threads, and says what is in force.
 //!
 //! * [`channels`]: the ways to and from it.
+//! * [`guarding`]: the node's gate.
 //! * [`outlook`]: which groups are to be read.
 //! * [`starting`]: Pods that are about to start, and whether anything is enforced at all.
 //! * [`telling`]: what is in force, and what is not as it should be.
 
 mod channels;
+mod guarding;
 mod outlook;
 mod starting;
 mod telling;
@@ -29,6 +31,7 @@ use crate::cni::Chaining;
 use crate::cni::admission::{Admissions, Knowledge};
 use crate::feed::pods::{from_sandbox, sandbox_key};
 use crate::feed::{Change, Kind, Object};
+use crate::gate::{self, Gate};
 use crate::machine;
 use crate::netns::{self, Cookie};
 use crate::readings::Readings;
@@ -57,6 +60,8 @@ pub struct Engine {
     view: View,
     backend: Backend,
     slots: BTreeMap<String, Slot>,
+    /// The gate of the node, if it has one.
+    gate: Option<Gate>,
     /// The Pods that wait to start.
     admissions: Admissions,
     /// What the CNI plugin was last to be, and what came of that.
@@ -98,6 +103,7 @@ impl Engine {
             view,
             backend,
             slots: BTreeMap::new(),
+            gate: None,
             admissions: Admissions::new(POD_START_WAIT, own_namespace.clone(), None),
             chained: None,
             off: false,
@@ -123,6 +129,12 @@ impl Engine {
     #[must_use]
     pub fn releasing_departed(self) -> Self {
         Self { releases_departed: true, ..self }
+    }
+
+    /// The same, on a node with a gate, whose network namespace the agent is in.
+    #[must_use]
+    pub fn with_gate(self, gate: Gate) -> Self {
+        Self { gate: Some(gate), ..self }
     }
 
     /// The same, but a Pod's start may wait for its rules for so long; `before` is what holds as long as nothing was read.
@@ -167,6 +179,7 @@ impl Engine {
                         self.take_finished(finished);
                     }
                 }
+                Some(finished) = gate::arrived(&mut self.gate) => self.take_gate(finished),
                 () = sleep_until(self.wake_at) => {}
             }
             while let Ok(change) = inputs.changes.try_recv() {
@@ -230,6 +243,7 @@ impl Engine {
     fn take_sandboxes(&mut self, seen: Seen) -> bool {
         self.sandboxes = Some(seen.problem.map_or(Ok(()), Err));
         let Some(sandboxes) = seen.sandboxes else { return false };
+        self.gate.iter_mut().for_each(Gate::pods_are_known);
         let before = self.listed();
         let mut old = std::mem::take(&mut self.slots);
         for sandbox in sandboxes.into_iter().filter(|sandbox| !sandbox.host_network) {
@@ -320,6 +334,7 @@ impl Engine {
         if only.is_none() && self.view.held().is_none() {
             self.want(resolver);
         }
+        self.ask_gate();
     }
 
     /// Hands out what is to be done: rules that are to be written before what can wait.
@@ -327,6 +342,9 @@ impl Engine {
         self.slots.retain(|_, slot| slot.may_be_listed(now));
         // Who turns a node off means it, whatever has been read.
         let moment = Moment { now, fresh: self.view.is_loaded() || self.off, closed: self.view.is_closed() };
+        if !self.open_gate(moment) {
+            return;
+        }
         let (urgent, rest): (Vec<_>, Vec<_>) = self.slots.iter_mut().partition(|(_, slot)| slot.is_urgent());
         let mut followed = Vec::new();
         for (id, slot) in urgent.into_iter().chain(rest) {
@@ -377,7 +395,8 @@ impl Engine {
         let free = self.threads.available_permits() > 0;
         let slots = self.slots.values().filter(|_| free).filter_map(|slot| slot.deadline(now));
         let watches = self.interrupted.values().map(|(until, _)| *until);
-        slots.chain(watches).chain(self.keep_at).chain(self.admissions.deadline()).min()
+        let gate = self.gate.as_ref().and_then(|gate| gate.deadline(now));
+        slots.chain(watches).chain(self.keep_at).chain(self.admissions.deadline()).chain(gate).min()
     }
 }
 

@@ -21,25 +21,25 @@ fn id_in(file: &Path) -> Option<String> {
     Some(text.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
-/// All addresses that interfaces of the calling thread's network namespace have, but for loopback and link-local ones.
-/// Among them are those of bridges, from which probes come.
+/// The addresses by which the node is seen: those that interfaces of the calling thread's network namespace have, but for
+/// loopback and link-local ones. Among them are those of bridges, from which probes come.
 pub fn addresses() -> Vec<IpAddr> {
-    let interfaces = match nix::ifaddrs::getifaddrs() {
-        Ok(interfaces) => interfaces,
+    every_address().into_iter().filter(|address| is_usable(*address)).collect()
+}
+
+/// All addresses that interfaces of the calling thread's network namespace have.
+pub fn every_address() -> BTreeSet<IpAddr> {
+    match nix::ifaddrs::getifaddrs() {
+        Ok(interfaces) => interfaces.filter_map(|interface| address_of(&interface.address?)).collect(),
         Err(error) => {
-            tracing::warn!(%error, "failed to read the node's addresses");
-            return Vec::new();
+            tracing::warn!(%error, "failed to read the addresses of a network namespace");
+            BTreeSet::new()
         }
-    };
-    let found: BTreeSet<IpAddr> = interfaces
-        .filter_map(|interface| address_of(&interface.address?))
-        .filter(|address| is_usable(*address))
-        .collect();
-    found.into_iter().collect()
+    }
 }
 
 /// The address of an interface, if it is one of IP.
-pub fn address_of(address: &SockaddrStorage) -> Option<IpAddr> {
+fn address_of(address: &SockaddrStorage) -> Option<IpAddr> {
     let v4 = address.as_sockaddr_in().map(|socket| IpAddr::V4(socket.ip()));
     v4.or_else(|| address.as_sockaddr_in6().map(|socket| IpAddr::V6(socket.ip())))
 }

@@ -32,6 +32,7 @@ mod cri;
 mod engine;
 mod feed;
 mod flows;
+mod gate;
 mod health;
 mod ipset;
 #[cfg(test)]
@@ -109,6 +110,10 @@ struct Options {
     /// The state folder as the host has it, where that is another path.
     #[arg(long, global = true, env = "CVEN_HOST_STATE_DIR", value_name = "DIR")]
     host_state_dir: Option<PathBuf>,
+    /// Whether this agent keeps the gate of its node, which judges by their client what the node translates; on unless
+    /// --objects is given.
+    #[arg(long, global = true, env = "CVEN_GATE", value_name = "BOOL")]
+    gate: Option<bool>,
     /// For so many seconds a Pod's start may wait for its rules.
     #[arg(long, global = true, env = "CVEN_POD_START_WAIT", value_name = "SECONDS", default_value_t = engine::POD_START_WAIT.as_secs())]
     pod_start_wait: u64,
@@ -141,6 +146,12 @@ impl Options {
     /// For how long a Pod's start may wait for its rules.
     fn pod_start_wait(&self) -> Duration {
         Duration::from_secs(self.pod_start_wait)
+    }
+
+    /// The gate of this node, if this agent keeps it.
+    fn gate(&self) -> Result<Option<gate::Gate>, tools::ToolError> {
+        let keeps = self.gate.unwrap_or(self.objects.is_none());
+        keeps.then(|| tools::Backend::of_node().map(gate::Gate::new)).transpose()
     }
 
     /// Where the CNI plugin is to be, if this agent is to put it there.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use tokio::sync::watch;
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 use crate::Options;
 use crate::apply::{Done, Known, Terms, Wanted, apply};
 use crate::cri::{Runtime, Sandbox};
+use crate::gate::kernel;
 use crate::netns::{self, Location};
 use crate::sandboxes::FolderWatch;
 use crate::tools::Backend;
@@ -97,6 +99,10 @@ pub async fn off(options: &Options) -> anyhow::Result<()> {
             Err(error) => failed.push(format!("{location}: {error}")),
         }
     }
+    // Also one that another agent, with other settings, has left.
+    if let Err(error) = tokio::task::block_in_place(remove_gate) {
+        failed.push(format!("the gate of this node: {error}"));
+    }
     if let Some(Err(error)) = options.cni_place().map(|place| place.remove()) {
         failed.push(error.to_string());
     }
@@ -105,6 +111,14 @@ pub async fn off(options: &Options) -> anyhow::Result<()> {
         bail!("take everything away: {}", failed.join("; "));
     }
     Ok(())
+}
+
+/// Takes the gate away from the network namespace of this process, which is the node's.
+fn remove_gate() -> Result<(), String> {
+    let backend = Backend::of_node().map_err(|error| error.to_string())?;
+    let removed = kernel::bring(backend, &Arc::default(), kernel::Known::Unread, false);
+    let (mut known, _) = removed.map_err(|error| error.to_string())?;
+    kernel::clean_up(&mut known).map_err(|error| error.to_string())
 }
 
 fn remove(backend: Backend, location: &Location) -> Result<Done, String> {

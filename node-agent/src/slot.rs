@@ -1,9 +1,11 @@
 //! One sandbox as the engine sees it: what its network namespace is to hold, what it holds, and what went wrong.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringfence_dataplane::{Missing, Resolution};
+use ringfence_dataplane::gate::{Ports, admit};
+use ringfence_dataplane::{Missing, NetnsPolicy, Resolution};
 use tokio::time::Instant;
 
 use crate::apply::{Done, Known, Outcome, Terms, Wanted};
@@ -65,6 +67,27 @@ pub struct Finished {
     pub took: Duration,
 }
 
+/// How a Pod lets its node in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Door {
+    /// Its node has no gate: as its policy says.
+    NoGate,
+    /// From these addresses of the node, for which the gate is in force.
+    Gate {
+        /// On which ports.
+        ports: Ports,
+        /// The addresses; none as long as it is not in force.
+        nodes: Arc<[IpAddr]>,
+    },
+}
+
+/// What the policy of a Pod says.
+#[derive(Debug, Default)]
+struct Ruled {
+    wanted: Option<Arc<NetnsPolicy>>,
+    stopgap: Option<Arc<NetnsPolicy>>,
+}
+
 /// A sandbox with a network namespace of its own.
 #[derive(Debug)]
 pub struct Slot {
@@ -77,6 +100,10 @@ pub struct Slot {
     /// What its rules were when they were last read back.
     pub readings: Readings,
     wanted: Option<Wanted>,
+    /// What its policy says, of which `wanted` and `stopgap` are what the Pod itself enforces.
+    ruled: Ruled,
+    /// How it lets its node in.
+    door: Door,
     /// When rules were last written.
     written_at: Instant,
     known: Known,
@@ -115,6 +142,8 @@ impl Slot {
             departed: false,
             readings: Readings::default(),
             wanted: None,
+            ruled: Ruled::default(),
+            door: Door::NoGate,
             written_at: Instant::now(),
             known: Known::Unread,
             running: false,
@@ -170,8 +199,8 @@ impl Slot {
     pub fn resolved(&mut self, resolution: Resolution, may_close: bool, now: Instant) {
         self.may_close = may_close;
         let wanted = match resolution {
-            Resolution::Unmanaged | Resolution::Idle => Wanted::Nothing,
-            Resolution::Enforce(policy) => Wanted::Policy(Arc::new(policy)),
+            Resolution::Unmanaged | Resolution::Idle => None,
+            Resolution::Enforce(policy) => Some(Arc::new(policy)),
             Resolution::Incomplete { missing, closed } => {
                 // That nothing is in force was then no decision about its policy, and nothing to stay with.
                 if (self.suspended || self.is_admitted()) && self.wanted == Some(Wanted::Nothing) {
@@ -179,18 +208,54 @@ impl Slot {
                 }
                 let since = self.incomplete.as_ref().map_or(now, |(since, _)| *since);
                 self.incomplete = Some((since, missing));
-                self.stopgap = closed.filter(|_| may_close).map(|policy| Wanted::Policy(Arc::new(policy)));
+                self.ruled.stopgap = closed.filter(|_| may_close).map(Arc::new);
+                self.stopgap = self.ruled.stopgap.as_deref().map(|policy| self.behind_door(policy));
                 return;
             }
         };
         self.incomplete = None;
-        self.stopgap = None;
+        (self.stopgap, self.ruled.stopgap) = (None, None);
         self.suspended = false;
+        let enforced = wanted.as_deref().map_or(Wanted::Nothing, |policy| self.behind_door(policy));
+        self.ruled.wanted = wanted;
+        self.want(enforced);
+    }
+
+    fn want(&mut self, wanted: Wanted) {
         if self.wanted.as_ref() != Some(&wanted) {
             self.wanted = Some(wanted);
             self.needs_thread = false;
             // Something new deserves a new try at once.
             self.retry_at = None;
+        }
+    }
+
+    /// Takes in how the Pod is to let its node in.
+    pub fn let_in(&mut self, door: Door) {
+        if self.door == door {
+            return;
+        }
+        self.door = door;
+        if let Some(policy) = self.ruled.wanted.clone() {
+            self.want(self.behind_door(&policy));
+        }
+        self.stopgap = self.ruled.stopgap.as_deref().map(|policy| self.behind_door(policy));
+    }
+
+    /// A policy as the Pod itself enforces it.
+    fn behind_door(&self, policy: &NetnsPolicy) -> Wanted {
+        Wanted::Policy(Arc::new(match &self.door {
+            Door::NoGate => policy.clone(),
+            Door::Gate { ports, nodes } => admit(policy, *ports, nodes),
+        }))
+    }
+
+    /// The policy by which the gate judges connections towards it; nothing where it enforces none.
+    pub fn rules(&self) -> Option<&Arc<NetnsPolicy>> {
+        match &self.wanted {
+            Some(Wanted::Nothing) => None,
+            Some(Wanted::Policy(_)) => self.ruled.wanted.as_ref(),
+            None => self.ruled.stopgap.as_ref(),
         }
     }
 

@@ -11,10 +11,13 @@ use ringfence_dataplane::Family;
 use ringfence_dataplane::chains::CHAIN_PREFIX;
 use serde::{Deserialize, Serialize};
 
-use crate::netfilter;
+use crate::netfilter::{self, KUBE_PROXY_CHAINS};
 
 /// How long a program may take. The largest sets take less than a second.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// Chains that a kubelet makes in table mangle, in the back end that it uses: the second one before Kubernetes 1.24.
+const KUBELET_HINTS: [&str; 2] = [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "];
 
 /// Why a program did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +91,33 @@ impl Backend {
         found.ok_or_else(|| ToolError::NoBackend("neither iptables-nft-save nor iptables-legacy-save works".to_owned()))
     }
 
+    /// The back end that the node itself uses, as iptables-wrappers finds it: the one that the kubelet has left its hint in,
+    /// else the first one that works. To be asked in the node's network namespace.
+    ///
+    /// # Errors
+    /// When none works.
+    pub fn of_node() -> Result<Self, ToolError> {
+        let hinted = |backend: &Self| {
+            let text = backend.save_table(Family::V4, "mangle").unwrap_or_default();
+            KUBELET_HINTS.iter().any(|hint| text.contains(hint))
+        };
+        match has_legacy_table("mangle").then_some(Self::Legacy).filter(hinted) {
+            Some(legacy) if !hinted(&Self::Nft) => Ok(legacy),
+            _ => Self::probe(),
+        }
+    }
+
+    /// Whether Services are translated by rules that we know, as a kube-proxy writes them. Anything else may put its own
+    /// address in place of a client's before the gate has seen it. To be asked in the node's network namespace.
+    pub fn sees_kube_proxy() -> bool {
+        let in_legacy = || {
+            let rules = Self::Legacy.save_table(Family::V4, "nat").unwrap_or_default();
+            KUBE_PROXY_CHAINS.iter().any(|chain| rules.contains(&format!(":{chain}")))
+        };
+        netfilter::has_kube_proxy() || (has_legacy_table("nat") && in_legacy())
+    }
+
+
     /// Whether the plain `iptables` command, which people look with, sees our chain: if not, it uses the other back end.
     pub fn shows_to_people(chain: &str) -> bool {
         let seen = iptables::new(false).and_then(|mut command| {
@@ -128,6 +158,14 @@ impl Backend {
         run(&self.program(family, "save"), &[], None)
     }
 
+    /// What is in one table, as `iptables-save` prints it. The node's own tables can be large.
+    ///
+    /// # Errors
+    /// When the program fails.
+    pub fn save_table(self, family: Family, table: &str) -> Result<String, ToolError> {
+        run(&self.program(family, "save"), &["-t", table], None)
+    }
+
     /// Writes `iptables-restore` input; what is there stays, but for the chains that the input names. All or nothing
     /// per table.
     ///
@@ -140,6 +178,12 @@ impl Backend {
         };
         run(&self.program(family, "restore"), wait, Some(text)).map(drop)
     }
+}
+
+/// Whether a table of the old back end is there: to read one that is not makes it.
+fn has_legacy_table(name: &str) -> bool {
+    let tables = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
+    tables.lines().any(|table| table == name)
 }
 
 fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, ToolError> {

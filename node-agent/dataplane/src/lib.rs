@@ -8,6 +8,7 @@
 //!
 //! * [`chains`]: the names of our chains, and where they hang.
 //! * [`family`]: IPv4 and IPv6, and how each is written.
+//! * [`gate`]: what a node judges before it puts its own address in place of a client's.
 //! * [`input`]: what the agent has read and knows about a Pod.
 //! * [`interest`]: which groups the agent has to read for that.
 //! * [`resolve`](mod@resolve): which rules apply to the Pod, and who their peers are, as a typed [`NetnsPolicy`].
@@ -22,6 +23,7 @@
 
 pub mod chains;
 pub mod family;
+pub mod gate;
 pub mod input;
 pub mod interest;
 pub mod judge;

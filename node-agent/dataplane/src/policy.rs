@@ -129,9 +129,9 @@ impl HostSet {
         Self { origins: BTreeSet::from([Origin::Prefixes(nets.clone())]), nets }
     }
 
-    /// Whether members may come and go while the rules stay: those of groups do.
+    /// Whether members may come and go while the rules stay: those of groups do, and nodes with a gate.
     pub fn is_dynamic(&self) -> bool {
-        self.origins.iter().any(|origin| matches!(origin, Origin::PeerGroup(_)))
+        self.origins.iter().any(|origin| matches!(origin, Origin::PeerGroup(_) | Origin::Gate))
     }
 }
 
@@ -217,6 +217,8 @@ pub enum Origin {
     Prefixes(Arc<Nets>),
     /// Addresses of this node.
     Node,
+    /// Addresses of nodes whose gate judges what comes from them.
+    Gate,
     /// Resolvers.
     Resolvers,
 }

@@ -21,16 +21,29 @@ pub enum Readback {
 }
 
 /// The chains and rules of one family in one network namespace.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
+    /// What the names of the chains begin with that are meant by ours.
+    own: &'static str,
     /// By table and chain, the rules without `-A CHAIN`.
     tables: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+}
+
+impl Default for Installed {
+    fn default() -> Self {
+        Self { own: CHAIN_PREFIX, tables: BTreeMap::new() }
+    }
 }
 
 impl Installed {
     /// Reads the output of `iptables-save` (all tables, or `-t mangle` and `-t filter` one after the other), with or
     /// without counters. Anything else in it is left out.
     pub fn parse(save: &str) -> Self {
+        Self::parse_of(CHAIN_PREFIX, save)
+    }
+
+    /// The same, where only chains whose names begin so are ours.
+    pub fn parse_of(own: &'static str, save: &str) -> Self {
         let mut tables: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
         let mut table = String::new();
         for line in save.lines().map(str::trim) {
@@ -44,7 +57,7 @@ impl Installed {
                 rules.push(rule.to_owned());
             }
         }
-        Self { tables }
+        Self { own, tables }
     }
 
     /// Whether nothing of ours is there.
@@ -68,7 +81,7 @@ impl Installed {
     #[must_use]
     pub fn without_texts(mut self) -> Self {
         let chains = self.tables.values_mut().flatten();
-        for (_, rules) in chains.filter(|(chain, _)| chain.starts_with(CHAIN_PREFIX)) {
+        for (_, rules) in chains.filter(|(chain, _)| chain.starts_with(self.own)) {
             let naming = rules.iter().position(|rule| rule.split(' ').any(|word| sets::generation(word).is_some()));
             for (_, rule) in rules.iter_mut().enumerate().filter(|(number, _)| Some(*number) != naming) {
                 *rule = String::new();
@@ -99,10 +112,44 @@ impl Installed {
     /// which is among the chains, and by [`Installed::digest`].)
     pub(crate) fn holds(&self, table: &str, wanted: &str, hooks: &[Hook]) -> bool {
         let wanted = Self::parse(wanted);
-        let counts = |of: &Self| -> BTreeMap<String, usize> {
-            of.own(table).map(|(chain, rules)| (chain.clone(), rules.len())).collect()
-        };
-        counts(self) == counts(&wanted) && self.hooked(table, hooks)
+        self.counts(table) == wanted.counts(table) && self.hooked(table, hooks)
+    }
+
+    /// How many rules each of our chains of a table has.
+    pub(crate) fn counts(&self, table: &str) -> BTreeMap<String, usize> {
+        self.own(table).map(|(chain, rules)| (chain.clone(), rules.len())).collect()
+    }
+
+    /// Whether these hooks are there, once each, and no others. Before them others may have put theirs.
+    pub(crate) fn is_hooked(&self, hooks: &[Hook]) -> bool {
+        hooks.iter().all(|hook| {
+            let jumps = self.jumps(hook.table);
+            let there = jumps.iter().filter(|(chain, rule)| *chain == hook.chain && **rule == jump(hook)).count();
+            there == 1 && jumps.len() == hooks.iter().filter(|other| other.table == hook.table).count()
+        })
+    }
+
+    /// Lines of a restore that leave these hooks and no others in a table, first of all; none if that is so.
+    pub(crate) fn hooks_to(&self, table: &str, hooks: &[Hook]) -> String {
+        if !hooks.is_empty() && self.is_hooked(hooks) {
+            return String::new();
+        }
+        let put = |hook: &Hook| format!("-I {} 1 {}\n", hook.chain, jump(hook));
+        self.unhook(table) + &hooks.iter().map(put).collect::<String>()
+    }
+
+    /// These chains of ours in one table, with hooks.
+    pub(crate) fn with(
+        table: &str,
+        own: &'static str,
+        chains: BTreeMap<String, Vec<String>>,
+        hooks: &[Hook],
+    ) -> Self {
+        let mut all = chains;
+        if !all.is_empty() {
+            hooks.iter().for_each(|hook| drop(all.insert(hook.chain.to_owned(), vec![jump(hook)])));
+        }
+        Self { own, tables: BTreeMap::from([(table.to_owned(), all)]) }
     }
 
     fn hooked(&self, table: &str, hooks: &[Hook]) -> bool {
@@ -135,8 +182,8 @@ impl Installed {
     pub(crate) fn restored(mut self, table: &str, text: &str, hooks: &[Hook]) -> Self {
         let wanted = Self::parse(text);
         let chains = self.tables.entry(table.to_owned()).or_default();
-        chains.retain(|chain, _| !chain.starts_with(CHAIN_PREFIX));
-        chains.values_mut().for_each(|rules| rules.retain(|rule| !leads_to_us(rule)));
+        chains.retain(|chain, _| !chain.starts_with(self.own));
+        chains.values_mut().for_each(|rules| rules.retain(|rule| !leads_to(self.own, rule)));
         for hook in hooks {
             chains.entry(hook.chain.to_owned()).or_default().insert(0, jump(hook));
         }
@@ -147,16 +194,16 @@ impl Installed {
     /// Our chains of a table.
     fn own<'a>(&'a self, table: &str) -> impl Iterator<Item = (&'a String, &'a Vec<String>)> {
         let chains = self.tables.get(table).into_iter().flatten();
-        chains.filter(|(chain, _)| chain.starts_with(CHAIN_PREFIX))
+        chains.filter(|(chain, _)| chain.starts_with(self.own))
     }
 
     /// Rules in chains of others that lead to ours.
     fn jumps<'a>(&'a self, table: &str) -> Vec<(&'a String, &'a String)> {
         let chains = self.tables.get(table).into_iter().flatten();
-        let foreign = chains.filter(|(chain, _)| !chain.starts_with(CHAIN_PREFIX));
+        let foreign = chains.filter(|(chain, _)| !chain.starts_with(self.own));
         foreign
             .flat_map(|(chain, rules)| rules.iter().map(move |rule| (chain, rule)))
-            .filter(|(_, rule)| leads_to_us(rule))
+            .filter(|(_, rule)| leads_to(self.own, rule))
             .collect()
     }
 
@@ -194,9 +241,9 @@ fn jump(hook: &Hook) -> String {
     format!("-j {}", hook.target)
 }
 
-fn leads_to_us(rule: &str) -> bool {
+fn leads_to(own: &str, rule: &str) -> bool {
     let words: Vec<&str> = rule.split(' ').collect();
-    words.windows(2).any(|pair| matches!(pair[0], "-j" | "-g") && pair[1].starts_with(CHAIN_PREFIX))
+    words.windows(2).any(|pair| matches!(pair[0], "-j" | "-g") && pair[1].starts_with(own))
 }
 
 /// Chain and rule of a line `-A CHAIN rule`, with or without counters before it.

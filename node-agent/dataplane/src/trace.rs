@@ -11,10 +11,11 @@ use ipnet::IpNet;
 use ringfence_model::{Direction, Protocol};
 
 use crate::family::Family;
+use crate::gate::{self, RenderedGate};
 use crate::judge::Packet;
 use crate::readback::Installed;
 use crate::render::Rendered;
-use crate::sets::SetKind;
+use crate::sets::{SetDef, SetKind};
 use words::{comment_of, icmp_is, in_range, masked, net, protocol_named};
 
 /// A packet with what the kernel knows about it.
@@ -30,6 +31,10 @@ pub struct Probe {
     pub syn: bool,
     /// The mark of its connection.
     pub connmark: u32,
+    /// Its destination was translated.
+    pub translated: bool,
+    /// It comes from an address of the network namespace itself.
+    pub local: bool,
     /// A rule of somebody else, after ours in mangle, overwrites the mark of the packet, as Istio's TPROXY does.
     pub overwritten: bool,
 }
@@ -37,7 +42,16 @@ pub struct Probe {
 impl Probe {
     /// The first packet of a connection.
     pub fn new(packet: Packet) -> Self {
-        Self { packet, interface: "eth0", state: "NEW", syn: true, connmark: 0, overwritten: false }
+        Self {
+            packet,
+            interface: "eth0",
+            state: "NEW",
+            syn: true,
+            connmark: 0,
+            translated: false,
+            local: false,
+            overwritten: false,
+        }
     }
 
     fn is_tracked(&self) -> bool {
@@ -101,8 +115,17 @@ struct Walk {
 impl Kernel {
     /// A kernel that nothing was in before.
     pub fn load(rendered: &Rendered, family: Family) -> Self {
+        Self::with(&rendered.sets, &rendered.restore_text(family, &Installed::default()))
+    }
+
+    /// A kernel that holds a gate.
+    pub fn load_gate(gate: &RenderedGate, family: Family) -> Self {
+        Self::with(&gate.sets, &gate.restore_text(family, &Installed::parse_of(gate::names::CHAIN_PREFIX, "")))
+    }
+
+    fn with(sets: &[SetDef], text: &str) -> Self {
         let mut kernel = Self { tables: BTreeMap::new(), sets: BTreeMap::new() };
-        for set in &rendered.sets {
+        for set in sets {
             assert!(set.name.len() <= 31, "{} is too long", set.name);
             // As the kernel does, of what it is told.
             let texts = set.members().into_iter().map(|member| member.to_string());
@@ -112,7 +135,7 @@ impl Kernel {
             };
             assert!(kernel.sets.insert(set.name.clone(), members).is_none(), "{} is there twice", set.name);
         }
-        kernel.restore(&rendered.restore_text(family, &Installed::default()));
+        kernel.restore(text);
         kernel
     }
 
@@ -122,7 +145,7 @@ impl Kernel {
             let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
             if let Some(name) = line.strip_prefix('*') {
                 table = name.to_owned();
-                let base = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT"].map(|name| (name.to_owned(), Vec::new()));
+                let base = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"].map(|name| (name.to_owned(), Vec::new()));
                 self.tables.entry(table.clone()).or_insert_with(|| BTreeMap::from(base));
                 continue;
             }
@@ -166,6 +189,12 @@ impl Kernel {
         let mut walk = Walk { mark: 0, connmark: probe.connmark, would: false, rule: None, looked_at: 0 };
         let fate = self.walk_tables(chains, probe, &mut walk);
         Trace { fate, rule: walk.rule, looked_at: walk.looked_at }
+    }
+
+    /// Walks a packet through the gate of its node.
+    pub fn gate_fate(&self, probe: &Probe) -> Fate {
+        let mut walk = Walk { mark: 0, connmark: probe.connmark, would: false, rule: None, looked_at: 0 };
+        self.walk_tables([("mangle", "PREROUTING"), ("mangle", "POSTROUTING")], probe, &mut walk)
     }
 
     fn walk_tables(&self, chains: [(&str, &str); 2], probe: &Probe, walk: &mut Walk) -> Fate {
@@ -253,7 +282,7 @@ impl Kernel {
 
     /// Whether an option holds, and how many words it takes.
     fn option(&self, option: &str, args: &[&str], probe: &Probe) -> (bool, usize) {
-        let Packet { protocol, src, sport, dport, icmp, .. } = probe.packet;
+        let Packet { protocol, src, dst, sport, dport, icmp, .. } = probe.packet;
         match (option, args) {
             ("-i" | "-o", [name, ..]) => (*name == probe.interface, 2),
             ("-p", [name, ..]) => (protocol_named(name) == protocol, 2),
@@ -262,7 +291,11 @@ impl Kernel {
             ("--sport", [range, ..]) => (in_range(range, sport), 2),
             ("--icmp-type", [text, ..]) => (icmp_is(text, icmp), 2),
             ("--tcp-flags", ["FIN,SYN,RST,ACK", "SYN", ..]) => (probe.syn, 3),
+            ("--ctstate", ["DNAT", ..]) => (probe.translated, 2),
             ("--ctstate", [list, ..]) => (list.split(',').any(|state| state == probe.state), 2),
+            ("--src-type", ["LOCAL", ..]) => (probe.local, 2),
+            ("-s", [address, ..]) => (src.to_string() == **address, 2),
+            ("-d", [address, ..]) => (dst.to_string() == **address, 2),
             ("--ctorigsrc", [address, ..]) => (src.to_string() == **address, 2),
             ("--match-set", [name, dirs, ..]) => (self.in_set(name, dirs, &probe.packet), 3),
             ("--icmpv6-type", [text, ..]) => (icmp_is(text, icmp), 2),

@@ -113,7 +113,7 @@ fn check_visible(backend: Backend) {
 
 /// Destroys sets that no rule names any more, and says which of them the kernel still holds: it lets go of them a
 /// little after a restore has returned.
-pub(super) fn destroy(sets: &mut Sets, names: BTreeSet<String>) -> Result<BTreeSet<String>, SetError> {
+pub fn destroy(sets: &mut Sets, names: BTreeSet<String>) -> Result<BTreeSet<String>, SetError> {
     let mut left = destroy_once(sets, names)?;
     for _ in 0..DESTROY_TRIES {
         if left.is_empty() {

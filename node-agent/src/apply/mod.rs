@@ -26,7 +26,7 @@ use crate::ipset::{Found, SetError, Sets};
 use crate::readings::Readings;
 use crate::tools::{Backend, ToolError};
 pub use cleanup::clean_up;
-use cleanup::destroy;
+pub use cleanup::destroy;
 use kernel::Kernel;
 pub use members::{Followed, follow_members};
 pub use state::{Done, Known, Outcome, Terms, Wanted};

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{Engine, tell_if_other};
 use crate::apply::{Done, Outcome};
+use crate::gate::Gate;
 use crate::ledger::Kept;
 use crate::netns::Cookie;
 use crate::readings::Readings;
@@ -37,7 +38,8 @@ impl Engine {
         let runtime = runtime.map(|error| format!("failed to look at the sandboxes: {error}"));
         let cni = self.chained.iter().filter_map(|(_, result)| result.as_ref().err());
         let cni = cni.map(|problem| format!("failed to {problem}"));
-        runtime.chain(self.interruptions()).chain(cni).chain(self.slots.values().filter_map(Slot::problem)).collect()
+        let gate = self.gate.as_ref().and_then(Gate::problem);
+        runtime.chain(self.interruptions()).chain(cni).chain(gate).chain(self.slots.values().filter_map(Slot::problem)).collect()
     }
 
     fn interruptions(&self) -> Vec<String> {
@@ -48,6 +50,7 @@ impl Engine {
     pub(super) fn tell(&mut self, now: Instant) {
         let read = self.interrupted.is_empty() && self.rereading.is_empty() && self.view.has_peer_groups();
         let settled = self.sandboxes == Some(Ok(())) && read && self.slots.values().all(Slot::is_settled);
+        let settled = settled && self.gate.as_ref().is_none_or(Gate::is_settled);
         let held = self.view.held();
         let suspended = self.suspension();
         let settled = settled && (suspended.is_none() || self.is_chained());

@@ -41,6 +41,8 @@ pub struct Flow {
     pub related: bool,
     /// Whether both ends have said goodbye: conntrack only remembers it for a while.
     pub is_over: bool,
+    /// What answers it: source and destination, with their ports, of a reply as it is before anything is translated back.
+    reply: Option<Packet>,
     mark: u32,
     /// What the kernel finds it by.
     key: Vec<ConntrackAttribute>,
@@ -49,7 +51,32 @@ pub struct Flow {
 impl Flow {
     /// A flow that begins with this packet.
     pub fn of(packet: Packet) -> Self {
-        Self { packet, picked_up: false, related: false, is_over: false, mark: 0, key: Vec::new() }
+        Self { packet, picked_up: false, related: false, is_over: false, reply: None, mark: 0, key: Vec::new() }
+    }
+
+    /// The same flow, led elsewhere, as DNAT does.
+    #[cfg(test)]
+    pub fn translated_to(mut self, address: IpAddr, port: u16) -> Self {
+        let Packet { src, sport, .. } = self.packet;
+        self.reply = Some(Packet { src: address, sport: port, dst: src, dport: sport, ..self.packet });
+        self
+    }
+
+    /// Who answers it: address and port, behind every translation.
+    pub fn provider(&self) -> (IpAddr, u16) {
+        self.reply.map_or((self.packet.dst, self.packet.dport), |reply| (reply.src, reply.sport))
+    }
+
+    /// Its first packet as it is when its destination has been translated, and its source has not.
+    pub fn at_provider(&self) -> Packet {
+        let (dst, dport) = self.provider();
+        Packet { dst, dport, ..self.packet }
+    }
+
+    /// Whether one of its ends is translated.
+    pub fn is_translated(&self) -> bool {
+        let Packet { src, dst, sport, dport, .. } = self.packet;
+        self.reply.is_some_and(|reply| (reply.dst, reply.src, reply.dport, reply.sport) != (src, dst, sport, dport))
     }
 
     /// Whether our bit is set.
@@ -176,7 +203,7 @@ fn failed(what: &'static str) -> impl Fn(Error) -> FlowError {
 /// A flow from what the kernel tells of it; `None` without addresses.
 fn flow_from(attributes: Vec<ConntrackAttribute>) -> Option<Flow> {
     let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let mut flow = Flow::of(Packet {
+    let nothing = Packet {
         direction: Direction::Inbound,
         protocol: Protocol(0),
         src: unknown,
@@ -184,12 +211,18 @@ fn flow_from(attributes: Vec<ConntrackAttribute>) -> Option<Flow> {
         sport: 0,
         dport: 0,
         icmp: None,
-    });
+    };
+    let mut flow = Flow::of(nothing);
     for attribute in attributes {
         match &attribute {
             ConntrackAttribute::CtaTupleOrig(parts) => {
                 parts.iter().for_each(|part| read_tuple(&mut flow.packet, part));
                 flow.key.push(attribute);
+            }
+            ConntrackAttribute::CtaTupleReply(parts) => {
+                let mut reply = nothing;
+                parts.iter().for_each(|part| read_tuple(&mut reply, part));
+                flow.reply = Some(reply);
             }
             ConntrackAttribute::Other(other) if other.kind() == CTA_ZONE => flow.key.push(attribute),
             ConntrackAttribute::CtaMark(mark) => flow.mark = *mark,

@@ -8,7 +8,7 @@
 //! the whole machine, some milliseconds each time, so that it is left out where it cannot find anything (see
 //! [`tightening`]).
 
-mod conntrack;
+pub mod conntrack;
 mod sockets;
 pub mod tightening;
 pub mod usage;
@@ -16,7 +16,7 @@ pub mod usage;
 use ringfence_dataplane::{NetnsPolicy, Packet};
 use ringfence_model::{Decision, Direction, Protocol};
 
-use crate::machine::address_of;
+use crate::machine;
 use crate::netfilter;
 use conntrack::{Conntrack, Flow};
 
@@ -131,10 +131,7 @@ fn reversed(packet: Packet) -> Packet {
 /// by its address, and Kubernetes knows only those on the Pod network.
 fn with_local_addresses(policy: &NetnsPolicy) -> NetnsPolicy {
     let mut policy = policy.clone();
-    match nix::ifaddrs::getifaddrs() {
-        Ok(interfaces) => policy.own.extend(interfaces.filter_map(|interface| address_of(&interface.address?))),
-        Err(error) => tracing::warn!(%error, "failed to read the addresses of a network namespace"),
-    }
+    policy.own.extend(machine::every_address());
     policy
 }
 

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use ringfence_dataplane::sets::{self, Members, SetDef, SetKind};
-use ringfence_dataplane::{End, Family};
+use ringfence_dataplane::sets::{self, Members, SetDef, SetKind, SetNames};
+use ringfence_dataplane::End;
 use ringfence_model::Protocol;
 
 use super::SetError;
@@ -30,20 +30,28 @@ pub struct Found {
 }
 
 impl Found {
-    /// Reads those of the calling thread's network namespace.
+    /// Reads a Pod's, in the calling thread's network namespace.
     ///
     /// # Errors
     /// When the kernel has no sets, or does not list them, or they change meanwhile.
     pub fn read() -> Result<Self, SetError> {
+        Self::read_named(&sets::OF_PODS)
+    }
+
+    /// Reads those with these names.
+    ///
+    /// # Errors
+    /// As [`Found::read`].
+    pub fn read_named(names: &SetNames) -> Result<Self, SetError> {
         let entries = dump(IPSET, SAVE, &attribute(ATTR_PROTOCOL, &[PROTOCOL])).map_err(SetError::Read)?;
-        Ok(Self::of(&entries))
+        Ok(Self::of(names, &entries))
     }
 
     /// From what the kernel lists: several entries for one set, where it is large.
-    fn of(entries: &[Vec<u8>]) -> Self {
+    fn of(names: &SetNames, entries: &[Vec<u8>]) -> Self {
         let mut read: BTreeMap<String, Option<Read>> = BTreeMap::new();
         for entry in entries {
-            let Some(name) = find(entry, ATTR_SETNAME).and_then(text).filter(|name| sets::is_ours(name)) else {
+            let Some(name) = find(entry, ATTR_SETNAME).and_then(text).filter(|name| names.family(name).is_some()) else {
                 continue;
             };
             let set = read.entry(name.to_owned()).or_insert_with(|| Read::new(find(entry, ATTR_TYPENAME)?));
@@ -55,8 +63,7 @@ impl Found {
         }
         let mut found = Self::default();
         for (name, read) in read {
-            let family = Family::ALL.into_iter().find(|family| name.starts_with(sets::prefix(*family)));
-            match (family, read) {
+            match (names.family(&name), read) {
                 (Some(family), Some(read)) => found.sets.push(SetDef { name, family, members: read.members() }),
                 _ => drop(found.odd.insert(name)),
             }

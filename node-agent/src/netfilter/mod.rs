@@ -20,7 +20,12 @@ pub const IPSET: u8 = 6;
 /// See [`CONNTRACK`].
 const NF_TABLES: u8 = 10;
 
+/// Chains of a kube-proxy that works with iptables, or with IPVS.
+pub const KUBE_PROXY_CHAINS: [&str; 2] = ["KUBE-SERVICES", "KUBE-NODE-PORT"];
+
 /// From linux/netfilter/nf_tables.h.
+const NFT_MSG_GETTABLE: u8 = 1;
+const NFTA_TABLE_NAME: u16 = 1;
 const NFT_MSG_GETCHAIN: u8 = 4;
 const NFT_MSG_GETGEN: u8 = 16;
 const NFTA_CHAIN_NAME: u16 = 3;
@@ -46,6 +51,19 @@ pub fn has_chain(prefix: &str) -> Result<bool, Error> {
     let chains = dump(NF_TABLES, NFT_MSG_GETCHAIN, &[])?;
     let mut names = chains.iter().flat_map(|chain| attributes(chain)).filter(|(kind, _)| *kind == NFTA_CHAIN_NAME);
     Ok(names.any(|(_, name)| name.starts_with(prefix.as_bytes())))
+}
+
+/// Whether rules of a kube-proxy are in nf_tables: its own, or those of iptables or IPVS.
+pub fn has_kube_proxy() -> bool {
+    has_table("kube-proxy").unwrap_or_default()
+        || KUBE_PROXY_CHAINS.iter().any(|chain| has_chain(chain).unwrap_or_default())
+}
+
+/// Whether nf_tables holds a table, of whatever family.
+fn has_table(wanted: &str) -> Result<bool, Error> {
+    let tables = dump(NF_TABLES, NFT_MSG_GETTABLE, &[])?;
+    let mut names = tables.iter().flat_map(|table| attributes(table)).filter(|(kind, _)| *kind == NFTA_TABLE_NAME);
+    Ok(names.any(|(_, name)| name.strip_suffix(&[0]).unwrap_or(name) == wanted.as_bytes()))
 }
 
 /// How many flows conntrack follows. Counted are those of this network namespace alone, also those whose first packet is

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ringfence_model::{Direction, PortMatch, Ports, Protocol, Services};
 
 use crate::family::Family;
+use crate::gate::names as gate_names;
 use crate::policy::{End, Entry, HostSet, Match, NetnsPolicy, Nets, Origin, Side};
 use crate::sets::{self, SetDef};
 
@@ -81,12 +82,13 @@ enum LineMatch {
     Anyone { services: Vec<Service> },
     Hosts { set: String, services: Vec<Service> },
     Ends { set: String },
+    ThisNode { services: Vec<Service> },
     Own(BTreeSet<IpAddr>),
 }
 
 impl Lines {
     pub fn new(policy: &NetnsPolicy, family: Family, generation: u32) -> Self {
-        let mut slots = Slots { family, generation, shared: BTreeMap::new(), sets: Vec::new() };
+        let mut slots = Slots::new(family, Naming::Numbered { generation });
         let own = policy.own.iter().copied().filter(|address| Family::of(*address) == family).collect();
         let inbound = side_lines(&policy.inbound, &own, &mut slots);
         let outbound = side_lines(&policy.outbound, &own, &mut slots);
@@ -129,10 +131,23 @@ fn line(entry: &Entry, own: &BTreeSet<IpAddr>, slots: &mut Slots) -> Option<Line
     Some(Line { reject: entry.reject, matching, comment: comment(&entry.rule) })
 }
 
+/// The entries of several sides, each as the rules towards a provider see them, in the gate of its node. The same sets
+/// have the same names whatever else there is.
+pub fn at_the_gate<'a>(sides: impl IntoIterator<Item = &'a Side>, family: Family) -> (Vec<SideLines>, Vec<SetDef>) {
+    let mut slots = Slots::new(family, Naming::ByOrigin);
+    // What reaches itself is known by both its addresses there.
+    let own = BTreeSet::new();
+    let lines = sides.into_iter().map(|side| side_lines(side, &own, &mut slots)).collect();
+    (lines, slots.sets)
+}
+
 /// Whether there is a line never depends on who is in a group now: nobody in it is an empty set.
 fn hosts(peers: &HostSet, services: Vec<Service>, slots: &mut Slots) -> Option<LineMatch> {
     if services.is_empty() {
         return None;
+    }
+    if slots.naming == Naming::ByOrigin && peers.origins == BTreeSet::from([Origin::Node]) {
+        return Some(LineMatch::ThisNode { services });
     }
     match Members::of(&peers.nets, slots.family) {
         Members::Everyone => Some(LineMatch::Anyone { services }),
@@ -163,10 +178,19 @@ impl Members {
     }
 }
 
-/// Gives out the names of sets, in the order of entries.
+/// How sets are named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    /// In the order of entries, anew with each generation of the rules.
+    Numbered { generation: u32 },
+    /// After what their members come from.
+    ByOrigin,
+}
+
+/// Gives out the names of sets.
 struct Slots {
     family: Family,
-    generation: u32,
+    naming: Naming,
     /// Sets of equal origin are one. (Equal origins have equal members; the members are compared all the same, so that
     /// a policy made by hand cannot lend one entry the peers of another.)
     shared: BTreeMap<BTreeSet<Origin>, Vec<(Arc<Nets>, String)>>,
@@ -174,24 +198,39 @@ struct Slots {
 }
 
 impl Slots {
+    fn new(family: Family, naming: Naming) -> Self {
+        Self { family, naming, shared: BTreeMap::new(), sets: Vec::new() }
+    }
+
     fn hosts(&mut self, hosts: &HostSet) -> String {
-        let known = self.shared.get(&hosts.origins).into_iter().flatten();
-        if let Some((_, name)) = known.clone().find(|(nets, _)| *nets == hosts.nets) {
+        let known = self.shared.get(&hosts.origins).map(Vec::as_slice).unwrap_or_default();
+        if let Some((_, name)) = known.iter().find(|(nets, _)| *nets == hosts.nets) {
             return name.clone();
         }
-        let name = self.add(sets::Members::Nets(hosts.nets.clone()));
+        let name = match self.naming {
+            Naming::Numbered { generation } => self.numbered(generation),
+            Naming::ByOrigin => gate_names::of_origins(self.family, &hosts.origins, known.len()),
+        };
+        self.sets.push(SetDef {
+            name: name.clone(),
+            family: self.family,
+            members: sets::Members::Nets(hosts.nets.clone()),
+        });
         self.shared.entry(hosts.origins.clone()).or_default().push((hosts.nets.clone(), name.clone()));
         name
     }
 
     fn ends(&mut self, ends: &Arc<BTreeSet<End>>) -> String {
-        self.add(sets::Members::Ends(ends.clone()))
-    }
-
-    fn add(&mut self, members: sets::Members) -> String {
-        let name = format!("{}{}-{}", sets::prefix(self.family), self.generation, self.sets.len());
+        // A gate has none: they are what a consumer sees.
+        let generation = if let Naming::Numbered { generation } = self.naming { generation } else { 0 };
+        let name = self.numbered(generation);
+        let members = sets::Members::Ends(ends.clone());
         self.sets.push(SetDef { name: name.clone(), family: self.family, members });
         name
+    }
+
+    fn numbered(&self, generation: u32) -> String {
+        format!("{}{generation}-{}", sets::prefix(self.family), self.sets.len())
     }
 }
 
@@ -210,6 +249,10 @@ impl Line {
             LineMatch::Hosts { set, services } => wanted(services)
                 .into_iter()
                 .map(|service| format!("{service}-m set --match-set {set} {peer} {comment}"))
+                .collect(),
+            LineMatch::ThisNode { services } => wanted(services)
+                .into_iter()
+                .map(|service| format!("{service}-m addrtype --src-type LOCAL {comment}"))
                 .collect(),
             LineMatch::Ends { set } => {
                 vec![format!("-m set --match-set {set} {peer},{peer} {comment}")]

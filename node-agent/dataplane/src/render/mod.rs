@@ -29,7 +29,7 @@
 //! Both families have the same chains; IPv6 lets discovery pass besides, of which conntrack knows nothing.
 
 mod direction;
-mod lines;
+pub(crate) mod lines;
 
 use sha2::{Digest, Sha256};
 

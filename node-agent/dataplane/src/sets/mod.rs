@@ -22,12 +22,36 @@ pub const PREFIX_V4: &str = "RF4-";
 /// Prefix of the names of our IPv6 sets.
 pub const PREFIX_V6: &str = "RF6-";
 
-/// What the names of our sets of a family begin with.
-pub fn prefix(family: Family) -> &'static str {
-    match family {
-        Family::V4 => PREFIX_V4,
-        Family::V6 => PREFIX_V6,
+/// What the names of the sets of one purpose begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SetNames {
+    /// Those of IPv4.
+    pub v4: &'static str,
+    /// Those of IPv6.
+    pub v6: &'static str,
+}
+
+/// Sets of a Pod.
+pub const OF_PODS: SetNames = SetNames { v4: PREFIX_V4, v6: PREFIX_V6 };
+
+impl SetNames {
+    /// What the names of a family begin with.
+    pub fn prefix(&self, family: Family) -> &'static str {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
     }
+
+    /// The family of a set, if it is one of these.
+    pub fn family(&self, name: &str) -> Option<Family> {
+        Family::ALL.into_iter().find(|family| name.starts_with(self.prefix(*family)))
+    }
+}
+
+/// What the names of a Pod's sets of a family begin with.
+pub fn prefix(family: Family) -> &'static str {
+    OF_PODS.prefix(family)
 }
 
 /// The type of a set.

@@ -1,0 +1,92 @@
+//! Who is behind the gate, and by which rules each is judged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ringfence_model::Direction;
+
+use crate::judge::{Judgement, Packet};
+use crate::policy::{Enforcement, Match, NetnsPolicy, Nets, Origin, Side};
+
+/// What the gate of a node judges by. What lets everything pass, as VisibilityOnly does, is not in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GatePolicy {
+    /// Pods that are judged alike are behind one door.
+    pub doors: Vec<Door>,
+}
+
+/// Pods of one policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Door {
+    /// Selective or Full.
+    pub state: Enforcement,
+    /// The rules.
+    pub inbound: Side,
+    /// Addresses of the Pods.
+    pub pods: BTreeSet<IpAddr>,
+}
+
+impl GatePolicy {
+    /// The gate before Pods with these policies. An address that two of them claim is nobody's until that is resolved:
+    /// nothing passes to it.
+    pub fn of<'a>(policies: impl IntoIterator<Item = &'a NetnsPolicy>) -> Self {
+        let blocking: Vec<_> =
+            policies.into_iter().filter(|policy| policy.state != Enforcement::VisibilityOnly).collect();
+        let mut claims: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        blocking.iter().flat_map(|policy| &policy.own).for_each(|address| *claims.entry(*address).or_default() += 1);
+        let mut gate = Self::default();
+        for policy in blocking {
+            let (own, disputed): (BTreeSet<_>, BTreeSet<_>) =
+                policy.own.iter().partition(|address| claims.get(*address) == Some(&1));
+            gate.add(policy.state, &policy.inbound, own);
+            gate.add(Enforcement::Full, &Side::default(), disputed);
+        }
+        gate
+    }
+
+    fn add(&mut self, state: Enforcement, inbound: &Side, pods: BTreeSet<IpAddr>) {
+        if pods.is_empty() {
+            return;
+        }
+        match self.doors.iter_mut().find(|door| door.state == state && door.inbound == *inbound) {
+            Some(door) => door.pods.extend(pods),
+            None => self.doors.push(Door { state, inbound: inbound.clone(), pods }),
+        }
+    }
+
+    /// Addresses of all Pods.
+    pub fn pods(&self) -> BTreeSet<IpAddr> {
+        self.doors.iter().flat_map(|door| &door.pods).copied().collect()
+    }
+
+    /// The door that an address is behind.
+    pub fn door(&self, pod: IpAddr) -> Option<&Door> {
+        self.doors.iter().find(|door| door.pods.contains(&pod))
+    }
+
+    /// Judges a connection towards a Pod, as the gate sees it: from the client, to the Pod's own address and port. `local`:
+    /// the addresses of the node. Nothing to judge where the Pod is behind no door.
+    pub fn judge(&self, packet: &Packet, local: &BTreeSet<IpAddr>) -> Option<Judgement> {
+        let door = self.door(packet.dst)?;
+        Some(door.as_seen_by(local, packet.dst).judge(&Packet { direction: Direction::Inbound, ..*packet }))
+    }
+}
+
+impl Door {
+    /// What a Pod behind the door enforces, with these as the addresses of its node.
+    fn as_seen_by(&self, local: &BTreeSet<IpAddr>, pod: IpAddr) -> NetnsPolicy {
+        let mut policy = NetnsPolicy::new(self.state);
+        policy.own = BTreeSet::from([pod]);
+        policy.inbound = self.inbound.clone();
+        let node: Arc<Nets> = Arc::new(local.iter().copied().collect());
+        for entry in &mut policy.inbound.essential {
+            if let Match::Hosts { peers, .. } = &mut entry.matching
+                && peers.origins == BTreeSet::from([Origin::Node])
+            {
+                peers.nets = node.clone();
+            }
+        }
+        policy
+    }
+}

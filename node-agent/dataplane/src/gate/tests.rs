@@ -1,0 +1,208 @@
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ringfence_model::{Direction, PortMatch, Protocol, Services};
+
+use super::*;
+use crate::judge::Packet;
+use crate::policy::{Enforcement, Entry, HostSet, Match, NetnsPolicy, Nets, Origin};
+use crate::readback::{Installed, Readback};
+use crate::render::ENDED;
+use crate::trace::{Fate, Kernel, Probe};
+use crate::Family;
+
+const WEB: &str = "10.244.1.5";
+const DB: &str = "10.244.1.6";
+const CLIENT: &str = "192.0.2.7";
+const NODE: &str = "10.244.1.1";
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn hosts(origin: Option<&str>, peers: &[&str]) -> HostSet {
+    let nets: Arc<Nets> = Arc::new(peers.iter().map(|peer| ip(peer)).collect());
+    let origin = origin.map_or(Origin::Node, |group| Origin::PeerGroup(group.to_owned()));
+    HostSet { origins: BTreeSet::from([origin]), nets }
+}
+
+fn entry(peers: HostSet, ports: &[u16]) -> Entry {
+    let ports = ports.iter().filter_map(|port| PortMatch::single(Protocol::TCP, *port)).collect();
+    Entry { matching: Match::Hosts { peers, services: Services::Only(ports) }, reject: false, rule: "s/r".to_owned() }
+}
+
+/// Full: the client may reach port 80, and a probe is on port 8080.
+fn web(pod: &str) -> NetnsPolicy {
+    let mut policy = NetnsPolicy::new(Enforcement::Full);
+    policy.own = BTreeSet::from([ip(pod)]);
+    policy.inbound.essential.push(Entry { matching: Match::OwnOrigin, reject: false, rule: "essential:self".to_owned() });
+    policy.inbound.essential.push(entry(hosts(None, &[NODE]), &[8080]));
+    policy.inbound.allow.push(entry(hosts(Some("p-1"), &[CLIENT]), &[80]));
+    policy
+}
+
+fn packet(src: &str, dst: &str, dport: u16) -> Packet {
+    Packet {
+        direction: Direction::Inbound,
+        protocol: Protocol::TCP,
+        src: ip(src),
+        dst: ip(dst),
+        sport: 40000,
+        dport,
+        icmp: None,
+    }
+}
+
+fn nothing() -> Installed {
+    Installed::parse_of(names::CHAIN_PREFIX, "")
+}
+
+fn fate(policies: &[NetnsPolicy], probe: &Probe) -> Fate {
+    let gate = GatePolicy::of(policies);
+    let found = Kernel::load_gate(&RenderedGate::of(&gate), Family::V4).gate_fate(probe);
+    if probe.state == "NEW" && (probe.syn || probe.translated) && probe.packet.src != probe.packet.dst {
+        let local = if probe.local { BTreeSet::from([probe.packet.src]) } else { BTreeSet::new() };
+        let blocks = gate.judge(&probe.packet, &local).is_some_and(|judgement| judgement.blocks);
+        assert_eq!(found == Fate::Dropped, blocks, "{probe:?}");
+    }
+    found
+}
+
+#[test]
+fn the_client_counts_and_not_the_node() {
+    let through = |src, port| fate(&[web(WEB)], &Probe { translated: true, ..Probe::new(packet(src, WEB, port)) });
+    assert_eq!(through(CLIENT, 80), Fate::Passed);
+    assert_eq!(through("192.0.2.8", 80), Fate::Dropped, "no rule names it");
+    assert_eq!(through(CLIENT, 81), Fate::Dropped, "no rule opens it");
+    assert_eq!(through(CLIENT, 8080), Fate::Dropped, "a port of a probe is the node's own");
+}
+
+#[test]
+fn a_probe_comes_from_whatever_address_the_node_has() {
+    let from = |src, port, local| fate(&[web(WEB)], &Probe { local, ..Probe::new(packet(src, WEB, port)) });
+    assert_eq!(from(NODE, 8080, true), Fate::Passed);
+    assert_eq!(from("198.51.100.3", 8080, true), Fate::Passed, "an address that nobody has told of");
+    assert_eq!(from(NODE, 8080, false), Fate::Dropped, "it only says so");
+    assert_eq!(from(NODE, 80, true), Fate::Dropped, "not a port of a probe");
+}
+
+#[test]
+fn what_is_no_new_connection_towards_a_pod_behind_it_is_not_judged() {
+    let web = web(WEB);
+    let stranger = Probe { translated: true, ..Probe::new(packet("192.0.2.8", WEB, 80)) };
+    for state in ["ESTABLISHED", "RELATED", "INVALID", "UNTRACKED"] {
+        assert_eq!(fate(std::slice::from_ref(&web), &Probe { state, ..stranger }), Fate::Passed, "{state}");
+    }
+    let elsewhere = Probe { packet: packet("192.0.2.8", DB, 80), ..stranger };
+    assert_eq!(fate(std::slice::from_ref(&web), &elsewhere), Fate::Passed);
+    // Conntrack was emptied, and this is an answer of a server that the Pod talks to.
+    let midway = Probe { syn: false, translated: false, ..stranger };
+    assert_eq!(fate(std::slice::from_ref(&web), &midway), Fate::Passed);
+    assert_eq!(fate(&[web], &Probe { translated: true, ..midway }), Fate::Dropped);
+}
+
+#[test]
+fn ended_flows_stop_in_both_directions() {
+    let ended = |src, dst| Probe { state: "ESTABLISHED", connmark: ENDED, ..Probe::new(packet(src, dst, 80)) };
+    assert_eq!(fate(&[web(WEB)], &ended(CLIENT, WEB)), Fate::Dropped);
+    assert_eq!(fate(&[web(WEB)], &ended(WEB, CLIENT)), Fate::Dropped);
+    assert_eq!(fate(&[web(WEB)], &ended(CLIENT, DB)), Fate::Passed, "somebody else's mark");
+}
+
+#[test]
+fn who_reaches_itself_passes_and_nobody_else_by_that() {
+    let policies = [web(WEB), web(DB)];
+    let to = |src, dst| fate(&policies, &Probe { translated: true, ..Probe::new(packet(src, dst, 81)) });
+    assert_eq!(to(WEB, WEB), Fate::Passed);
+    assert_eq!(to(WEB, DB), Fate::Dropped);
+}
+
+#[test]
+fn each_pod_is_judged_by_its_own_rules() {
+    let mut selective = NetnsPolicy::new(Enforcement::Selective);
+    selective.own = BTreeSet::from([ip(DB)]);
+    selective.inbound.deny.push(entry(hosts(Some("p-2"), &[CLIENT]), &[22]));
+    let policies = [web(WEB), selective];
+    let to = |dst, port| fate(&policies, &Probe { translated: true, ..Probe::new(packet(CLIENT, dst, port)) });
+    assert_eq!(to(DB, 22), Fate::Dropped);
+    assert_eq!(to(DB, 23), Fate::Passed);
+    assert_eq!(to(WEB, 22), Fate::Dropped);
+    let laxer = NetnsPolicy { own: BTreeSet::from([ip(WEB)]), ..NetnsPolicy::new(Enforcement::VisibilityOnly) };
+    assert_eq!(GatePolicy::of([&laxer]), GatePolicy::default(), "it blocks nothing");
+}
+
+#[test]
+fn an_address_that_two_pods_claim_is_nobodys() {
+    let mut other = web(WEB);
+    other.inbound.allow.clear();
+    let gate = GatePolicy::of([&web(WEB), &other]);
+    for src in [CLIENT, NODE] {
+        let blocks = gate.judge(&packet(src, WEB, 8080), &BTreeSet::from([ip(NODE)])).map(|judged| judged.blocks);
+        assert_eq!(blocks, Some(true), "{src}");
+    }
+}
+
+#[test]
+fn what_does_not_change_is_not_written() {
+    let first = RenderedGate::of(&GatePolicy::of([&web(WEB)]));
+    let text = first.restore_text(Family::V4, &nothing());
+    assert!(text.contains("-I POSTROUTING 1 -j RF-GATE\n-I PREROUTING 1 -j RF-GATE-END\n"), "{text}");
+    assert_eq!(first.restore_text(Family::V4, &first.installed(Family::V4)), "");
+    assert_eq!(first.verify(Family::V4, &first.installed(Family::V4)), Readback::Ok);
+
+    // A Pod with the same rules: who reaches itself, and members.
+    let joined = RenderedGate::of(&GatePolicy::of([&web(WEB), &web(DB)]));
+    let text = joined.restore_text(Family::V4, &first.installed(Family::V4));
+    assert!(!text.contains("--dport 80 ") && text.contains(&format!("-s {DB} -d {DB} -j RETURN")), "{text}");
+    assert!(!text.contains("-I "), "{text}");
+    let names = |gate: &RenderedGate| gate.sets.iter().map(|set| set.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&first), names(&joined));
+
+    // A rule more is another chain, and the old one goes.
+    let mut more = web(DB);
+    more.inbound.allow.push(entry(hosts(Some("p-1"), &[CLIENT]), &[443]));
+    let changed = RenderedGate::of(&GatePolicy::of([&web(WEB), &more]));
+    let text = changed.restore_text(Family::V4, &joined.installed(Family::V4));
+    assert_eq!(text.matches("--dport 443 ").count(), 1, "{text}");
+    assert_eq!(text.matches("-X RF-GATE-FP-").count(), 1, "{text}");
+    assert_eq!(changed.restore_text(Family::V4, &changed.installed(Family::V4)), "");
+
+    let gone = RenderedGate::of(&GatePolicy::default());
+    let text = gone.restore_text(Family::V4, &changed.installed(Family::V4));
+    assert!(text.contains("-D POSTROUTING -j RF-GATE\n") && text.contains("-X RF-GATE-DOORS\n"), "{text}");
+    assert!(!text.contains("-A "), "{text}");
+    assert_eq!(gone.restore_text(Family::V4, &nothing()), "");
+}
+
+#[test]
+fn rules_of_others_in_the_nodes_namespace_are_not_ours() {
+    let save = "*mangle\n:POSTROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:RF-HOST-OUT - [0:0]\n\
+        -A POSTROUTING -p tcp -j KUBE-POSTROUTING\n-A OUTPUT -j RF-HOST-OUT\nCOMMIT\n";
+    let installed = Installed::parse_of(names::CHAIN_PREFIX, save);
+    assert_eq!(RenderedGate::default().restore_text(Family::V4, &installed), "");
+}
+
+#[test]
+fn a_pod_lets_its_node_in_where_somebody_may_come_in() {
+    let judge = |policy: &NetnsPolicy, src, port| policy.judge(&packet(src, WEB, port)).blocks;
+    let policy = web(WEB);
+    let closed = admit(&policy, Ports::Judged, &[]);
+    let open = admit(&policy, Ports::Judged, &[ip(NODE)]);
+    for port in [80, 8080] {
+        assert!(judge(&closed, NODE, port), "no gate is in force: {port}");
+        assert!(!judge(&open, NODE, port), "{port}");
+    }
+    assert!(judge(&open, NODE, 81), "nobody may come in there");
+    assert!(!judge(&open, CLIENT, 80) && judge(&open, CLIENT, 8080), "others are judged as ever");
+    let probes = admit(&policy, Ports::Probes, &[ip(NODE)]);
+    assert!(judge(&probes, NODE, 80) && !judge(&probes, NODE, 8080));
+    // Whether a gate is in force is a matter of members.
+    let rendered = crate::render(&closed, 1);
+    assert!(rendered.sets_of(&closed, &open).is_some());
+
+    let mut selective = NetnsPolicy { state: Enforcement::Selective, ..policy };
+    selective.inbound.deny.push(entry(hosts(Some("p-3"), &[NODE]), &[22]));
+    assert!(judge(&admit(&selective, Ports::Judged, &[]), NODE, 22));
+    assert!(!judge(&admit(&selective, Ports::Judged, &[ip(NODE)]), NODE, 22), "the gate has judged it");
+}

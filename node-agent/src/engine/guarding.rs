@@ -1,0 +1,36 @@
+//! The node's gate: what it is told, and whom Pods let in by it.
+
+use tokio::time::Instant;
+
+use super::Engine;
+use crate::gate::Finished;
+use crate::slot::Moment;
+
+impl Engine {
+    /// Tells the gate which Pods there are, and Pods for whom it is in force.
+    pub(super) fn ask_gate(&mut self) {
+        let Some(gate) = &mut self.gate else { return };
+        gate.want(self.slots.iter());
+        for (id, slot) in &mut self.slots {
+            let door = gate.door(id, slot, &self.node_addresses);
+            slot.let_in(door);
+        }
+    }
+
+    /// Lets the gate begin what is to be done there, and says whether Pods may be written to: what they let in depends on it.
+    pub(super) fn open_gate(&mut self, moment: Moment) -> bool {
+        let resolved = self.view.counts() || self.suspension().is_some();
+        let Some(gate) = &mut self.gate else { return true };
+        if resolved {
+            gate.begin(moment);
+        }
+        gate.is_known(moment.now)
+    }
+
+    pub(super) fn take_gate(&mut self, finished: Finished) {
+        if let Some(gate) = &mut self.gate {
+            gate.finish(finished, Instant::now());
+        }
+        self.ask_gate();
+    }
+}

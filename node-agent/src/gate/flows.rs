@@ -1,0 +1,137 @@
+//! Flows through the gate: those that a tightened policy blocks end, and no others.
+//!
+//! Of a flow that the node neither translates nor began, its Pod knows the client: the Pod ends it. Of one that conntrack first saw
+//! under way nobody knows who began it: it goes on. A flow of datagrams that the node itself has is forgotten instead of
+//! ended, since it may have begun with the Pod.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ringfence_dataplane::gate::GatePolicy;
+use ringfence_model::Protocol;
+
+use crate::flows::FlowError;
+use crate::flows::conntrack::{Conntrack, Flow};
+use crate::machine;
+
+/// Ends the flows of the node that its gate blocks, and lets those go on that were ended and that it lets pass.
+///
+/// # Errors
+/// When the kernel refuses, after everything else was done.
+pub fn settle(gate: &GatePolicy) -> Result<(), FlowError> {
+    let local = machine::every_address();
+    let mut table = Conntrack::open()?;
+    let (mut refused, mut ended) = (None, 0);
+    for flow in table.flows()? {
+        let done = match fate(gate, &local, &flow) {
+            Fate::NotOurs => Ok(false),
+            Fate::GoesOn if flow.is_ended() => table.mark(&flow, false).map(|_| false),
+            Fate::Ends if !flow.is_ended() => table.mark(&flow, true),
+            Fate::BeginsAgain => table.forget(&flow),
+            Fate::GoesOn | Fate::Ends => Ok(false),
+        };
+        match done {
+            Ok(done) => ended += usize::from(done),
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    if ended > 0 {
+        tracing::info!(flows = ended, "ended flows that the gate blocks");
+    }
+    refused.map_or(Ok(()), Err)
+}
+
+/// Takes back every bit of ours from flows of these Pods, when no rule looks at them any more.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn forgive(pods: &BTreeSet<IpAddr>) -> Result<(), FlowError> {
+    if pods.is_empty() {
+        return Ok(());
+    }
+    let mut table = Conntrack::open()?;
+    let ended = |flow: &Flow| flow.is_ended() && pods.contains(&flow.provider().0);
+    for flow in table.flows()?.into_iter().filter(ended) {
+        table.mark(&flow, false)?;
+    }
+    Ok(())
+}
+
+/// What becomes of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    NotOurs,
+    GoesOn,
+    Ends,
+    BeginsAgain,
+}
+
+fn fate(gate: &GatePolicy, local: &BTreeSet<IpAddr>, flow: &Flow) -> Fate {
+    let is_local = local.contains(&flow.packet.src);
+    let packet = flow.at_provider();
+    let ours = flow.is_translated() || (is_local && !flow.picked_up);
+    let Some(judgement) = gate.judge(&packet, local).filter(|_| ours && !flow.related) else { return Fate::NotOurs };
+    let itself = packet.src == packet.dst;
+    match judgement.blocks && !itself && !flow.is_over {
+        false => Fate::GoesOn,
+        true if is_local && !flow.is_translated() && packet.protocol != Protocol::TCP => Fate::BeginsAgain,
+        true => Fate::Ends,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringfence_dataplane::gate::Door;
+    use ringfence_dataplane::policy::{Enforcement, Side};
+    use ringfence_dataplane::{Entry, HostSet, Match, Packet};
+    use ringfence_model::{Direction, PortMatch, Services};
+
+    const POD: &str = "10.244.1.5";
+    const CLIENT: &str = "192.0.2.7";
+    const NODE: &str = "172.30.0.11";
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    /// Full; the client may reach port 80.
+    fn gate() -> GatePolicy {
+        let nets = std::sync::Arc::new([ip(CLIENT)].into_iter().collect());
+        let services = Services::Only(PortMatch::single(Protocol::TCP, 80).into_iter().collect());
+        let matching = Match::Hosts { peers: HostSet { nets, ..HostSet::default() }, services };
+        let allow = vec![Entry { matching, reject: false, rule: "shop/web".to_owned() }];
+        let inbound = Side { allow, ..Side::default() };
+        GatePolicy { doors: vec![Door { state: Enforcement::Full, inbound, pods: [ip(POD)].into() }] }
+    }
+
+    fn flow(src: &str, dst: &str, dport: u16, protocol: Protocol) -> Flow {
+        let (direction, icmp) = (Direction::Inbound, None);
+        Flow::of(Packet { direction, protocol, src: ip(src), dst: ip(dst), sport: 40000, dport, icmp })
+    }
+
+    fn of(flow: &Flow) -> Fate {
+        fate(&gate(), &BTreeSet::from([ip(NODE)]), flow)
+    }
+
+    #[test]
+    fn the_client_of_a_translated_flow_counts() {
+        let through = |src, to| flow(src, NODE, 30080, Protocol::TCP).translated_to(ip(POD), to);
+        assert_eq!(of(&through(CLIENT, 80)), Fate::GoesOn);
+        assert_eq!(of(&through(CLIENT, 81)), Fate::Ends);
+        assert_eq!(of(&through("192.0.2.8", 80)), Fate::Ends);
+        assert_eq!(of(&through(POD, 81)), Fate::GoesOn, "it reaches itself");
+        let elsewhere = flow("192.0.2.8", NODE, 30080, Protocol::TCP).translated_to(ip("10.244.1.9"), 80);
+        assert_eq!(of(&elsewhere), Fate::NotOurs);
+    }
+
+    #[test]
+    fn what_the_pod_can_judge_is_left_to_it() {
+        assert_eq!(of(&flow("192.0.2.8", POD, 80, Protocol::TCP)), Fate::NotOurs);
+        let mut midway = flow(NODE, POD, 40001, Protocol::TCP);
+        assert_eq!(of(&midway), Fate::Ends, "the node has begun it");
+        midway.picked_up = true;
+        assert_eq!(of(&midway), Fate::NotOurs, "the Pod may have begun it");
+        assert_eq!(of(&flow(NODE, POD, 40001, Protocol::UDP)), Fate::BeginsAgain);
+    }
+}
