@@ -24,7 +24,7 @@ use crate::health::{Fault, Health};
 use crate::ledger::{self, Kept, Ledger};
 use crate::machine;
 use crate::netns::Location;
-use crate::off::Switch;
+use crate::off::{self, Switch};
 use crate::report::{self, Identity, Report};
 use crate::sandboxes::{self, FolderWatch, Seen};
 use crate::tools::Backend;
@@ -72,7 +72,11 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let engine = engine.remembering(readings.unwrap_or_default()).waiting(options.pod_start_wait(), before);
     let engine = match options.gate()? {
         Some(gate) => engine.with_gate(gate),
-        None => engine,
+        None => {
+            // One that an agent with other settings has left must not go on judging by rules of then.
+            off::remove_gate().map_err(anyhow::Error::msg).context("take the gate away")?;
+            engine
+        }
     };
     let switch = Switch::of(options.state_dir());
     let (turned, off) = watch::channel(switch.is_off());

@@ -114,7 +114,10 @@ pub async fn off(options: &Options) -> anyhow::Result<()> {
 }
 
 /// Takes the gate away from the network namespace of this process, which is the node's.
-fn remove_gate() -> Result<(), String> {
+///
+/// # Errors
+/// What the kernel or a program says.
+pub fn remove_gate() -> Result<(), String> {
     let backend = Backend::of_node().map_err(|error| error.to_string())?;
     let removed = kernel::bring(backend, &Arc::default(), kernel::Known::Unread, false);
     let (mut known, _) = removed.map_err(|error| error.to_string())?;

@@ -114,22 +114,30 @@ fn node_port() -> Lab {
     lab
 }
 
+/// The client outside may reach `b/b`.
+const OFFICE_TO_B: &str =
+    "[{name: x, consumers: [{ipList: office}], providers: [{labels: {app: [b]}}], allServices: true}]";
+
 #[test]
-fn what_the_pods_own_node_translates_reaches_its_probe_ports() {
+fn what_the_pods_own_node_translates_is_judged_by_who_connects() {
     let mut lab = node_port();
     lab.pod_mut("b/b").probe_ports.insert((Protocol::TCP, 8080));
-    assert_eq!(lab.decisions("203.0.113.7", "172.30.0.12", "30080/tcp"), (D::External, D::Essential));
+    assert_eq!(lab.decisions("203.0.113.7", "172.30.0.12", "30080/tcp"), (D::External, D::Default), "no probe of its node");
+    assert_eq!(lab.verdict("172.30.0.12", "172.30.0.12", "30080/tcp"), V::Allowed, "its node itself");
+    lab.ip_list("office", "{ranges: [203.0.113.0/24]}");
+    lab.rules("r", OFFICE_TO_B);
     assert_eq!(lab.verdict("203.0.113.7", "172.30.0.12", "30080/tcp"), V::Allowed);
+    assert_eq!(lab.verdict("198.51.100.7", "172.30.0.12", "30080/tcp"), V::Blocked);
     assert_eq!(lab.verdict("203.0.113.7", "172.30.0.11", "30080/tcp"), V::Blocked, "n1 is not the Pod's node");
 }
 
 #[test]
-fn what_a_node_translates_reaches_what_is_open_to_nodes() {
+fn what_another_node_translates_reaches_what_is_open_to_nodes() {
     let mut lab = node_port();
     assert_eq!(lab.verdict("203.0.113.7", "172.30.0.11", "30080/tcp"), V::Blocked);
     lab.rules("r", NODES_TO_B);
     assert_eq!(lab.verdict("203.0.113.7", "172.30.0.11", "30080/tcp"), V::Allowed);
-    assert_eq!(lab.verdict("203.0.113.7", "172.30.0.12", "30080/tcp"), V::Allowed);
+    assert_eq!(lab.verdict("203.0.113.7", "172.30.0.12", "30080/tcp"), V::Blocked, "the Pod's node knows better");
 }
 
 #[test]
@@ -177,12 +185,13 @@ fn where_the_entry_node_is_not_known_the_answer_depends_on_it() {
     let mut lab = node_port();
     lab.cluster.services.get_mut(&key("b/db")).unwrap().ingress_ips = ["198.51.100.9".parse().unwrap()].into();
     assert_eq!(lab.verdict("203.0.113.7", "198.51.100.9", "80/tcp"), V::Blocked, "by whichever node it comes");
-    lab.pod_mut("b/b").probe_ports.insert((Protocol::TCP, 8080));
+    lab.ip_list("office", "{ranges: [203.0.113.0/24]}");
+    lab.rules("r", OFFICE_TO_B);
     let answer = lab.explain("203.0.113.7", "198.51.100.9", "80/tcp");
-    assert_eq!(answer.verdict, V::Unknown, "by n2 it reaches the probe port");
-    assert!(answer.reason.unwrap().contains("node/n2"));
+    assert_eq!(answer.verdict, V::Unknown, "by n2 it is who it is");
+    assert!(answer.reason.unwrap().contains("node/n1"));
     assert!(answer.backends.unwrap()[0].reason.is_some());
-    lab.rules("r", NODES_TO_B);
+    lab.rules("nodes", NODES_TO_B);
     assert_eq!(lab.verdict("203.0.113.7", "198.51.100.9", "80/tcp"), V::Allowed, "by whichever node it comes");
     // A Pod that is blocked at its own end is blocked, whoever the other end would see.
     assert_eq!(lab.verdict("pod/a/a", "198.51.100.9", "80/tcp"), V::Blocked);

@@ -138,18 +138,18 @@ impl Installed {
         self.unhook(table) + &hooks.iter().map(put).collect::<String>()
     }
 
-    /// These chains of ours in one table, with hooks.
-    pub(crate) fn with(
-        table: &str,
+    /// These chains of ours in tables, with the hooks of those tables that have any.
+    pub(crate) fn with<const N: usize>(
         own: &'static str,
-        chains: BTreeMap<String, Vec<String>>,
-        hooks: &[Hook],
+        tables: [(&str, BTreeMap<String, Vec<String>>, &[Hook]); N],
     ) -> Self {
-        let mut all = chains;
-        if !all.is_empty() {
-            hooks.iter().for_each(|hook| drop(all.insert(hook.chain.to_owned(), vec![jump(hook)])));
-        }
-        Self { own, tables: BTreeMap::from([(table.to_owned(), all)]) }
+        let hooked = |(table, mut chains, hooks): (&str, BTreeMap<String, Vec<String>>, &[Hook])| {
+            if !chains.is_empty() {
+                hooks.iter().for_each(|hook| drop(chains.insert(hook.chain.to_owned(), vec![jump(hook)])));
+            }
+            (table.to_owned(), chains)
+        };
+        Self { own, tables: tables.into_iter().map(hooked).collect() }
     }
 
     fn hooked(&self, table: &str, hooks: &[Hook]) -> bool {

@@ -194,10 +194,11 @@ impl Kernel {
     /// Walks a packet through the gate of its node.
     pub fn gate_fate(&self, probe: &Probe) -> Fate {
         let mut walk = Walk { mark: 0, connmark: probe.connmark, would: false, rule: None, looked_at: 0 };
-        self.walk_tables([("mangle", "PREROUTING"), ("mangle", "POSTROUTING")], probe, &mut walk)
+        let forwarded = if probe.local { ("filter", "OUTPUT") } else { ("filter", "FORWARD") };
+        self.walk_tables([("mangle", "PREROUTING"), forwarded, ("mangle", "POSTROUTING")], probe, &mut walk)
     }
 
-    fn walk_tables(&self, chains: [(&str, &str); 2], probe: &Probe, walk: &mut Walk) -> Fate {
+    fn walk_tables<const N: usize>(&self, chains: [(&str, &str); N], probe: &Probe, walk: &mut Walk) -> Fate {
         for (table, chain) in chains {
             let Some(chains) = self.tables.get(table) else { continue };
             if table == "filter" && probe.overwritten {

@@ -152,7 +152,7 @@ pub fn check(backend: Backend, known: Known) -> Result<(Known, bool), ApplyError
 fn read(backend: Backend) -> Result<Held, ApplyError> {
     let generation = backend.generation();
     let installed = |family| {
-        let save = backend.save_table(family, "mangle")?;
+        let save = backend.save_table(family, "mangle")? + &backend.save_table(family, "filter")?;
         Ok::<_, ApplyError>(Installed::parse_of(names::CHAIN_PREFIX, &save))
     };
     let (v4, v6) = (installed(Family::V4)?, installed(Family::V6)?);

@@ -161,7 +161,7 @@ impl Reader<'_> {
     }
 }
 
-/// Where the node puts its own address in place of the client's, a Pod in Full cannot know whom it would let in.
+/// Where another node than its own puts an address in place of the client's, a Pod in Full cannot know whom it would let in.
 fn hidden_source(service: &ServiceInfo, facts: &ServiceFacts, profile: &NamespaceProfile) -> Option<String> {
     let ways = translated_ways_in(service);
     // The Pods behind a Service are of its own namespace.
@@ -169,8 +169,8 @@ fn hidden_source(service: &ServiceInfo, facts: &ServiceFacts, profile: &Namespac
         && facts.behind.accepted.iter().any(|end| matches!(end.owner, Owner::Pod(_)));
     (full && !ways.is_empty()).then(|| {
         format!(
-            "connections from outside ({}) are not opened towards Pods in Full, because the node hides their source: \
-             set externalTrafficPolicy: Local",
+            "connections from outside ({}) that come in by another node than the Pod's are not opened towards Pods in \
+             Full, because that node hides their source: set externalTrafficPolicy: Local",
             ways.join(", ")
         )
     })

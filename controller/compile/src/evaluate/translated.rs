@@ -1,8 +1,8 @@
 //! Connections whose source a node translates: the back end sees an address of that node instead of who connects.
 //!
-//! Until the gate judges such connections at the node, the kernel takes them for the node's own. Which node translates
-//! and which of its addresses it takes is not always known. So every possible one is judged, and where they do not
-//! come to the same, the answer is that it is not known.
+//! The gate of the back end's own node judges by who connects. Another node's does not know the back end's rules, and the
+//! kernel takes what comes by it for that node's own. Which node translates and which of its addresses it takes is not always
+//! known. So every possible one is judged, and where they do not come to the same, the answer is that it is not known.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -31,7 +31,10 @@ impl Evaluator<'_> {
     pub(super) fn back_end_side(&self, end: &End<'_>, source: &End<'_>, entrance: &Entrance<'_>, port: Port) -> Judged {
         let itself = matches!((source.pod, end.pod), (Some((a, _)), Some((b, _))) if a == b);
         match self.entry(source, entrance) {
-            Some(entry) if !itself => self.unless_they_differ(end, &self.seen_as(source, &entry, entrance), port),
+            Some(entry) if !itself => {
+                let own = end.pod.and_then(|(_, pod)| pod.node.as_deref());
+                self.unless_they_differ(end, &self.judged_as(source, &entry, entrance, own), port)
+            }
             _ => self.destination_side(end, source, port),
         }
     }
@@ -59,15 +62,22 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Everything that the back end may see.
-    fn seen_as<'e>(&'e self, source: &End<'e>, entry: &Entry<'e>, entrance: &Entrance<'_>) -> Vec<End<'e>> {
+    /// Everything that the connection may be judged as; `own` is the back end's node.
+    fn judged_as<'e>(
+        &'e self,
+        source: &End<'e>,
+        entry: &Entry<'e>,
+        entrance: &Entrance<'_>,
+        own: Option<&str>,
+    ) -> Vec<End<'e>> {
         let v4 = entrance.front.is_none_or(|front| front.address.is_ipv4());
         let nodes: Vec<&str> = match entry {
             Entry::At(node) => vec![node],
             Entry::Anywhere | Entry::Perhaps => self.world.cluster.nodes.keys().map(String::as_str).collect(),
         };
-        let mut seen: Vec<End<'e>> = nodes.into_iter().flat_map(|node| self.node_as_source(source, node, v4)).collect();
-        if matches!(entry, Entry::Perhaps) {
+        let elsewhere = nodes.iter().filter(|node| own != Some(**node));
+        let mut seen: Vec<End<'e>> = elsewhere.flat_map(|node| self.node_as_source(source, node, v4)).collect();
+        if matches!(entry, Entry::Perhaps) || nodes.iter().any(|node| own == Some(*node)) {
             seen.push(source.clone());
         }
         seen

@@ -20,4 +20,4 @@ mod tests;
 
 pub use admit::{Ports, admit};
 pub use policy::{Door, GatePolicy};
-pub use render::{HOOKS, RenderedGate};
+pub use render::RenderedGate;

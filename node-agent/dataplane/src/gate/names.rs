@@ -41,6 +41,11 @@ pub fn pods(family: Family) -> String {
     format!("{}pods", SETS.prefix(family))
 }
 
+/// The set of those of them with a rule that rejects.
+pub fn rejecting(family: Family) -> String {
+    format!("{}rejecting", SETS.prefix(family))
+}
+
 /// The set of the Pods that a chain judges.
 pub fn judged_by(family: Family, chain: &str) -> String {
     let digest = chain.strip_prefix(CHAIN_PREFIX).unwrap_or(chain);

@@ -12,8 +12,11 @@
 //! Sets and chains are named after their content ([`super::names`]): a restore writes what is not there yet, in one
 //! commit with what leads to it. Whatever passes leaves by RETURN, so that other people's rules still see it.
 //!
-//! A packet that begins no connection is judged only if the node translates it: anything else the Pod sees as it is. In
-//! POSTROUTING nothing can be rejected, so that whom a rule rejects is dropped here.
+//! A packet that begins no connection is judged only if the node translates it: anything else the Pod sees as it is.
+//!
+//! In POSTROUTING nothing can be rejected. So where a rule rejects, what is forwarded to these Pods goes through the same
+//! chains in `filter` FORWARD before, where its destination is translated too; there they reject. What comes another way,
+//! from the node itself, is dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -31,78 +34,75 @@ use crate::render::lines::{Line, Seen, SideLines, at_the_gate};
 use crate::sets::{Members, SetDef};
 
 /// Where the gate hangs.
-pub const HOOKS: [Hook; 2] = [
+const IN_MANGLE: [Hook; 2] = [
     Hook { table: "mangle", chain: "POSTROUTING", target: names::ENTRY },
     Hook { table: "mangle", chain: "PREROUTING", target: END },
 ];
+/// Where it rejects.
+const IN_FILTER: [Hook; 1] = [Hook { table: "filter", chain: "FORWARD", target: names::ENTRY }];
 const END: &str = "RF-GATE-END";
 const DOORS: &str = "RF-GATE-DOORS";
+const REFUSE: &str = "RF-GATE-REFUSE";
 
 /// A gate as text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RenderedGate {
     /// The sets that the rules name.
     pub sets: Vec<SetDef>,
-    v4: Chains,
-    v6: Chains,
+    v4: Tables,
+    v6: Tables,
 }
 
-/// Chains of table mangle by name, with their rules (each without `-A CHAIN`).
+/// Chains by name, with their rules (each without `-A CHAIN`).
 type Chains = BTreeMap<String, Vec<String>>;
+
+/// What a family has in both tables.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Tables {
+    filter: Chains,
+    mangle: Chains,
+}
+
+impl Tables {
+    /// Those that reject first: nothing is to be dropped that could have been rejected.
+    fn each(&self) -> [(&'static str, &Chains, &'static [Hook]); 2] {
+        [("filter", &self.filter, &IN_FILTER), ("mangle", &self.mangle, &IN_MANGLE)]
+    }
+}
 
 impl RenderedGate {
     /// Renders a gate. Without doors it is nothing.
     pub fn of(gate: &GatePolicy) -> Self {
-        if gate.doors.is_empty() {
-            return Self::default();
-        }
-        let (v4, v4_sets) = chains(gate, Family::V4);
-        let (v6, v6_sets) = chains(gate, Family::V6);
+        let (v4, v4_sets) = tables(gate, Family::V4);
+        let (v6, v6_sets) = tables(gate, Family::V6);
         Self { sets: v4_sets.into_iter().chain(v6_sets).collect(), v4, v6 }
     }
 
     /// Whether what is installed is this gate.
     pub fn verify(&self, family: Family, installed: &Installed) -> Readback {
         let wanted = self.family(family);
-        if wanted.is_empty() {
-            return if installed.is_empty() { Readback::Ok } else { Readback::Changed };
+        let right = wanted.each().iter().all(|(table, chains, hooks)| is_there(installed, table, chains, hooks));
+        match right {
+            true => Readback::Ok,
+            false if installed.is_empty() => Readback::Missing,
+            false => Readback::Changed,
         }
-        if installed.is_empty() {
-            return Readback::Missing;
-        }
-        let holds = installed.counts("mangle") == counts(wanted) && installed.is_hooked(&HOOKS);
-        if holds { Readback::Ok } else { Readback::Changed }
     }
 
     /// `iptables-restore --noflush` input that makes this of what is installed. Empty if nothing is to be done. The sets
     /// have to be there.
     pub fn restore_text(&self, family: Family, installed: &Installed) -> String {
-        let wanted = self.family(family);
-        if self.verify(family, installed) == Readback::Ok {
-            return String::new();
-        }
-        let (present, counts) = (installed.counts("mangle"), counts(wanted));
-        // What leads to others is written with them: its name does not tell what it holds.
-        let written: Vec<_> = wanted
-            .iter()
-            .filter(|(name, _)| !is_named_by_content(name) || present.get(*name) != counts.get(*name))
-            .collect();
-        let declared = written.iter().map(|(name, _)| format!(":{name} - [0:0]\n"));
-        let rules = written.iter().flat_map(|(name, rules)| rules.iter().map(move |rule| format!("-A {name} {rule}\n")));
-        let hooks = installed.hooks_to("mangle", if wanted.is_empty() { &[] } else { &HOOKS });
-        let stale = || present.keys().filter(|name| !wanted.contains_key(*name));
-        let flushed = stale().map(|name| format!("-F {name}\n"));
-        let deleted = stale().map(|name| format!("-X {name}\n"));
-        let lines: String = declared.chain(rules).chain([hooks]).chain(flushed).chain(deleted).collect();
-        format!("*mangle\n{lines}COMMIT\n")
+        let tables = self.family(family).each();
+        tables.iter().map(|(table, chains, hooks)| restore_text(installed, table, chains, hooks)).collect()
     }
 
     /// What is installed once [`RenderedGate::restore_text`] was restored.
     pub fn installed(&self, family: Family) -> Installed {
-        Installed::with("mangle", names::CHAIN_PREFIX, self.family(family).clone(), &HOOKS)
+        let tables = self.family(family).each();
+        Installed::with(names::CHAIN_PREFIX, tables.map(|(table, chains, hooks)| (table, chains.clone(), hooks)))
     }
 
-    fn family(&self, family: Family) -> &Chains {
+    fn family(&self, family: Family) -> &Tables {
         match family {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
@@ -110,41 +110,106 @@ impl RenderedGate {
     }
 }
 
+fn is_there(installed: &Installed, table: &str, wanted: &Chains, hooks: &[Hook]) -> bool {
+    if wanted.is_empty() {
+        return !installed.is_in(table);
+    }
+    installed.counts(table) == counts(wanted) && installed.is_hooked(hooks)
+}
+
+fn restore_text(installed: &Installed, table: &str, wanted: &Chains, hooks: &[Hook]) -> String {
+    if is_there(installed, table, wanted, hooks) {
+        return String::new();
+    }
+    let (present, counts) = (installed.counts(table), counts(wanted));
+    // What leads to others is written with them: its name does not tell what it holds.
+    let written: Vec<_> = wanted
+        .iter()
+        .filter(|(name, _)| !is_named_by_content(name) || present.get(*name) != counts.get(*name))
+        .collect();
+    let declared = written.iter().map(|(name, _)| format!(":{name} - [0:0]\n"));
+    let rules = written.iter().flat_map(|(name, rules)| rules.iter().map(move |rule| format!("-A {name} {rule}\n")));
+    let hooks = installed.hooks_to(table, if wanted.is_empty() { &[] } else { hooks });
+    let stale = || present.keys().filter(|name| !wanted.contains_key(*name));
+    let flushed = stale().map(|name| format!("-F {name}\n"));
+    let deleted = stale().map(|name| format!("-X {name}\n"));
+    let lines: String = declared.chain(rules).chain([hooks]).chain(flushed).chain(deleted).collect();
+    format!("*{table}\n{lines}COMMIT\n")
+}
+
 fn counts(chains: &Chains) -> BTreeMap<String, usize> {
     chains.iter().map(|(name, rules)| (name.clone(), rules.len())).collect()
 }
 
 fn is_named_by_content(chain: &str) -> bool {
-    ![names::ENTRY, names::ITSELF, DOORS, END].contains(&chain)
+    ![names::ENTRY, names::ITSELF, DOORS, END, REFUSE].contains(&chain)
 }
 
-fn chains(gate: &GatePolicy, family: Family) -> (Chains, Vec<SetDef>) {
+/// What becomes of what a rule rejects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    Drop,
+    Reject,
+}
+
+fn tables(gate: &GatePolicy, family: Family) -> (Tables, Vec<SetDef>) {
     let (lines, mut sets) = at_the_gate(gate.doors.iter().map(|door| &door.inbound), family);
-    let mut judging: BTreeMap<String, (Vec<String>, BTreeSet<IpAddr>)> = BTreeMap::new();
-    for (door, lines) in gate.doors.iter().zip(&lines) {
-        let (rules, pods) = (rules(door, lines), of_family(&door.pods, family));
-        if !pods.is_empty() {
-            judging.entry(names::of_rules(&rules)).or_insert((rules, BTreeSet::new())).1.extend(pods);
-        }
+    let behind = |door: &Door| !of_family(&door.pods, family).is_empty();
+    let doors: Vec<_> = gate.doors.iter().zip(&lines).filter(|(door, _)| behind(door)).collect();
+    let rejecting: Vec<_> = doors.iter().copied().filter(|(_, lines)| rejects(lines)).collect();
+    let mut tables = Tables {
+        mangle: chains(&doors, family, &names::pods(family), Refusal::Drop, &mut sets),
+        filter: chains(&rejecting, family, &names::rejecting(family), Refusal::Reject, &mut sets),
+    };
+    if !tables.mangle.is_empty() {
+        tables.mangle.insert(END.to_owned(), vec![ended(&names::pods(family), "src")]);
     }
-    let all = of_family(&gate.pods(), family);
-    sets.push(set(family, names::pods(family), &all));
+    if !tables.filter.is_empty() {
+        let reject = |what: &str, with: &str| format!("{what}-j REJECT --reject-with {with}");
+        let refuse = vec![reject("-p tcp ", "tcp-reset"), reject("", family.reject_with())];
+        tables.filter.insert(REFUSE.to_owned(), refuse);
+    }
+    (tables, if doors.is_empty() { Vec::new() } else { sets })
+}
+
+fn rejects(lines: &SideLines) -> bool {
+    lines.override_deny.iter().chain(&lines.deny).any(|line| line.reject)
+}
+
+/// The chains of one table, with the sets that say who is behind which door; `all`: the name of the one with everybody.
+fn chains(
+    doors: &[(&Door, &SideLines)],
+    family: Family,
+    all: &str,
+    refusal: Refusal,
+    sets: &mut Vec<SetDef>,
+) -> Chains {
+    if doors.is_empty() {
+        return Chains::new();
+    }
+    let mut judging: BTreeMap<String, (Vec<String>, BTreeSet<IpAddr>)> = BTreeMap::new();
+    for (door, lines) in doors {
+        let rules = rules(door, lines, refusal);
+        let (_, pods) = judging.entry(names::of_rules(&rules)).or_insert((rules, BTreeSet::new()));
+        pods.extend(of_family(&door.pods, family));
+    }
+    let everybody = judging.values().flat_map(|(_, pods)| pods).copied().collect();
+    sets.push(set(family, all.to_owned(), &everybody));
     for (chain, (_, pods)) in &judging {
         sets.push(set(family, names::judged_by(family, chain), pods));
     }
-    let leading =
-        |chain: &String| format!("-m set --match-set {} dst -g {chain}", names::judged_by(family, chain));
-    let doors = judging.keys().map(leading);
+    let leading = |chain: &String| format!("-m set --match-set {} dst -g {chain}", names::judged_by(family, chain));
     // A Pod that goes from one chain to another is for a moment in none.
-    let doors = doors.chain(["-j DROP".to_owned()]).collect();
-    let mut chains = Chains::from([(DOORS.to_owned(), doors)]);
-    chains.insert(names::ENTRY.to_owned(), entry(family));
-    chains.insert(names::ITSELF.to_owned(), itself(&all));
-    chains.insert(END.to_owned(), vec![ended(family, "src")]);
+    let leading = judging.keys().map(leading).chain(["-j DROP".to_owned()]).collect();
+    let mut chains = Chains::from([
+        (DOORS.to_owned(), leading),
+        (names::ENTRY.to_owned(), entry(all)),
+        (names::ITSELF.to_owned(), itself(&everybody)),
+    ]);
     let text: Vec<String> = chains.values().flatten().cloned().collect();
     chains.insert(names::fingerprint(&text.join("\n")), Vec::new());
     chains.extend(judging.into_iter().map(|(name, (rules, _))| (name, rules)));
-    (chains, sets)
+    chains
 }
 
 fn of_family(addresses: &BTreeSet<IpAddr>, family: Family) -> BTreeSet<IpAddr> {
@@ -156,16 +221,15 @@ fn set(family: Family, name: String, members: &BTreeSet<IpAddr>) -> SetDef {
     SetDef { name, family, members: Members::Nets(Arc::new(nets)) }
 }
 
-fn ended(family: Family, pod: &str) -> String {
-    format!("-m connmark --mark {ENDED:#x}/{ENDED:#x} -m set --match-set {} {pod} -j DROP", names::pods(family))
+fn ended(pods: &str, pod: &str) -> String {
+    format!("-m connmark --mark {ENDED:#x}/{ENDED:#x} -m set --match-set {pods} {pod} -j DROP")
 }
 
 /// A new connection towards a Pod goes on to its door. Of what conntrack does not follow, nothing is translated.
-fn entry(family: Family) -> Vec<String> {
-    let pods = names::pods(family);
+fn entry(pods: &str) -> Vec<String> {
     vec![
-        ended(family, "dst"),
-        ended(family, "src"),
+        ended(pods, "dst"),
+        ended(pods, "src"),
         format!("-m set ! --match-set {pods} dst -j RETURN"),
         "-m conntrack ! --ctstate NEW -j RETURN".to_owned(),
         "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack ! --ctstate DNAT -j RETURN".to_owned(),
@@ -181,17 +245,20 @@ fn itself(pods: &BTreeSet<IpAddr>) -> Vec<String> {
 }
 
 /// In the order of the policy model's table `side`.
-fn rules(door: &Door, lines: &SideLines) -> Vec<String> {
-    let steps: [(&Vec<Line>, &str); 4] = [
-        (&lines.essential, "RETURN"),
-        (&lines.override_deny, "DROP"),
-        (&lines.allow, "RETURN"),
-        (&lines.deny, "DROP"),
-    ];
+fn rules(door: &Door, lines: &SideLines, refusal: Refusal) -> Vec<String> {
+    let steps: [(&Vec<Line>, bool); 4] =
+        [(&lines.essential, true), (&lines.override_deny, false), (&lines.allow, true), (&lines.deny, false)];
     let mut rules: Vec<String> = Vec::new();
-    for (lines, target) in steps {
-        let matches = lines.iter().flat_map(|line| line.matches(Seen::first(Direction::Inbound), false));
-        rules.extend(matches.map(|matching| format!("{matching} -j {target}")));
+    for (lines, passes) in steps {
+        for line in lines {
+            let target = match (passes, line.reject && refusal == Refusal::Reject) {
+                (true, _) => "-j RETURN".to_owned(),
+                (false, true) => format!("-g {REFUSE}"),
+                (false, false) => "-j DROP".to_owned(),
+            };
+            let matches = line.matches(Seen::first(Direction::Inbound), false);
+            rules.extend(matches.into_iter().map(|matching| format!("{matching} {target}")));
+        }
     }
     if door.state == Enforcement::Full {
         rules.push("-j DROP".to_owned());

@@ -64,7 +64,7 @@ fn fate(policies: &[NetnsPolicy], probe: &Probe) -> Fate {
     if probe.state == "NEW" && (probe.syn || probe.translated) && probe.packet.src != probe.packet.dst {
         let local = if probe.local { BTreeSet::from([probe.packet.src]) } else { BTreeSet::new() };
         let blocks = gate.judge(&probe.packet, &local).is_some_and(|judgement| judgement.blocks);
-        assert_eq!(found == Fate::Dropped, blocks, "{probe:?}");
+        assert_eq!(found != Fate::Passed, blocks, "{probe:?}");
     }
     found
 }
@@ -130,6 +130,24 @@ fn each_pod_is_judged_by_its_own_rules() {
     assert_eq!(to(WEB, 22), Fate::Dropped);
     let laxer = NetnsPolicy { own: BTreeSet::from([ip(WEB)]), ..NetnsPolicy::new(Enforcement::VisibilityOnly) };
     assert_eq!(GatePolicy::of([&laxer]), GatePolicy::default(), "it blocks nothing");
+}
+
+#[test]
+fn who_is_rejected_is_told_so_unless_it_is_the_node_itself() {
+    let mut rejecting = web(WEB);
+    let no = Entry { reject: true, ..entry(hosts(Some("p-2"), &["192.0.2.9", NODE]), &[80]) };
+    rejecting.inbound.override_deny.push(no);
+    let policies = [rejecting, web(DB)];
+    let through = |src, dst| Probe { translated: true, ..Probe::new(packet(src, dst, 80)) };
+    assert_eq!(fate(&policies, &through("192.0.2.9", WEB)), Fate::Rejected);
+    assert_eq!(fate(&policies, &through("192.0.2.8", WEB)), Fate::Dropped, "the default drops");
+    assert_eq!(fate(&policies, &through(CLIENT, WEB)), Fate::Passed);
+    assert_eq!(fate(&policies, &through("192.0.2.9", DB)), Fate::Dropped, "another Pod's rule");
+    assert_eq!(fate(&policies, &Probe { local: true, ..through(NODE, WEB) }), Fate::Dropped);
+    // Nobody rejects any more: table filter is as it was.
+    let before = RenderedGate::of(&GatePolicy::of(&policies)).installed(Family::V4);
+    let text = RenderedGate::of(&GatePolicy::of([&web(WEB)])).restore_text(Family::V4, &before);
+    assert!(text.starts_with("*filter\n-D FORWARD -j RF-GATE\n-F ") && text.contains("-X RF-GATE-REFUSE\n"), "{text}");
 }
 
 #[test]

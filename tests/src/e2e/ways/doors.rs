@@ -63,6 +63,7 @@ pub async fn doors(lab: &Lab, bed: &Bed, places: &BTreeMap<String, Place>) -> Re
         (Target::ExternalIpLocal, in_front(parsed(EXTERNAL_IPS[0])?)),
         (Target::ExternalIpCluster, in_front(parsed(EXTERNAL_IPS[1])?)),
         (Target::HostPort, of_node("NODE2", [[host_ports[0], host_ports[2]], [host_ports[1], host_ports[3]]])?),
+        (Target::ProbeByNodePort, Door::new(bed.address("NODE2")?, [probed_port(lab).await?; 2])),
         (Target::HostPod, Door::new(bed.address("NODE2")?, HOST_NETWORK_PORTS)),
         (Target::Outside, Door::new(bed.address("EXT")?, PORTS)),
         // Only its IPv4 address is dialled.
@@ -90,6 +91,13 @@ async fn node_ports(lab: &Lab) -> Result<[[[u16; 2]; 2]; 2]> {
         *ports = [[port("TCP", PORTS[0])?, port("TCP", PORTS[1])?], [port("UDP", PORTS[1])?, port("UDP", PORTS[0])?]];
     }
     Ok(found)
+}
+
+/// The nodePort that leads to a port of a probe.
+async fn probed_port(lab: &Lab) -> Result<u16> {
+    let live = lab.get("v1", "Service", Some(SERVERS), "probed").await?.context("no Service probed")?;
+    let number = live["spec"]["ports"][0]["nodePort"].as_u64().context("no nodePort")?;
+    u16::try_from(number).context("a port has 16 bits")
 }
 
 /// Awaits that a Service's name means these addresses.

@@ -134,7 +134,9 @@ pub fn probed(name: &str) -> Value {
         with_probes(health(1), [tcp(1), grpc(1), http(1)]),
         with_probes(health(2), [grpc(2), http(2), tcp(2)]),
     ];
-    pod(SERVERS, name, "probed", "node2", containers)
+    let mut pod = pod(SERVERS, name, "probed", "node2", containers);
+    pod["metadata"]["labels"]["app"] = json!("probed");
+    pod
 }
 
 fn service(name: &str, spec: Value) -> Value {
@@ -163,6 +165,8 @@ pub fn services() -> Vec<Value> {
             "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": SERVERS, "name": "alias"}, "spec": alias,
         }),
     ];
+    let ports = json!([{"name": "probe", "port": 80, "protocol": "TCP", "targetPort": PROBE_PORTS[3]}]);
+    services.push(service("probed", json!({"type": "NodePort", "selector": {"app": "probed"}, "ports": ports})));
     for (policy, balancers, external) in
         [("Local", LOAD_BALANCERS[0], EXTERNAL_IPS[0]), ("Cluster", LOAD_BALANCERS[1], EXTERNAL_IPS[1])]
     {
@@ -253,6 +257,7 @@ pub fn policy(outside: [IpAddr; 2]) -> [Value; 2] {
     reject["reject"] = json!(true);
     let rules = [
         rule("server", vec![clients(), listed(), hosts()], label(SERVERS, "server"), usual()),
+        rule("itself", vec![label(SERVERS, "server")], label(SERVERS, "server"), usual()),
         rule("special", vec![clients()], label(SERVERS, "server"), special),
         rule("rejecting", vec![clients()], label(SERVERS, "rejecting"), usual()),
         reject,

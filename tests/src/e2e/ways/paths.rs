@@ -145,8 +145,10 @@ struct Way<'a> {
 impl Way<'_> {
     fn checks(&self, scene: &Scene) -> Result<Vec<Check>> {
         Ok(match self.row.packets {
-            _ if self.row.from == Client::Itself => self.loopback(),
+            _ if self.row.from == Client::Itself && self.row.to == Target::Pod => self.loopback(),
+            _ if self.row.from == Client::Itself => self.itself(),
             _ if self.row.to == Target::Probe => self.probes(),
+            _ if self.row.to == Target::ProbeByNodePort => self.probes_by_node_port(scene)?,
             Packets::Both | Packets::Forgotten => self.connections(&[Kind::Tcp, Kind::Udp]),
             Packets::Tcp => self.connections(&[Kind::Tcp]),
             Packets::Transfer => vec![self.passes(Kind::Transfer, self.door.tcp[0])]
@@ -216,6 +218,32 @@ impl Way<'_> {
             self.by_strangers(kind, port).map(|check| Check { blocked: Some((Judges::Both, Seen::Dropped)), ..check })
         });
         own.chain(others).collect()
+    }
+
+    /// A Pod reaches itself through its Service where a rule lets it, and both its ends are in one namespace.
+    fn itself(&self) -> Vec<Check> {
+        let mut found = self.connections(&[Kind::Tcp, Kind::Udp]);
+        for check in found.iter_mut().filter(|check| check.netns == self.client) {
+            check.blocked = check.blocked.map(|(_, seen)| (Judges::Provider, seen));
+        }
+        found
+    }
+
+    /// Nobody but the Pod's own node reaches a port of a probe, not even through that node.
+    fn probes_by_node_port(&self, scene: &Scene) -> Result<Vec<Check>> {
+        let port = self.door.tcp[0];
+        let mut found = vec![self.blocked(Kind::Tcp, port)];
+        found.extend(self.by_strangers(Kind::Tcp, port));
+        let node = &scene.client(Client::FarNode)?.netns;
+        let blocked = Some((Judges::Provider, Seen::Dropped));
+        found.push(Check { blocked, ..self.check(node, Kind::Tcp, port, "another node") });
+        let blocked = Some((Judges::Both, Seen::Dropped));
+        for stranger in scene.strangers(Client::Kubelet) {
+            found.push(Check { blocked, ..self.check(&stranger, Kind::Tcp, port, "a Pod") });
+        }
+        let own = &scene.client(Client::NearNode)?.netns;
+        found.push(self.check(own, Kind::Tcp, port, "the node itself"));
+        Ok(found)
     }
 
     /// The node reaches what probes name and nothing else, and other Pods reach none of it.
