@@ -117,7 +117,6 @@ impl Backend {
         netfilter::has_kube_proxy() || (has_legacy_table("nat") && in_legacy())
     }
 
-
     /// Whether the plain `iptables` command, which people look with, sees our chain: if not, it uses the other back end.
     pub fn shows_to_people(chain: &str) -> bool {
         let seen = iptables::new(false).and_then(|mut command| {

@@ -36,6 +36,14 @@ pub fn ours(netns: &Path) -> Result<Vec<String>> {
     Ok(lines)
 }
 
+/// Every line of the gate in the network namespace of a node.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub fn gate(node: &Path) -> Result<Vec<String>> {
+    Ok(ours(node)?.into_iter().filter(|line| line.contains("RF-GATE") || line.contains("RFG")).collect())
+}
+
 /// Whether an address is a member of a set of ours in the namespace.
 ///
 /// # Errors

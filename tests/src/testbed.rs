@@ -195,6 +195,16 @@ impl Testbed {
         PathBuf::from(format!("/run/netns/rf-{}-ext", self.name))
     }
 
+    /// The network namespace of the router between the nodes, which is outside too.
+    pub fn fabric_netns(&self) -> PathBuf {
+        PathBuf::from(format!("/run/netns/rf-{}-fabric", self.name))
+    }
+
+    /// The network namespace of a node, by its number.
+    pub fn node_netns(&self, number: &str) -> PathBuf {
+        PathBuf::from(format!("/run/netns/rf-{}-node{number}", self.name))
+    }
+
     /// The folder with kubectl, helm and the rest.
     ///
     /// # Errors

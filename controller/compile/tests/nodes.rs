@@ -122,7 +122,11 @@ const OFFICE_TO_B: &str =
 fn what_the_pods_own_node_translates_is_judged_by_who_connects() {
     let mut lab = node_port();
     lab.pod_mut("b/b").probe_ports.insert((Protocol::TCP, 8080));
-    assert_eq!(lab.decisions("203.0.113.7", "172.30.0.12", "30080/tcp"), (D::External, D::Default), "no probe of its node");
+    assert_eq!(
+        lab.decisions("203.0.113.7", "172.30.0.12", "30080/tcp"),
+        (D::External, D::Default),
+        "no probe of its node"
+    );
     assert_eq!(lab.verdict("172.30.0.12", "172.30.0.12", "30080/tcp"), V::Allowed, "its node itself");
     lab.ip_list("office", "{ranges: [203.0.113.0/24]}");
     lab.rules("r", OFFICE_TO_B);

@@ -145,7 +145,8 @@ impl Kernel {
             let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
             if let Some(name) = line.strip_prefix('*') {
                 table = name.to_owned();
-                let base = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"].map(|name| (name.to_owned(), Vec::new()));
+                let base = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"]
+                    .map(|name| (name.to_owned(), Vec::new()));
                 self.tables.entry(table.clone()).or_insert_with(|| BTreeMap::from(base));
                 continue;
             }

@@ -39,7 +39,12 @@ impl Engine {
         let cni = self.chained.iter().filter_map(|(_, result)| result.as_ref().err());
         let cni = cni.map(|problem| format!("failed to {problem}"));
         let gate = self.gate.as_ref().and_then(Gate::problem);
-        runtime.chain(self.interruptions()).chain(cni).chain(gate).chain(self.slots.values().filter_map(Slot::problem)).collect()
+        runtime
+            .chain(self.interruptions())
+            .chain(cni)
+            .chain(gate)
+            .chain(self.slots.values().filter_map(Slot::problem))
+            .collect()
     }
 
     fn interruptions(&self) -> Vec<String> {

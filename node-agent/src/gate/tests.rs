@@ -60,7 +60,8 @@ fn what_is_right_is_not_written_and_foreign_rules_stay() {
     assert_eq!((done, number()), (Done::Nothing, before), "{held}");
 
     // A client more is a member more.
-    let more = gate(&[policy("10.244.1.5", &["192.0.2.7", "192.0.2.8"]), policy("fd00::5", &["192.0.2.7", "192.0.2.8"])]);
+    let more =
+        gate(&[policy("10.244.1.5", &["192.0.2.7", "192.0.2.8"]), policy("fd00::5", &["192.0.2.7", "192.0.2.8"])]);
     let (known, done) = put(&node, &more, known);
     assert_eq!((done, number()), (Done::Members, before));
     assert!(node.holds().contains("192.0.2.8"));

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use ringfence_dataplane::sets::{self, Members, SetDef, SetKind, SetNames};
 use ringfence_dataplane::End;
+use ringfence_dataplane::sets::{self, Members, SetDef, SetKind, SetNames};
 use ringfence_model::Protocol;
 
 use super::SetError;
@@ -51,7 +51,8 @@ impl Found {
     fn of(names: &SetNames, entries: &[Vec<u8>]) -> Self {
         let mut read: BTreeMap<String, Option<Read>> = BTreeMap::new();
         for entry in entries {
-            let Some(name) = find(entry, ATTR_SETNAME).and_then(text).filter(|name| names.family(name).is_some()) else {
+            let Some(name) = find(entry, ATTR_SETNAME).and_then(text).filter(|name| names.family(name).is_some())
+            else {
                 continue;
             };
             let set = read.entry(name.to_owned()).or_insert_with(|| Read::new(find(entry, ATTR_TYPENAME)?));

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Outcome;
@@ -78,4 +78,58 @@ pub async fn flows_older_than_the_rules_are_judged_as_new_ones(lab: Lab) -> Resu
     lab.delete("v1", "Namespace", None, name).await?;
     lab.delete(OURS, "RuleSet", None, name).await?;
     Ok(Outcome::Passed)
+}
+
+/// A tightened policy ends the flows through a NodePort that it denies, which the Pod takes for its node's, and only those.
+pub async fn a_tightened_policy_ends_flows_through_the_gate(lab: Lab) -> Result<Outcome> {
+    let scene = Scene::create(&lab, "fl-gate").await?;
+    let name = scene.name.as_str();
+    let addresses = lab.bed.addresses()?;
+    let address = |key: &str| addresses.get(key).with_context(|| format!("no {key}"));
+    for (list, key) in [("fl-gate-kept", "EXT_ADDRESS"), ("fl-gate-lost", "HOST_ADDRESS")] {
+        let spec = json!({"ranges": [address(key)?]});
+        lab.apply(&json!({"apiVersion": OURS, "kind": "IPList", "metadata": {"name": list}, "spec": spec})).await?;
+    }
+    let from = |list: &str| {
+        let providers = json!([{"labels": {"app": [name], "role": ["server"]}}]);
+        both_protocols(json!({"name": list, "consumers": [{"ipList": list}], "providers": providers}))
+    };
+    let client = rule("client-to-server", "Allow", (name, "client"), (name, "server"));
+    lab.apply(&rule_set(name, &[client.clone(), from("fl-gate-kept"), from("fl-gate-lost")])).await?;
+    lab.await_ready("RuleSet", None, name).await?;
+    let door = SocketAddr::new(address("NODE2_ADDRESS")?.parse()?, node_port(&lab, name).await?);
+    let (kept, lost) = (lab.bed.client_netns(), lab.bed.fabric_netns());
+    for netns in [&kept, &lost] {
+        lab.await_seen(netns, door, Seen::Open, SLOW).await?;
+    }
+    let (mut kept_flow, mut lost_flow) = (LongFlow::open(&kept, door)?, LongFlow::open(&lost, door)?);
+    let (kept_udp, lost_udp) = (LongDatagrams::open(&kept, door)?, LongDatagrams::open(&lost, door)?);
+    let all = kept_flow.speaks() && lost_flow.speaks() && kept_udp.speaks() && lost_udp.speaks();
+    ensure!(all, "not all flows work to begin with");
+
+    lab.apply(&rule_set(name, &[client, from("fl-gate-kept")])).await?;
+    lab.await_ready("RuleSet", None, name).await?;
+    ensure!(kept_flow.speaks() && kept_udp.speaks(), "a flow that is still allowed was ended");
+    ensure!(!lost_flow.speaks(), "a TCP flow that is not allowed any more goes on");
+    ensure!(!lost_udp.speaks(), "a UDP flow that is not allowed any more goes on");
+    lab.await_seen(&lost, door, Seen::Dropped, SLOW).await?;
+    scene.remove(&lab).await?;
+    for list in ["fl-gate-kept", "fl-gate-lost"] {
+        lab.delete(OURS, "IPList", None, list).await?;
+    }
+    Ok(Outcome::Passed)
+}
+
+/// A Service on the nodes' ports, TCP and UDP on the same one, in front of the server.
+async fn node_port(lab: &Lab, space: &str) -> Result<u16> {
+    let port = |protocol: &str| {
+        let name = protocol.to_lowercase();
+        json!({"name": name, "port": 8080, "protocol": protocol, "targetPort": 8080, "nodePort": 31808})
+    };
+    let object = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": space, "name": "door"},
+        "spec": {"type": "NodePort", "selector": {"name": "server"}, "ports": [port("TCP"), port("UDP")]},
+    });
+    lab.apply(&object).await?;
+    Ok(31808)
 }

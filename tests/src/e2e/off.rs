@@ -30,6 +30,9 @@ fn left(lab: &Lab, node: &str) -> Result<Option<String>> {
             return Ok(Some(format!("{}/{}: {line}", sandbox.namespace, sandbox.name)));
         }
     }
+    if let Some(line) = kernel::gate(&lab.bed.node_netns(node))?.first() {
+        return Ok(Some(format!("node{node}: {line}")));
+    }
     let conflist = on_node(lab, node, &["cat", CONFLIST])?;
     Ok(conflist.contains("cven").then(|| format!("node{node}: the plugin is in {CONFLIST}")))
 }
@@ -70,6 +73,7 @@ async fn await_reason(lab: &Lab, kind: &str, name: &str, wanted: &str) -> Result
 /// is not said any more.
 pub async fn suspended_enforcement_leaves_nothing(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "off-cluster").await?;
+    ensure!(!kernel::gate(&lab.bed.node_netns("2"))?.is_empty(), "the server's node has no gate");
     enforcement(&lab, Some("Suspended")).await?;
     let gone = suspended(&lab, &scene).await;
     enforcement(&lab, None).await?;

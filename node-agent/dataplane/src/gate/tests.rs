@@ -5,12 +5,12 @@ use std::sync::Arc;
 use ringfence_model::{Direction, PortMatch, Protocol, Services};
 
 use super::*;
+use crate::Family;
 use crate::judge::Packet;
 use crate::policy::{Enforcement, Entry, HostSet, Match, NetnsPolicy, Nets, Origin};
 use crate::readback::{Installed, Readback};
 use crate::render::ENDED;
 use crate::trace::{Fate, Kernel, Probe};
-use crate::Family;
 
 const WEB: &str = "10.244.1.5";
 const DB: &str = "10.244.1.6";
@@ -36,7 +36,11 @@ fn entry(peers: HostSet, ports: &[u16]) -> Entry {
 fn web(pod: &str) -> NetnsPolicy {
     let mut policy = NetnsPolicy::new(Enforcement::Full);
     policy.own = BTreeSet::from([ip(pod)]);
-    policy.inbound.essential.push(Entry { matching: Match::OwnOrigin, reject: false, rule: "essential:self".to_owned() });
+    policy.inbound.essential.push(Entry {
+        matching: Match::OwnOrigin,
+        reject: false,
+        rule: "essential:self".to_owned(),
+    });
     policy.inbound.essential.push(entry(hosts(None, &[NODE]), &[8080]));
     policy.inbound.allow.push(entry(hosts(Some("p-1"), &[CLIENT]), &[80]));
     policy
