@@ -51,6 +51,28 @@ const PODS: [(&str, u8); 3] = [("web", 2), ("db", 3), ("tools", 4)];
 /// Every Pod listens on both; the rule names the first.
 const PORTS: [u16; 2] = [8080, 8081];
 
+/// Clients outside, and the last number of their addresses.
+const OUTSIDE: [(&str, u8); 2] = [("office", 7), ("street", 8)];
+const NODE_PORT: u16 = 30080;
+const OFFICE: &str = "\
+---
+apiVersion: ringfence.dev/v1alpha1
+kind: IPList
+metadata: {name: office}
+spec: {ranges: [198.51.100.7]}
+---
+apiVersion: ringfence.dev/v1alpha1
+kind: RuleSet
+metadata: {name: office}
+spec:
+  scopes: [{labels: {app: [shop]}}]
+  rules:
+  - name: office-to-db
+    consumers: [{ipList: office}]
+    providers: [{labels: {role: [db]}}]
+    services: [{protocol: TCP, port: 8080}]
+";
+
 fn address(number: u8) -> IpAddr {
     IpAddr::from([10, 99, 0, number])
 }
@@ -67,8 +89,9 @@ struct Lab {
 }
 
 impl Lab {
-    fn new() -> Self {
-        let id = format!("rffo{}", std::process::id());
+    /// `letter` tells it from those of other tests.
+    fn new(letter: char) -> Self {
+        let id = format!("rff{letter}{}", std::process::id());
         let folder = std::env::temp_dir().join(&id);
         std::fs::create_dir_all(&folder).expect("a folder can be made");
         let lab = Self { id, folder };
@@ -117,6 +140,42 @@ impl Lab {
         });
     }
 
+    /// Clients outside of the Pods' network, and what kube-proxy would make of a Service with a nodePort in front of `db`
+    /// and policy Cluster.
+    fn outside(&self) {
+        self.ip("hub", "link add br1 type bridge");
+        self.ip("hub", "addr add 198.51.100.1/24 dev br1");
+        self.ip("hub", "link set br1 up");
+        for (client, number) in OUTSIDE {
+            self.add(client);
+            self.ip("hub", &format!("link add {client} type veth peer name eth0 netns {}", self.name(client)));
+            self.ip("hub", &format!("link set {client} master br1 up"));
+            self.ip(client, &format!("addr add 198.51.100.{number}/24 dev eth0"));
+            self.ip(client, "link set eth0 up");
+        }
+        self.within("hub", &["sysctl", "-qw", "net.ipv4.ip_forward=1"]);
+        let door = format!("-p tcp --dport {NODE_PORT} -j DNAT --to-destination {}:8080", of("db"));
+        let to_ports = format!("-A KUBE-SERVICES {door}");
+        for rule in [
+            "-N KUBE-SERVICES",
+            &to_ports,
+            "-A PREROUTING -j KUBE-SERVICES",
+            "-A POSTROUTING -m conntrack --ctstate DNAT -j MASQUERADE",
+        ] {
+            self.within("hub", &[&["iptables-nft", "-t", "nat"], &rule.split(' ').collect::<Vec<_>>()[..]].concat());
+        }
+    }
+
+    fn within(&self, netns: &str, command: &[&str]) -> String {
+        kernel::in_netns(&self.netns(netns), command).expect("it runs")
+    }
+
+    /// What a client outside sees of the nodePort.
+    fn through(&self, client: &str) -> Seen {
+        let door = SocketAddr::new(IpAddr::from([198, 51, 100, 1]), NODE_PORT);
+        probe::tcp(&self.netns(client), door).expect("a connection can be tried")
+    }
+
     fn write(&self, file: &str, text: &str) {
         std::fs::write(self.folder.join(file), text).expect("the folder can be written");
     }
@@ -153,8 +212,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for netns in ["hub", "web", "db", "tools"] {
-            let _ = Command::new("ip").args(["netns", "del", &self.name(netns)]).status();
+        for netns in ["hub", "web", "db", "tools", "office", "street"] {
+            // Not every test has all of them.
+            let _ = Command::new("ip").args(["netns", "del", &self.name(netns)]).output();
         }
         let _ = std::fs::remove_dir_all(&self.folder);
     }
@@ -224,7 +284,7 @@ fn a_compiled_folder_is_enforced_without_kubernetes() {
         let _ = writeln!(std::io::stderr(), "a_compiled_folder_is_enforced_without_kubernetes: not run: {why}");
         return;
     }
-    let lab = Lab::new();
+    let lab = Lab::new('o');
     assert_eq!(lab.seen("tools", "db", 8081), Seen::Open, "nothing is enforced yet");
     std::fs::create_dir(lab.folder.join("policy")).expect("a folder can be made");
     lab.write("policy/shop.yaml", POLICY);
@@ -260,4 +320,63 @@ fn a_compiled_folder_is_enforced_without_kubernetes() {
     assert_eq!(lab.seen("web", "db", 8081), Seen::Open, "the rule holds for the others");
     assert_eq!(lab.seen("tools", "db", 8081), Seen::Dropped, "the others are enforced as before");
     assert_eq!(lab.seen("hub", "web", 8080), Seen::Dropped, "the others are enforced as before");
+}
+
+/// The rules without what they have counted, with their handles: who writes one again gives it another.
+fn handles(ruleset: &str) -> Vec<String> {
+    let uncounted = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let counts = |at: usize| at > 0 && ["packets", "bytes"].contains(&words[at - 1]);
+        words.iter().enumerate().filter(|(at, _)| !counts(*at)).map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
+    };
+    ruleset.lines().map(uncounted).collect()
+}
+
+/// The agent of a node that translates: the client counts, a new agent writes nothing, and what somebody takes away is put back.
+#[test]
+fn a_node_judges_what_it_translates_by_who_connects() {
+    let (ringfence, cven) = (program("ringfence"), program("cven"));
+    if let Some(why) = missing(&[&ringfence, &cven]) {
+        let _ = writeln!(std::io::stderr(), "a_node_judges_what_it_translates_by_who_connects: not run: {why}");
+        return;
+    }
+    let lab = Lab::new('g');
+    lab.outside();
+    std::fs::create_dir(lab.folder.join("policy")).expect("a folder can be made");
+    lab.write("policy/shop.yaml", &(POLICY.to_owned() + OFFICE));
+    lab.write("cluster.yaml", &cluster());
+    lab.write_pods(&PODS);
+    lab.compile(&ringfence);
+    assert_eq!([lab.through("office"), lab.through("street")], [Seen::Open; 2], "nothing is enforced yet");
+
+    let agent = || {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", lab.netns("hub").display())).arg(&cven).current_dir(&lab.folder);
+        command.args(["--objects", "computed", "--pods", "pods.yaml", "--node-name", "n1", "--state-dir", "state"]);
+        command.args(["--gate", "true"]).env("RUST_LOG", "warn");
+        command
+    };
+    run(agent().arg("--once"));
+    let verdicts = || [lab.through("office"), lab.through("street"), lab.seen("hub", "db", 8080)];
+    // The node is no peer of any rule.
+    assert_eq!(verdicts(), [Seen::Open, Seen::Dropped, Seen::Dropped]);
+
+    let rules = |netns: &str| lab.within(netns, &["iptables-nft-save", "-t", "mangle"]);
+    let written = || ["hub", "db"].map(|netns| handles(&lab.within(netns, &["nft", "-a", "list", "ruleset"])));
+    let before = written();
+    run(agent().arg("--once"));
+    assert_eq!(written(), before, "a new agent finds everything as it is to be");
+    assert_eq!(verdicts(), [Seen::Open, Seen::Dropped, Seen::Dropped]);
+
+    let _following = Running(agent().spawn().expect("it runs"));
+    lab.within("hub", &["iptables-nft", "-t", "mangle", "-F"]);
+    until("the gate to be put back", || rules("hub").contains("-A POSTROUTING -j RF-GATE\n"));
+    assert_eq!(verdicts(), [Seen::Open, Seen::Dropped, Seen::Dropped]);
+
+    lab.write("policy/shop.yaml", &POLICY.to_owned());
+    lab.compile(&ringfence);
+    until("a rule that is gone to be gone at the gate", || lab.through("office") == Seen::Dropped);
+    lab.write_pods(&[]);
+    until("the gate to go with the last Pod", || kernel::gate(&lab.netns("hub")).expect("it can be read").is_empty());
+    assert_eq!([lab.through("office"), lab.through("street")], [Seen::Open; 2]);
 }
