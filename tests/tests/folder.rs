@@ -373,7 +373,7 @@ fn a_node_judges_what_it_translates_by_who_connects() {
     until("the gate to be put back", || rules("hub").contains("-A POSTROUTING -j RF-GATE\n"));
     assert_eq!(verdicts(), [Seen::Open, Seen::Dropped, Seen::Dropped]);
 
-    lab.write("policy/shop.yaml", &POLICY.to_owned());
+    lab.write("policy/shop.yaml", POLICY);
     lab.compile(&ringfence);
     until("a rule that is gone to be gone at the gate", || lab.through("office") == Seen::Dropped);
     lab.write_pods(&[]);
