@@ -393,12 +393,6 @@ fn ranges_are_taken_in_every_form() {
     "6:15",
     "visibility has no effect yet"
 )]
-#[case::failsafe(
-    "ContainerCluster",
-    "  failsafePorts: [{protocol: TCP, port: 22}]\n",
-    "5:18",
-    "failsafePorts has no effect yet"
-)]
 #[case::protocol_0("ServiceDefinition", "  ports: [{protocol: '0'}]\n", "5:11", "protocol 0 cannot be programmed")]
 #[case::icmp_255(
     "ServiceDefinition",
