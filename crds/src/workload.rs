@@ -51,7 +51,6 @@ pub struct WorkloadSpec {
     /// Idle when left out. What a node cannot do without is never blocked, nor are `failsafePorts` of the ContainerCluster.
     /// An unmanaged machine has no agent, so that it is Idle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self == 'Idle'").message("nodes are not enforced yet: set policyState to Idle or leave it out"))]
     pub policy_state: Option<PolicyState>,
 }
 

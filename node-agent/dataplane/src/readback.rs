@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
-use crate::chains::{CHAIN_PREFIX, Hook};
+use crate::chains::{Hook, Place};
 use crate::sets;
 
 /// Whether what is in the kernel is what was rendered.
@@ -23,6 +23,8 @@ pub enum Readback {
 /// The chains and rules of one family in one network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Installed {
+    /// Whose network namespace it is, and so which chains are ours.
+    place: Place,
     /// By table and chain, the rules without `-A CHAIN`.
     tables: BTreeMap<String, BTreeMap<String, Vec<String>>>,
 }
@@ -31,6 +33,16 @@ impl Installed {
     /// Reads the output of `iptables-save` (all tables, or `-t mangle` and `-t filter` one after the other), with or
     /// without counters. Anything else in it is left out.
     pub fn parse(save: &str) -> Self {
+        Self::parse_at(Place::Pod, save)
+    }
+
+    /// Nothing.
+    pub fn nothing_at(place: Place) -> Self {
+        Self { place, tables: BTreeMap::new() }
+    }
+
+    /// The same for a place.
+    pub fn parse_at(place: Place, save: &str) -> Self {
         let mut tables: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
         let mut table = String::new();
         for line in save.lines().map(str::trim) {
@@ -44,7 +56,7 @@ impl Installed {
                 rules.push(rule.to_owned());
             }
         }
-        Self { tables }
+        Self { place, tables }
     }
 
     /// Whether nothing of ours is there.
@@ -67,8 +79,9 @@ impl Installed {
     /// are and whose sets they name. Its digest says nothing any more. An agent keeps this of every Pod.
     #[must_use]
     pub fn without_texts(mut self) -> Self {
+        let prefix = self.place.chain_prefix();
         let chains = self.tables.values_mut().flatten();
-        for (_, rules) in chains.filter(|(chain, _)| chain.starts_with(CHAIN_PREFIX)) {
+        for (_, rules) in chains.filter(|(chain, _)| chain.starts_with(prefix)) {
             let naming = rules.iter().position(|rule| rule.split(' ').any(|word| sets::generation(word).is_some()));
             for (_, rule) in rules.iter_mut().enumerate().filter(|(number, _)| Some(*number) != naming) {
                 *rule = String::new();
@@ -98,7 +111,7 @@ impl Installed {
     /// (The text of a rule comes back in another form; that it is the right text is told by the fingerprint chain,
     /// which is among the chains, and by [`Installed::digest`].)
     pub(crate) fn holds(&self, table: &str, wanted: &str, hooks: &[Hook]) -> bool {
-        let wanted = Self::parse(wanted);
+        let wanted = Self::parse_at(self.place, wanted);
         let counts = |of: &Self| -> BTreeMap<String, usize> {
             of.own(table).map(|(chain, rules)| (chain.clone(), rules.len())).collect()
         };
@@ -115,7 +128,7 @@ impl Installed {
 
     /// Restore input for one table: `text` with hooks put right and our chains that it does not declare taken away.
     pub(crate) fn with_hooks(&self, table: &str, text: &str, hooks: &[Hook]) -> String {
-        let wanted = Self::parse(text);
+        let wanted = Self::parse_at(self.place, text);
         let mut extra = String::new();
         if !self.hooked(table, hooks) {
             extra += &self.unhook(table);
@@ -133,10 +146,11 @@ impl Installed {
     /// What a restore with [`Installed::with_hooks`] leaves behind, before anybody has read it back. (Our rules are in
     /// the form in which they were written.)
     pub(crate) fn restored(mut self, table: &str, text: &str, hooks: &[Hook]) -> Self {
-        let wanted = Self::parse(text);
+        let wanted = Self::parse_at(self.place, text);
         let chains = self.tables.entry(table.to_owned()).or_default();
-        chains.retain(|chain, _| !chain.starts_with(CHAIN_PREFIX));
-        chains.values_mut().for_each(|rules| rules.retain(|rule| !leads_to_us(rule)));
+        let prefix = self.place.chain_prefix();
+        chains.retain(|chain, _| !chain.starts_with(prefix));
+        chains.values_mut().for_each(|rules| rules.retain(|rule| !leads_to(prefix, rule)));
         for hook in hooks {
             chains.entry(hook.chain.to_owned()).or_default().insert(0, jump(hook));
         }
@@ -144,19 +158,32 @@ impl Installed {
         self
     }
 
+    /// `iptables-restore --noflush` input for table mangle with our chains as they are, without hooks: what brings them back
+    /// ([`restoring_text`]). Empty if there are none.
+    pub fn own_text(&self) -> String {
+        let own: Vec<_> = self.own("mangle").collect();
+        if own.is_empty() {
+            return String::new();
+        }
+        let declare: String = own.iter().map(|(chain, _)| format!(":{chain} - [0:0]\n")).collect();
+        let rules = own.iter().flat_map(|(chain, rules)| rules.iter().map(move |rule| format!("-A {chain} {rule}\n")));
+        format!("*mangle\n{declare}{}COMMIT\n", rules.collect::<String>())
+    }
+
     /// Our chains of a table.
     fn own<'a>(&'a self, table: &str) -> impl Iterator<Item = (&'a String, &'a Vec<String>)> {
         let chains = self.tables.get(table).into_iter().flatten();
-        chains.filter(|(chain, _)| chain.starts_with(CHAIN_PREFIX))
+        chains.filter(|(chain, _)| chain.starts_with(self.place.chain_prefix()))
     }
 
     /// Rules in chains of others that lead to ours.
     fn jumps<'a>(&'a self, table: &str) -> Vec<(&'a String, &'a String)> {
         let chains = self.tables.get(table).into_iter().flatten();
-        let foreign = chains.filter(|(chain, _)| !chain.starts_with(CHAIN_PREFIX));
+        let prefix = self.place.chain_prefix();
+        let foreign = chains.filter(|(chain, _)| !chain.starts_with(prefix));
         foreign
             .flat_map(|(chain, rules)| rules.iter().map(move |rule| (chain, rule)))
-            .filter(|(_, rule)| leads_to_us(rule))
+            .filter(|(_, rule)| leads_to(prefix, rule))
             .collect()
     }
 
@@ -182,6 +209,12 @@ pub fn removal(installed: &Installed) -> String {
     text
 }
 
+/// `iptables-restore --noflush` input that brings back what [`Installed::own_text`] gave before, whatever of ours is there now.
+/// The sets that it names must still be there.
+pub fn restoring_text(before: &str, installed: &Installed) -> String {
+    if before.is_empty() { removal(installed) } else { installed.with_hooks("mangle", before, installed.place.hooks()) }
+}
+
 /// Flushes all before it deletes any: they lead to one another.
 fn delete_chains<'a>(chains: impl Iterator<Item = &'a String>) -> String {
     let chains: Vec<&String> = chains.collect();
@@ -194,9 +227,9 @@ fn jump(hook: &Hook) -> String {
     format!("-j {}", hook.target)
 }
 
-fn leads_to_us(rule: &str) -> bool {
+fn leads_to(prefix: &str, rule: &str) -> bool {
     let words: Vec<&str> = rule.split(' ').collect();
-    words.windows(2).any(|pair| matches!(pair[0], "-j" | "-g") && pair[1].starts_with(CHAIN_PREFIX))
+    words.windows(2).any(|pair| matches!(pair[0], "-j" | "-g") && pair[1].starts_with(prefix))
 }
 
 /// Chain and rule of a line `-A CHAIN rule`, with or without counters before it.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ringfence_dataplane::ObjectStore;
 use tokio::time::Instant;
 
-use super::{Engine, tell_if_other};
+use super::{Engine, NodeSide, tell_if_other};
 use crate::apply::{Done, Outcome};
 use crate::ledger::Kept;
 use crate::netns::Cookie;
@@ -29,6 +29,7 @@ impl Engine {
         let mut readings = if all_seen { BTreeMap::new() } else { (*self.remembered).clone() };
         let known = self.slots.values().filter(|slot| !slot.readings.is_empty());
         readings.extend(known.filter_map(|slot| Some((slot.cookie?, slot.readings.clone()))));
+        readings.extend(self.node.as_ref().and_then(NodeSide::readings));
         readings
     }
 
@@ -37,7 +38,13 @@ impl Engine {
         let runtime = runtime.map(|error| format!("failed to look at the sandboxes: {error}"));
         let cni = self.chained.iter().filter_map(|(_, result)| result.as_ref().err());
         let cni = cni.map(|problem| format!("failed to {problem}"));
-        runtime.chain(self.interruptions()).chain(cni).chain(self.slots.values().filter_map(Slot::problem)).collect()
+        let node = self.node.as_ref().and_then(NodeSide::problem);
+        runtime
+            .chain(self.interruptions())
+            .chain(cni)
+            .chain(node)
+            .chain(self.slots.values().filter_map(Slot::problem))
+            .collect()
     }
 
     fn interruptions(&self) -> Vec<String> {
@@ -48,6 +55,7 @@ impl Engine {
     pub(super) fn tell(&mut self, now: Instant) {
         let read = self.interrupted.is_empty() && self.rereading.is_empty() && self.view.has_peer_groups();
         let settled = self.sandboxes == Some(Ok(())) && read && self.slots.values().all(Slot::is_settled);
+        let settled = settled && self.node.as_ref().is_none_or(NodeSide::is_settled);
         let held = self.view.held();
         let suspended = self.suspension();
         let settled = settled && (suspended.is_none() || self.is_chained());
@@ -67,7 +75,13 @@ impl Engine {
                 Some(Held::WentBack { published, seen }) => Some((published, seen)),
                 _ => None,
             },
-            stalled: self.slots.values().filter_map(|slot| slot.stalled(now)).collect(),
+            stalled: self
+                .slots
+                .values()
+                .filter_map(|slot| slot.stalled(now))
+                .chain(self.node.as_ref().and_then(|node| node.stalled(now)))
+                .collect(),
+            node: self.node.as_ref().map(NodeSide::state).unwrap_or_default(),
             problems: self.problems(),
             interruptions: self.interruptions(),
             pods_enforced: self.slots.values().filter(|slot| slot.has_rules()).count(),

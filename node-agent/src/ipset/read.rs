@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use ringfence_dataplane::sets::{self, Members, SetDef, SetKind};
-use ringfence_dataplane::{End, Family};
+use ringfence_dataplane::{End, Place};
 use ringfence_model::Protocol;
 
 use super::SetError;
@@ -30,22 +30,21 @@ pub struct Found {
 }
 
 impl Found {
-    /// Reads those of the calling thread's network namespace.
+    /// Reads those of the calling thread's network namespace, which is such a place.
     ///
     /// # Errors
     /// When the kernel has no sets, or does not list them, or they change meanwhile.
-    pub fn read() -> Result<Self, SetError> {
+    pub fn read(place: Place) -> Result<Self, SetError> {
         let entries = dump(IPSET, SAVE, &attribute(ATTR_PROTOCOL, &[PROTOCOL])).map_err(SetError::Read)?;
-        Ok(Self::of(&entries))
+        Ok(Self::of(place, &entries))
     }
 
     /// From what the kernel lists: several entries for one set, where it is large.
-    fn of(entries: &[Vec<u8>]) -> Self {
+    fn of(place: Place, entries: &[Vec<u8>]) -> Self {
         let mut read: BTreeMap<String, Option<Read>> = BTreeMap::new();
         for entry in entries {
-            let Some(name) = find(entry, ATTR_SETNAME).and_then(text).filter(|name| sets::is_ours(name)) else {
-                continue;
-            };
+            let name = find(entry, ATTR_SETNAME).and_then(text);
+            let Some(name) = name.filter(|name| sets::family_of(place, name).is_some()) else { continue };
             let set = read.entry(name.to_owned()).or_insert_with(|| Read::new(find(entry, ATTR_TYPENAME)?));
             for (_, member) in
                 find(entry, ATTR_ADT).into_iter().flat_map(attributes).filter(|(kind, _)| *kind == ATTR_DATA)
@@ -55,8 +54,7 @@ impl Found {
         }
         let mut found = Self::default();
         for (name, read) in read {
-            let family = Family::ALL.into_iter().find(|family| name.starts_with(sets::prefix(*family)));
-            match (family, read) {
+            match (sets::family_of(place, &name), read) {
                 (Some(family), Some(read)) => found.sets.push(SetDef { name, family, members: read.members() }),
                 _ => drop(found.odd.insert(name)),
             }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ringfence_model::{Direction, PortMatch, Ports, Protocol, Services};
 
+use crate::chains::Place;
 use crate::family::Family;
 use crate::policy::{End, Entry, HostSet, Match, NetnsPolicy, Nets, Origin, Side};
 use crate::sets::{self, SetDef};
@@ -86,7 +87,7 @@ enum LineMatch {
 
 impl Lines {
     pub fn new(policy: &NetnsPolicy, family: Family, generation: u32) -> Self {
-        let mut slots = Slots { family, generation, shared: BTreeMap::new(), sets: Vec::new() };
+        let mut slots = Slots { place: policy.place, family, generation, shared: BTreeMap::new(), sets: Vec::new() };
         let own = policy.own.iter().copied().filter(|address| Family::of(*address) == family).collect();
         let inbound = side_lines(&policy.inbound, &own, &mut slots);
         let outbound = side_lines(&policy.outbound, &own, &mut slots);
@@ -165,6 +166,7 @@ impl Members {
 
 /// Gives out the names of sets, in the order of entries.
 struct Slots {
+    place: Place,
     family: Family,
     generation: u32,
     /// Sets of equal origin are one. (Equal origins have equal members; the members are compared all the same, so that
@@ -189,7 +191,7 @@ impl Slots {
     }
 
     fn add(&mut self, members: sets::Members) -> String {
-        let name = format!("{}{}-{}", sets::prefix(self.family), self.generation, self.sets.len());
+        let name = format!("{}{}-{}", sets::prefix(self.place, self.family), self.generation, self.sets.len());
         self.sets.push(SetDef { name: name.clone(), family: self.family, members });
         name
     }

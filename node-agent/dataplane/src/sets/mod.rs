@@ -13,6 +13,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use ringfence_model::Protocol;
 
+use crate::chains::Place;
 use crate::family::Family;
 use crate::policy::{End, Nets};
 pub use save::parse_save;
@@ -23,10 +24,12 @@ pub const PREFIX_V4: &str = "RF4-";
 pub const PREFIX_V6: &str = "RF6-";
 
 /// What the names of our sets of a family begin with.
-pub fn prefix(family: Family) -> &'static str {
-    match family {
-        Family::V4 => PREFIX_V4,
-        Family::V6 => PREFIX_V6,
+pub fn prefix(place: Place, family: Family) -> &'static str {
+    match (place, family) {
+        (Place::Pod, Family::V4) => PREFIX_V4,
+        (Place::Pod, Family::V6) => PREFIX_V6,
+        (Place::Host, Family::V4) => "RFH4-",
+        (Place::Host, Family::V6) => "RFH6-",
     }
 }
 
@@ -267,13 +270,14 @@ pub fn changes(present: &[SetDef], wanted: &[SetDef]) -> Vec<SetChange> {
 
 /// The generation in the name of a set of ours.
 pub fn generation(name: &str) -> Option<u32> {
-    let rest = Family::ALL.into_iter().find_map(|family| name.strip_prefix(prefix(family)))?;
+    let prefixes = Place::ALL.into_iter().flat_map(|place| Family::ALL.map(|family| prefix(place, family)));
+    let rest = prefixes.into_iter().find_map(|prefix| name.strip_prefix(prefix))?;
     rest.split('-').next()?.parse().ok()
 }
 
-/// Whether a set of this name is ours.
-pub fn is_ours(name: &str) -> bool {
-    name.starts_with(PREFIX_V4) || name.starts_with(PREFIX_V6)
+/// The family of a set of this name, if it is one of ours of this place.
+pub fn family_of(place: Place, name: &str) -> Option<Family> {
+    Family::ALL.into_iter().find(|family| name.starts_with(prefix(place, *family)))
 }
 
 fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
