@@ -52,10 +52,15 @@ pub struct ContainerClusterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub label_map: Vec<LabelMapEntry>,
-    /// Ports that are never blocked on a node. Not acted on yet: rules for a node's own traffic are not programmed.
+    /// Ports that a node never blocks, whoever connects to them; SSH (TCP 22) is one without being written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub failsafe_ports: Vec<PortSpec>,
+    /// Where a node may always connect to: registries, storage, a load balancer in front of the apiserver. What every node
+    /// needs is open without being written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub failsafe_destinations: Vec<FailsafeDestination>,
     /// Pod networks, when discovery from node.spec.podCIDR does not find them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -146,6 +151,22 @@ pub enum LabelMapKind {
     Node,
     /// Pods; the value must be in the profile's list.
     Pod,
+}
+
+/// Where a node may always connect to. Empty ranges or ports mean nowhere.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("size(self.ranges) > 0").message("a failsafe destination needs at least one range"),
+    validation = Rule::new("size(self.ports) > 0").message("a failsafe destination needs at least one port")
+)]
+pub struct FailsafeDestination {
+    /// Addresses, prefixes or ranges.
+    #[schemars(length(max = 64), inner(length(max = 93), regex(pattern = pattern::RANGE)))]
+    pub ranges: Vec<String>,
+    /// Ports there.
+    #[schemars(length(max = 64))]
+    pub ports: Vec<PortSpec>,
 }
 
 /// A Pod network given by hand.

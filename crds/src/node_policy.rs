@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
+use ringfence_model::{Direction, PolicyState};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,51 @@ pub struct NodePolicySpec {
     /// Service.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns_servers: Vec<String>,
+    /// The node itself, where its own traffic has a policy; left out, it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostPolicy>,
+}
+
+/// The policy of a node's own traffic.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPolicy {
+    /// Name of the node, by which rules may name it.
+    pub node: String,
+    /// The state that its Workload asks for.
+    pub state: PolicyState,
+    /// Its labels in force.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// What no policy touches on it, beside what its agent finds itself: its resolvers, and the probes of its Pods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub essentials: Vec<HostEssential>,
+    /// Addresses of other nodes on the Pod network. What answered before a change of the node's rules must answer after it, or
+    /// the change is taken back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnesses: Vec<String>,
+}
+
+/// Traffic of a node that no policy touches. Without a peer or without a port it is none.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HostEssential {
+    /// Why, for people who look at the rules: `ssh`, `kubelet`, `overlay`.
+    pub reason: String,
+    /// `Inbound` to the node, or `Outbound` from it.
+    pub direction: Direction,
+    /// The provider's ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortSpec>,
+    /// The other end, as prefixes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<String>,
+    /// The other end, as a PeerGroup by name: the nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_group: Option<String>,
+    /// The other end is anyone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anyone: bool,
 }
 
 /// Traffic towards Pods that no policy touches.

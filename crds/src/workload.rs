@@ -31,7 +31,12 @@ use crate::pattern;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(cel)]
+#[x_kube(
+    cel,
+    validation = Rule::new("!has(self.policyState) || self.policyState == 'Idle' || !has(self.addresses) || size(self.addresses) == 0")
+        .message("no agent runs on an unmanaged machine: set policyState to Idle or leave it out, or leave out addresses if this is a node")
+        .field_path(".policyState")
+)]
 pub struct WorkloadSpec {
     /// Labels, by dimension.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -42,9 +47,10 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 45), regex(pattern = pattern::ADDRESS)))]
     pub addresses: Vec<String>,
-    /// Policy state of a node. Nodes are not enforced yet: Idle or left out.
+    /// Policy state of a node: of its own traffic and that of its host-network Pods, never of what it forwards for Pods.
+    /// Idle when left out. What a node cannot do without is never blocked, nor are `failsafePorts` of the ContainerCluster.
+    /// An unmanaged machine has no agent, so that it is Idle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self == 'Idle'").message("nodes are not enforced yet: set policyState to Idle or leave it out"))]
     pub policy_state: Option<PolicyState>,
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ringfence_cni::Fallback;
-use ringfence_dataplane::LocalPod;
+use ringfence_dataplane::{Host, LocalPod};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
@@ -16,15 +16,17 @@ use tokio_util::sync::CancellationToken;
 use crate::Options;
 use crate::cni::{Ask, Chaining, install, listener};
 use crate::cri::{Runtime, Sandbox};
-use crate::engine::{Engine, Inputs, Outputs};
+use crate::engine::{Engine, Inputs, NodeSide, Outputs};
 use crate::feed::pod_file::PodEntry;
 use crate::feed::{self, Change, Kind, Object, folder, kubernetes, pods};
 use crate::flows::usage;
 use crate::health::{Fault, Health};
+use crate::host::{self, Apiserver};
 use crate::ledger::{self, Kept, Ledger};
 use crate::machine;
-use crate::netns::Location;
+use crate::netns::{self, Cookie, Location};
 use crate::off::{self, Switch};
+use crate::readings::Readings;
 use crate::report::{self, Identity, Report};
 use crate::sandboxes::{self, FolderWatch, Seen};
 use crate::tools::Backend;
@@ -69,7 +71,13 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let (engine, arrivals) = Engine::new(View::new(found), backend, outputs);
     // One that cannot be read is as good as none: nobody starts until something is known.
     let before = Fallback::read(&options.state_dir().join(install::FALLBACK)).ok().flatten();
-    let engine = engine.remembering(readings.unwrap_or_default()).waiting(options.pod_start_wait(), before);
+    let readings = readings.unwrap_or_default();
+    let apiserver = match &options.apiserver {
+        Some(apiserver) => apiserver.clone(),
+        None => kubernetes::apiserver().await.context("find the apiserver")?,
+    };
+    let node = follow_node(options, Backend::of_node()?, &readings, Some(options.state_dir()), Some(apiserver));
+    let engine = engine.remembering(readings).waiting(options.pod_start_wait(), before).with_node(node);
     let engine = match options.gate()? {
         Some(gate) => engine.with_gate(gate),
         None => {
@@ -100,6 +108,28 @@ fn follow_cni(options: &Options) -> anyhow::Result<(UnboundedReceiver<Ask>, Opti
         chaining
     });
     Ok((asks_in, chaining))
+}
+
+/// Keeps the network namespace of the node itself, with what an agent before this one has read back there.
+fn follow_node(
+    options: &Options,
+    backend: Backend,
+    readings: &BTreeMap<Cookie, Readings>,
+    state_dir: Option<&Path>,
+    apiserver: Option<Apiserver>,
+) -> NodeSide {
+    let location = options.host_location();
+    let remembered = netns::run_in(&location, |cookie| readings.get(&cookie).cloned()).ok().flatten();
+    let host = Host {
+        addresses: Vec::new(),
+        resolvers: machine::resolvers(Path::new("/etc/resolv.conf")),
+        apiserver: apiserver.as_ref().map(Apiserver::ends).unwrap_or_default(),
+    };
+    let keeper = host::Keeper::new(backend, location, state_dir).reaching(apiserver).remembering(remembered);
+    let ((wanted, wanted_in), (said, said_in)) =
+        (watch::channel(host::Wanted::Keep), watch::channel(host::Said::default()));
+    tokio::spawn(host::follow(keeper, wanted_in, said));
+    NodeSide::new(host, wanted, said_in)
 }
 
 /// The time in which rules that were read back come back in the same form, from namespaces with the same cookies.
@@ -134,7 +164,9 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
     let (engine, arrivals) =
         Engine::new(View::new(None), backend, Outputs { report, ledger, wanted, places, chaining });
     // A namespace lives on when its Pod was taken out of the file.
-    let engine = engine.releasing_departed().remembering(readings).waiting(options.pod_start_wait(), None);
+    let host = follow_node(options, backend, &readings, options.state_dir.as_deref(), options.apiserver.clone());
+    let engine =
+        engine.releasing_departed().remembering(readings).waiting(options.pod_start_wait(), None).with_node(host);
     let engine = match options.gate()? {
         Some(gate) => engine.with_gate(gate),
         None => engine,

@@ -3,12 +3,14 @@
 //!
 //! * [`channels`]: the ways to and from it.
 //! * [`guarding`]: the node's gate.
+//! * [`node`]: the node itself, whose network namespace somebody else keeps.
 //! * [`outlook`]: which groups are to be read.
 //! * [`starting`]: Pods that are about to start, and whether anything is enforced at all.
 //! * [`telling`]: what is in force, and what is not as it should be.
 
 mod channels;
 mod guarding;
+mod node;
 mod outlook;
 mod starting;
 mod telling;
@@ -21,7 +23,7 @@ use std::time::Duration;
 use ringfence_cni::Fallback;
 use ringfence_crds::Revision;
 use ringfence_crds::names::MARKER;
-use ringfence_dataplane::{Resolution, Resolver};
+use ringfence_dataplane::{LocalPod, Resolution, Resolver};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
@@ -42,6 +44,8 @@ use crate::view::View;
 use crate::work::Work;
 
 pub use channels::{Inputs, Outputs};
+pub use node::NodeSide;
+use node::Standing;
 
 /// Objects of one publication arrive on several watches within a few milliseconds of one another.
 const GATHER: Duration = Duration::from_millis(3);
@@ -69,6 +73,8 @@ pub struct Engine {
     /// Whether this node is off.
     off: bool,
     node_addresses: Vec<IpAddr>,
+    /// The node itself, if this agent keeps its rules.
+    node: Option<NodeSide>,
     /// The agent's own namespace, the node's, which never holds the policy of a Pod.
     own_cookie: Option<Cookie>,
     /// What an agent before this one has read back.
@@ -108,6 +114,7 @@ impl Engine {
             chained: None,
             off: false,
             node_addresses: machine::addresses(),
+            node: None,
             own_cookie: netns::current_cookie().ok(),
             remembered: Arc::default(),
             own_namespace,
@@ -142,6 +149,12 @@ impl Engine {
     pub fn waiting(self, wait: Duration, before: Option<Fallback>) -> Self {
         let admissions = Admissions::new(wait, self.own_namespace.clone(), before);
         Self { admissions, ..self }
+    }
+
+    /// The same, that says what the node itself is to hold.
+    #[must_use]
+    pub fn with_node(self, node: NodeSide) -> Self {
+        Self { node: Some(node), ..self }
     }
 
     /// The same, with what an agent before it has read back.
@@ -180,6 +193,10 @@ impl Engine {
                     }
                 }
                 Some(finished) = gate::arrived(&mut self.gate) => self.take_gate(finished),
+                () = news_of(&mut self.node) => {
+                    // What was read back there is to be remembered.
+                    self.keep_at.get_or_insert(Instant::now() + LEDGER_DELAY);
+                }
                 () = sleep_until(self.wake_at) => {}
             }
             while let Ok(change) = inputs.changes.try_recv() {
@@ -189,6 +206,7 @@ impl Engine {
             if news && self.view.held().is_some() {
                 self.look_ahead();
             }
+            dirty |= self.node.as_ref().is_some_and(|node| node.is_due(&self.view));
             if dirty {
                 self.resolve_all();
                 self.keep_at.get_or_insert(Instant::now() + LEDGER_DELAY);
@@ -331,7 +349,16 @@ impl Engine {
             let may_close = self.own_namespace.as_ref() != Some(&slot.sandbox.namespace);
             slot.resolved(resolution, may_close, now);
         }
-        if only.is_none() && self.view.held().is_none() {
+        if only.is_some() {
+            return;
+        }
+        let standing = self.standing();
+        if let Some(node) = &mut self.node {
+            let here = self.slots.values().filter(|slot| !slot.departed);
+            let pods: Vec<LocalPod> = here.map(|slot| self.view.pod_in(&slot.sandbox)).collect();
+            node.resolve(&self.view, standing, &mut resolver, (&self.node_addresses, &pods), now);
+        }
+        if self.view.held().is_none() {
             self.want(resolver);
         }
         self.ask_gate();
@@ -395,8 +422,10 @@ impl Engine {
         let free = self.threads.available_permits() > 0;
         let slots = self.slots.values().filter(|_| free).filter_map(|slot| slot.deadline(now));
         let watches = self.interrupted.values().map(|(until, _)| *until);
+        // It is told again what the node itself waits for.
+        let node = self.node.as_ref().and_then(NodeSide::deadline).filter(|at| *at > now);
         let gate = self.gate.as_ref().and_then(|gate| gate.deadline(now));
-        slots.chain(watches).chain(self.keep_at).chain(self.admissions.deadline()).chain(gate).min()
+        slots.chain(watches).chain(node).chain(gate).chain(self.keep_at).chain(self.admissions.deadline()).min()
     }
 }
 
@@ -406,6 +435,13 @@ fn tell_if_other<T: PartialEq>(channel: &watch::Sender<T>, value: T) {
         *told = value;
         differs
     });
+}
+
+async fn news_of(node: &mut Option<NodeSide>) {
+    match node {
+        Some(node) => node.news().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

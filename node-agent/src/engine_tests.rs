@@ -19,6 +19,8 @@ use crate::report::Report;
 
 #[path = "engine_tests/admission.rs"]
 mod admission;
+#[path = "engine_tests/node.rs"]
+mod node;
 #[path = "engine_tests/suspension.rs"]
 mod suspension;
 

@@ -21,6 +21,13 @@ fn id_in(file: &Path) -> Option<String> {
     Some(text.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
+/// The resolvers that a resolv.conf names.
+pub fn resolvers(file: &Path) -> Vec<IpAddr> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let named = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    named.filter_map(|rest| rest.trim().split('%').next()?.parse().ok()).collect()
+}
+
 /// The addresses by which the node is seen: those that interfaces of the calling thread's network namespace have, but for
 /// loopback and link-local ones. Among them are those of bridges, from which probes come.
 pub fn addresses() -> Vec<IpAddr> {
@@ -64,6 +71,17 @@ mod tests {
         std::fs::write(&good, "0123456789abcdef\n").expect("written");
         let id = machine_id(&[&missing, &empty, &good]);
         assert_eq!(id.as_deref(), Some("0123456789abcdef"));
+    }
+
+    #[test]
+    fn resolvers_are_the_addresses_that_are_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("resolv.conf");
+        std::fs::write(&file, "search x\nnameserver 192.0.2.53\n nameserver fe80::1%eth0\nnameserver x\n")
+            .expect("written");
+        let found: Vec<String> = resolvers(&file).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["192.0.2.53", "fe80::1"]);
+        assert_eq!(resolvers(&folder.path().join("none")), [] as [IpAddr; 0]);
     }
 
     #[test]

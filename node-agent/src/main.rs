@@ -3,14 +3,15 @@
 //! ```text
 //! apiserver ── feed ──► view ──► engine ── resolve, render ──► apply in each netns ──► kernel
 //! containerd ─ sandboxes ───────►   │ └──► ledger (disk)          tools, flows
-//! CNI plugin ─ cni ─────────────►   └────► report (NodePolicy.status)
+//! CNI plugin ─ cni ─────────────►   ├────► report (NodePolicy.status)
+//!                                   └────► host: the node's own netns
 //! ```
 //!
 //! As a container it needs:
 //!
 //! * `hostNetwork: true` (the node's addresses are read from its interfaces), `hostPID: true` (namespaces that are
 //!   known by process only, and sandbox process ids);
-//! * capabilities `SYS_ADMIN` (setns), `NET_ADMIN` (iptables, ipset, conntrack), `NET_RAW` (iptables-legacy only), with
+//! * capabilities `SYS_ADMIN` (setns), `NET_ADMIN` (iptables, ipset, conntrack), `NET_RAW` (pings of other nodes), with
 //!   all others dropped; user 0;
 //! * `/run/netns` of the host at the same path, mount propagation `HostToContainer`;
 //! * the container runtime's socket (`/run/containerd/containerd.sock`) at the same path, or its folder;
@@ -34,6 +35,7 @@ mod feed;
 mod flows;
 mod gate;
 mod health;
+mod host;
 mod ipset;
 #[cfg(test)]
 mod lab;
@@ -71,7 +73,7 @@ struct Cli {
 enum Command {
     /// Enforce what the apiserver says, on this node (the default); with --objects, what a folder says.
     Run,
-    /// Take every rule and set of ours away from all Pods of this node, until `on`; without an apiserver.
+    /// Take every rule and set of ours away from this node and all of its Pods, until `on`; without an apiserver.
     Off,
     /// Let policy be in force on this node again.
     On,
@@ -95,6 +97,12 @@ struct Options {
     /// The host's machine-id; /etc/machine-id is read when this is not there.
     #[arg(long, global = true, env = "CVEN_MACHINE_ID_FILE", default_value = "/host/etc/machine-id")]
     machine_id_file: PathBuf,
+    /// The node's own network namespace: that of this process when left out.
+    #[arg(long, global = true, value_name = "FILE", default_value = "/proc/self/ns/net", hide = true)]
+    host_netns: PathBuf,
+    /// Where a change of the node's own rules must still reach the apiserver: where this agent finds it, when left out.
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    apiserver: Option<host::Apiserver>,
     /// Where the CNI plugin asks before a Pod starts; when left out, no Pod waits for its rules.
     #[arg(long, global = true, env = "CVEN_CNI_SOCKET", value_name = "SOCKET")]
     cni_socket: Option<PathBuf>,
@@ -141,6 +149,11 @@ impl Options {
     fn node(&self) -> Option<String> {
         let named = self.node_name.clone().or_else(|| std::env::var("NODE_NAME").ok());
         named.filter(|name| !name.is_empty())
+    }
+
+    /// The node's own network namespace.
+    fn host_location(&self) -> netns::Location {
+        netns::Location { path: Some(self.host_netns.clone()), pid: None }
     }
 
     /// For how long a Pod's start may wait for its rules.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use ringfence_dataplane::Place;
 use tokio::sync::watch;
 
 use crate::Options;
@@ -83,7 +84,7 @@ pub fn on(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `cven off`: takes every rule and set of ours away from all Pods, and the CNI plugin out of the node's configuration.
+/// `cven off`: takes every rule and set of ours away from all Pods and from the node itself, and the CNI plugin out of the node's configuration.
 ///
 /// # Errors
 /// What stays.
@@ -94,10 +95,14 @@ pub async fn off(options: &Options) -> anyhow::Result<()> {
     let mut failed = Vec::new();
     let mut removed = 0;
     for location in locations(options).await {
-        match tokio::task::block_in_place(|| remove(backend, &location)) {
+        match tokio::task::block_in_place(|| remove(backend, &location, Place::Pod)) {
             Ok(done) => removed += usize::from(done == Done::Removed),
             Err(error) => failed.push(format!("{location}: {error}")),
         }
+    }
+    let own = options.host_location();
+    if let Err(error) = tokio::task::block_in_place(|| remove(backend, &own, Place::Host)) {
+        failed.push(format!("the node itself: {error}"));
     }
     // Also one that another agent, with other settings, has left.
     if let Err(error) = tokio::task::block_in_place(remove_gate) {
@@ -124,8 +129,9 @@ pub fn remove_gate() -> Result<(), String> {
     kernel::clean_up(&mut known).map_err(|error| error.to_string())
 }
 
-fn remove(backend: Backend, location: &Location) -> Result<Done, String> {
-    let work = || netns::run_in(location, |_| apply(backend, &Wanted::Nothing, Known::Unread, &Terms::default()));
+fn remove(backend: Backend, location: &Location, place: Place) -> Result<Done, String> {
+    let terms = Terms { place, ..Terms::default() };
+    let work = || netns::run_in(location, |_| apply(backend, &Wanted::Nothing, Known::Unread, &terms));
     let once = || match work() {
         Ok(Ok(outcome)) => Ok(outcome.done),
         Ok(Err(error)) => Err(error.to_string()),

@@ -2,8 +2,7 @@
 //! another form than it was written in; but the form stays the same, so that a change by somebody else is told from one
 //! of ours, also by an agent that was restarted in between.
 
-use ringfence_dataplane::chains::FINGERPRINT_PREFIX;
-use ringfence_dataplane::{Family, Installed};
+use ringfence_dataplane::{Family, Installed, Place};
 use serde::{Deserialize, Serialize};
 
 /// The rules of one family, read back.
@@ -106,7 +105,8 @@ impl Readings {
 /// The names of the chains that are called after what was written; all of them, in order.
 fn fingerprints(save: &str) -> String {
     let declared = save.lines().filter_map(|line| line.trim().strip_prefix(':')?.split(' ').next());
-    let mut names: Vec<&str> = declared.filter(|name| name.starts_with(FINGERPRINT_PREFIX)).collect();
+    let ours = |name: &str| Place::ALL.iter().any(|place| name.starts_with(place.fingerprint_prefix()));
+    let mut names: Vec<&str> = declared.filter(|name| ours(name)).collect();
     names.sort_unstable();
     names.join(" ")
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::clock::jitter;
 use crate::health::Health;
+use crate::host::State;
 
 /// At least so long between two reports.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -53,6 +54,8 @@ pub struct Report {
     pub problems: Vec<String>,
     /// Which of that is a watch that was interrupted.
     pub interruptions: Vec<String>,
+    /// What is in force on the node itself.
+    pub node: State,
     /// Pods with rules of ours.
     pub pods_enforced: usize,
     /// Addresses of the node.
@@ -144,6 +147,7 @@ fn status(
         conditions: conditions(report)
             .into_iter()
             .chain([degraded(report, health)])
+            .chain(host(report))
             .map(|said| said.condition(report.node_generation, before, now))
             .collect(),
         acknowledged: report.acknowledged,
@@ -211,6 +215,19 @@ fn conditions(report: &Report) -> Vec<Said> {
     let revision = report.acknowledged.unwrap_or_default();
     let message = format!("revision {revision} is in force in {} Pods", report.pods_enforced);
     vec![ready(true, "InForce", message), moving]
+}
+
+/// What became of the policy of the node itself; nothing where it has none.
+fn host(report: &Report) -> Option<Said> {
+    let (status, reason, otherwise) = match report.node {
+        State::Unknown | State::Nothing => return None,
+        State::InForce => (true, "InForce", "the policy of the node itself is in force"),
+        State::TakenBack => (false, "TakenBack", "the policy of the node itself was taken back"),
+        State::Failed => (false, "Failed", "the policy of the node itself is not in force"),
+    };
+    let problem = report.problems.iter().find(|text| !status && text.contains("the node itself"));
+    let message = problem.cloned().unwrap_or_else(|| otherwise.to_owned());
+    Some(Said { kind: "HostPolicy", status, reason, message })
 }
 
 /// What is worse than it should be, whatever is in force.

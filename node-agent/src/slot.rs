@@ -283,7 +283,8 @@ impl Slot {
         let holds = self.known.is(wanted);
         let job = match (again, holds) {
             (None, false) => {
-                let terms = Terms { only_if_empty, may_close: self.may_close, readings: self.readings.clone() };
+                let readings = self.readings.clone();
+                let terms = Terms { only_if_empty, may_close: self.may_close, readings, ..Terms::default() };
                 Job::Apply { wanted: wanted.clone(), known: std::mem::take(&mut self.known), terms }
             }
             // What closes a Pod until its policy is tried again is cleaned up meanwhile.

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ringfence_dataplane::Family;
-use ringfence_dataplane::chains::CHAIN_PREFIX;
+use ringfence_dataplane::{Family, Place};
 use serde::{Deserialize, Serialize};
 
 use crate::netfilter::{self, KUBE_PROXY_CHAINS};
@@ -86,7 +85,7 @@ impl Backend {
         if !installed.has_wait {
             return Err(ToolError::NoBackend("iptables is older than 1.4.20: it cannot wait for its lock".to_owned()));
         }
-        let works = |backend: &Self| backend.save(Family::V4).is_ok();
+        let works = |backend: &Self| backend.save(Place::Pod, Family::V4).is_ok();
         let found = [Self::Nft, Self::Legacy].into_iter().find(works);
         found.ok_or_else(|| ToolError::NoBackend("neither iptables-nft-save nor iptables-legacy-save works".to_owned()))
     }
@@ -145,16 +144,21 @@ impl Backend {
     }
 
     /// Whether it is certain that no chain of ours is there, without asking a program.
-    pub fn holds_nothing(self) -> bool {
-        self == Self::Nft && matches!(netfilter::has_chain(CHAIN_PREFIX), Ok(false))
+    pub fn holds_nothing(self, place: Place) -> bool {
+        self == Self::Nft && matches!(netfilter::has_chain(place.chain_prefix()), Ok(false))
     }
 
-    /// What is in the tables of a family, as `iptables-save` prints it.
+    /// What is in the tables of a family, as `iptables-save` prints it. Of a node it is table mangle alone: others may have
+    /// tens of thousands of rules there, and some that iptables does not understand.
     ///
     /// # Errors
     /// When the program fails.
-    pub fn save(self, family: Family) -> Result<String, ToolError> {
-        run(&self.program(family, "save"), &[], None)
+    pub fn save(self, place: Place, family: Family) -> Result<String, ToolError> {
+        let tables: &[&str] = match place {
+            Place::Pod => &[],
+            Place::Host => &["-t", "mangle"],
+        };
+        run(&self.program(family, "save"), tables, None)
     }
 
     /// What is in one table, as `iptables-save` prints it. The node's own tables can be large.

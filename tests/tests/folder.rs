@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -379,4 +380,72 @@ fn a_node_judges_what_it_translates_by_who_connects() {
     lab.write_pods(&[]);
     until("the gate to go with the last Pod", || kernel::gate(&lab.netns("hub")).expect("it can be read").is_empty());
     assert_eq!([lab.through("office"), lab.through("street")], [Seen::Open; 2]);
+/// Where the node itself listens: SSH, what a rule opens, and what none does.
+const NODE_PORTS: [u16; 3] = [22, 9080, 9081];
+
+const NODE_POLICY: &str = "\
+apiVersion: ringfence.dev/v1alpha1
+kind: Workload
+metadata: {name: n1}
+spec: {labels: {role: host}, policyState: Full}
+---
+apiVersion: ringfence.dev/v1alpha1
+kind: IPList
+metadata: {name: pods}
+spec: {ranges: [10.99.0.0/24]}
+---
+apiVersion: ringfence.dev/v1alpha1
+kind: RuleSet
+metadata: {name: nodes}
+spec:
+  scopes: [{}]
+  rules:
+  - name: to-the-node
+    consumers: [{ipList: pods}]
+    providers: [{labels: {role: [host]}}]
+    services: [{protocol: TCP, port: 9080}]
+";
+
+/// The bridge's network namespace acts as the node's: what it forwards is none of its business.
+#[test]
+fn a_nodes_own_policy_is_enforced_without_kubernetes() {
+    let (ringfence, cven) = (program("ringfence"), program("cven"));
+    if let Some(why) = missing(&[&ringfence, &cven]) {
+        // Not eprintln!, whose output is shown only when a test fails.
+        let _ = writeln!(std::io::stderr(), "a_nodes_own_policy_is_enforced_without_kubernetes: not run: {why}");
+        return;
+    }
+    let lab = Lab::new('n');
+    let node = |port| SocketAddr::new(address(1), port);
+    NODE_PORTS.iter().for_each(|port| lab.listen("hub", node(*port)));
+    std::fs::create_dir(lab.folder.join("policy")).expect("a folder can be made");
+    lab.write("policy/nodes.yaml", NODE_POLICY);
+    lab.write("cluster.yaml", &cluster());
+    lab.write_pods(&PODS);
+    lab.compile(&ringfence);
+    let seen = || NODE_PORTS.map(|port| probe::tcp(&lab.netns("web"), node(port)).expect("it can be tried"));
+    let cven = || {
+        let mut command = lab.cven(&cven);
+        command.args(["--host-netns".as_ref(), lab.netns("hub").as_os_str()]);
+        command
+    };
+
+    let once = run(cven().arg("--once"));
+    assert_eq!(String::from_utf8_lossy(&once.stdout), "in force in 0 Pods\n");
+    assert_eq!(seen(), [Seen::Open, Seen::Open, Seen::Dropped]);
+    assert_eq!(lab.seen("web", "db", 8081), Seen::Open, "Pods of an unmanaged namespace");
+    let before = kernel::ours(&lab.netns("hub")).expect("the kernel can be read");
+    run(cven().arg("--once"));
+    assert_eq!(kernel::ours(&lab.netns("hub")).expect("the kernel can be read"), before);
+
+    let _following = Running(cven().spawn().expect("it runs"));
+    lab.write("policy/nodes.yaml", &NODE_POLICY.replace("9080", "9081"));
+    lab.compile(&ringfence);
+    until("a changed rule to be in force", || seen() == [Seen::Open, Seen::Dropped, Seen::Open]);
+    lab.write("policy/nodes.yaml", &NODE_POLICY.replace("Full", "Idle"));
+    lab.compile(&ringfence);
+    until("nothing of ours to be left on the node", || {
+        kernel::ours(&lab.netns("hub")).expect("the kernel can be read").is_empty()
+    });
+    assert_eq!(seen(), [Seen::Open; 3]);
 }

@@ -3,6 +3,7 @@
 //! Every kind has a small `Info` type that holds only what acts, so that an update that changes nothing compares
 //! equal and costs nothing.
 
+mod control_plane;
 mod load;
 mod pod;
 mod service;
@@ -16,6 +17,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use ringfence_crds::common::NamespacedName;
 
+pub use control_plane::ControlPlanePorts;
 pub use load::ClusterError;
 pub use pod::{ContainerPortInfo, PodInfo};
 pub use service::{EndpointInfo, EndpointSliceInfo, ServiceInfo, ServicePortInfo, SlicePortInfo, TargetPortInfo};
@@ -25,6 +27,9 @@ pub use webhook::{
 
 /// The namespace that cluster DNS and the cluster's identity live in.
 pub const KUBE_SYSTEM: &str = "kube-system";
+
+/// Namespace and name of the Service before the apiserver.
+pub const APISERVER: (&str, &str) = ("default", "kubernetes");
 
 /// A Kubernetes cluster at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -54,11 +59,21 @@ pub struct ClusterState {
 impl ClusterState {
     /// The addresses in the EndpointSlices of default/kubernetes.
     pub fn find_apiserver_addresses(&self) -> BTreeSet<IpAddr> {
-        self.endpoint_slices
-            .iter()
-            .filter(|(key, slice)| key.namespace == "default" && slice.service.as_deref() == Some("kubernetes"))
-            .flat_map(|(_, slice)| slice.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter().copied()))
-            .collect()
+        self.apiserver_slices().flat_map(EndpointSliceInfo::addresses).collect()
+    }
+
+    /// The same with the ports that the apiserver listens on there.
+    pub fn find_apiserver_endpoints(&self) -> BTreeSet<(IpAddr, u16)> {
+        let ports = |slice: &EndpointSliceInfo| slice.ports.iter().map(|port| port.port).collect::<Vec<_>>();
+        let ends = |slice| ports(slice).into_iter().flat_map(move |port| slice.addresses().map(move |at| (at, port)));
+        self.apiserver_slices().flat_map(ends).collect()
+    }
+
+    fn apiserver_slices(&self) -> impl Iterator<Item = &EndpointSliceInfo> {
+        let slices = self.endpoint_slices.iter();
+        let own =
+            slices.filter(|(key, slice)| key.namespace == APISERVER.0 && slice.service.as_deref() == Some(APISERVER.1));
+        own.map(|(_, slice)| slice)
     }
 }
 
@@ -96,6 +111,8 @@ pub struct NodeInfo {
     pub machine_id: String,
     /// Whether it carries a role label of the control plane.
     pub control_plane: bool,
+    /// The port that its kubelet says it listens on.
+    pub kubelet_port: Option<u16>,
     /// Whether Kubernetes calls it Ready: enforcement waits for no other node. No computed object depends on it.
     pub ready: bool,
 }
@@ -114,6 +131,10 @@ impl From<&Node> for NodeInfo {
                 .any(|role| labels.contains_key(&format!("node-role.kubernetes.io/{role}"))),
             addresses: addresses.into_iter().flatten().filter_map(|entry| entry.address.parse().ok()).collect(),
             reported: BTreeSet::new(),
+            kubelet_port: status
+                .and_then(|status| status.daemon_endpoints.as_ref()?.kubelet_endpoint.as_ref())
+                .and_then(|endpoint| u16::try_from(endpoint.port).ok())
+                .filter(|port| *port > 0),
             ready: conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True"),
             pod_cidrs: cidrs.iter().filter_map(|text| text.parse().ok()).collect(),
             machine_id: status

@@ -19,6 +19,7 @@ mod compiler;
 mod dirty;
 mod emit;
 pub(crate) mod essentials;
+mod hosts;
 pub(crate) mod labels;
 pub mod limits;
 pub(crate) mod machines;

@@ -7,6 +7,7 @@ mod answer;
 mod endpoint;
 mod ends;
 mod hits;
+mod host;
 mod misses;
 mod nearest;
 mod service;

@@ -153,7 +153,12 @@ fn the_frame_of_an_object_is_checked(#[case] text: &str, #[case] place: &str, #[
 )]
 #[case::long_address("IPList", &format!("  ranges: ['{}']\n", "1".repeat(94)), "5:12", "94 characters are too many: at most 93")]
 #[case::workload_label("Workload", "  labels: {app: ''}\n", "5:17", "'' is not valid: a label value has")]
-#[case::node_state("Workload", "  policyState: Full\n", "5:16", "nodes are not enforced yet")]
+#[case::machine_state(
+    "Workload",
+    "  addresses: [192.0.2.1]\n  policyState: Full\n",
+    "6:16",
+    "no agent runs on an unmanaged machine"
+)]
 #[case::no_dimension("LabelGroup", "  values: [a]\n", "4:1", "'dimension' is missing")]
 #[case::port_zero(
     "ServiceDefinition",
@@ -392,12 +397,6 @@ fn ranges_are_taken_in_every_form() {
     "  managed: true\n  visibility: Blocked\n",
     "6:15",
     "visibility has no effect yet"
-)]
-#[case::failsafe(
-    "ContainerCluster",
-    "  failsafePorts: [{protocol: TCP, port: 22}]\n",
-    "5:18",
-    "failsafePorts has no effect yet"
 )]
 #[case::protocol_0("ServiceDefinition", "  ports: [{protocol: '0'}]\n", "5:11", "protocol 0 cannot be programmed")]
 #[case::icmp_255(

@@ -9,6 +9,7 @@
 //! * [`chains`]: the names of our chains, and where they hang.
 //! * [`family`]: IPv4 and IPv6, and how each is written.
 //! * [`gate`]: what a node judges before it puts its own address in place of a client's.
+//! * [`host`]: by what the policy of a node is known again.
 //! * [`input`]: what the agent has read and knows about a Pod.
 //! * [`interest`]: which groups the agent has to read for that.
 //! * [`resolve`](mod@resolve): which rules apply to the Pod, and who their peers are, as a typed [`NetnsPolicy`].
@@ -24,6 +25,7 @@
 pub mod chains;
 pub mod family;
 pub mod gate;
+pub mod host;
 pub mod input;
 pub mod interest;
 pub mod judge;
@@ -35,12 +37,13 @@ pub mod sets;
 #[cfg(any(test, feature = "trace"))]
 pub mod trace;
 
+pub use chains::Place;
 pub use family::Family;
 pub use input::{ContainerPort, LocalPod, ObjectStore, Profile};
 pub use interest::{Buckets, Interest};
 pub use judge::{Judgement, Packet};
 pub use policy::{End, Enforcement, Entry, HostSet, Match, NetnsPolicy, Nets, Side};
-pub use readback::{Installed, Readback, removal};
+pub use readback::{Installed, Readback, removal, restoring_text};
 pub use render::{Rendered, render};
-pub use resolve::{Missing, Resolution, Resolver, resolve};
+pub use resolve::{Host, Missing, Resolution, Resolver, resolve};
 pub use sets::{SetChange, SetDef, SetKind};

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use ringfence_model::{Action, Direction, EndState, Protocol, Services};
 
+use crate::chains::Place;
+
 /// The states that put rules into a network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Enforcement {
@@ -36,6 +38,8 @@ impl From<Enforcement> for EndState {
 /// What one network namespace enforces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetnsPolicy {
+    /// Whose network namespace it is for.
+    pub place: Place,
     /// The state.
     pub state: Enforcement,
     /// Addresses of the Pod, by which it is known when it reaches itself.
@@ -49,7 +53,8 @@ pub struct NetnsPolicy {
 impl NetnsPolicy {
     /// A policy without a rule.
     pub fn new(state: Enforcement) -> Self {
-        Self { state, own: BTreeSet::new(), inbound: Side::default(), outbound: Side::default() }
+        let place = Place::Pod;
+        Self { place, state, own: BTreeSet::new(), inbound: Side::default(), outbound: Side::default() }
     }
 
     /// The rules of one direction.

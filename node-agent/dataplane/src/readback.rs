@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
-use crate::chains::{CHAIN_PREFIX, Hook};
+use crate::chains::{CHAIN_PREFIX, Hook, Place};
 use crate::sets;
 
 /// Whether what is in the kernel is what was rendered.
@@ -39,7 +39,17 @@ impl Installed {
     /// Reads the output of `iptables-save` (all tables, or `-t mangle` and `-t filter` one after the other), with or
     /// without counters. Anything else in it is left out.
     pub fn parse(save: &str) -> Self {
-        Self::parse_of(CHAIN_PREFIX, save)
+        Self::parse_at(Place::Pod, save)
+    }
+
+    /// Nothing.
+    pub fn nothing_at(place: Place) -> Self {
+        Self { own: place.chain_prefix(), tables: BTreeMap::new() }
+    }
+
+    /// The same for a place.
+    pub fn parse_at(place: Place, save: &str) -> Self {
+        Self::parse_of(place.chain_prefix(), save)
     }
 
     /// The same, where only chains whose names begin so are ours.
@@ -80,8 +90,9 @@ impl Installed {
     /// are and whose sets they name. Its digest says nothing any more. An agent keeps this of every Pod.
     #[must_use]
     pub fn without_texts(mut self) -> Self {
+        let prefix = self.own;
         let chains = self.tables.values_mut().flatten();
-        for (_, rules) in chains.filter(|(chain, _)| chain.starts_with(self.own)) {
+        for (_, rules) in chains.filter(|(chain, _)| chain.starts_with(prefix)) {
             let naming = rules.iter().position(|rule| rule.split(' ').any(|word| sets::generation(word).is_some()));
             for (_, rule) in rules.iter_mut().enumerate().filter(|(number, _)| Some(*number) != naming) {
                 *rule = String::new();
@@ -111,7 +122,7 @@ impl Installed {
     /// (The text of a rule comes back in another form; that it is the right text is told by the fingerprint chain,
     /// which is among the chains, and by [`Installed::digest`].)
     pub(crate) fn holds(&self, table: &str, wanted: &str, hooks: &[Hook]) -> bool {
-        let wanted = Self::parse(wanted);
+        let wanted = Self::parse_of(self.own, wanted);
         self.counts(table) == wanted.counts(table) && self.hooked(table, hooks)
     }
 
@@ -162,7 +173,7 @@ impl Installed {
 
     /// Restore input for one table: `text` with hooks put right and our chains that it does not declare taken away.
     pub(crate) fn with_hooks(&self, table: &str, text: &str, hooks: &[Hook]) -> String {
-        let wanted = Self::parse(text);
+        let wanted = Self::parse_of(self.own, text);
         let mut extra = String::new();
         if !self.hooked(table, hooks) {
             extra += &self.unhook(table);
@@ -180,7 +191,7 @@ impl Installed {
     /// What a restore with [`Installed::with_hooks`] leaves behind, before anybody has read it back. (Our rules are in
     /// the form in which they were written.)
     pub(crate) fn restored(mut self, table: &str, text: &str, hooks: &[Hook]) -> Self {
-        let wanted = Self::parse(text);
+        let wanted = Self::parse_of(self.own, text);
         let chains = self.tables.entry(table.to_owned()).or_default();
         chains.retain(|chain, _| !chain.starts_with(self.own));
         chains.values_mut().for_each(|rules| rules.retain(|rule| !leads_to(self.own, rule)));
@@ -189,6 +200,18 @@ impl Installed {
         }
         chains.extend(wanted.own(table).map(|(chain, rules)| (chain.clone(), rules.clone())));
         self
+    }
+
+    /// `iptables-restore --noflush` input for table mangle with our chains as they are, without hooks: what brings them back
+    /// ([`restoring_text`]). Empty if there are none.
+    pub fn own_text(&self) -> String {
+        let own: Vec<_> = self.own("mangle").collect();
+        if own.is_empty() {
+            return String::new();
+        }
+        let declare: String = own.iter().map(|(chain, _)| format!(":{chain} - [0:0]\n")).collect();
+        let rules = own.iter().flat_map(|(chain, rules)| rules.iter().map(move |rule| format!("-A {chain} {rule}\n")));
+        format!("*mangle\n{declare}{}COMMIT\n", rules.collect::<String>())
     }
 
     /// Our chains of a table.
@@ -227,6 +250,12 @@ pub fn removal(installed: &Installed) -> String {
         }
     }
     text
+}
+
+/// `iptables-restore --noflush` input that brings back what [`Installed::own_text`] gave before, whatever of ours is there now.
+/// The sets that it names must still be there.
+pub fn restoring_text(place: Place, before: &str, installed: &Installed) -> String {
+    if before.is_empty() { removal(installed) } else { installed.with_hooks("mangle", before, place.hooks()) }
 }
 
 /// Flushes all before it deletes any: they lead to one another.

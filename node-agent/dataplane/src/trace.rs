@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use ringfence_model::{Direction, Protocol};
 
+use crate::chains::Place;
 use crate::family::Family;
 use crate::gate::{self, RenderedGate};
 use crate::judge::Packet;
@@ -181,11 +182,11 @@ impl Kernel {
         self.trace(probe).fate
     }
 
-    /// Walks a packet through mangle and filter, as the Pod's network namespace does.
+    /// Walks a packet through mangle and filter, as the network namespace does.
     pub fn trace(&self, probe: &Probe) -> Trace {
-        let chains = match probe.packet.direction {
-            Direction::Inbound => [("mangle", "PREROUTING"), ("filter", "INPUT")],
-            Direction::Outbound => [("mangle", "OUTPUT"), ("filter", "OUTPUT")],
+        let chains: &[_] = match probe.packet.direction {
+            Direction::Inbound => &[("mangle", "PREROUTING"), ("mangle", "INPUT"), ("filter", "INPUT")],
+            Direction::Outbound => &[("mangle", "OUTPUT"), ("filter", "OUTPUT")],
         };
         let mut walk = Walk { mark: 0, connmark: probe.connmark, would: false, rule: None, looked_at: 0 };
         let fate = self.walk_tables(chains, probe, &mut walk);
@@ -196,13 +197,13 @@ impl Kernel {
     pub fn gate_fate(&self, probe: &Probe) -> Fate {
         let mut walk = Walk { mark: 0, connmark: probe.connmark, would: false, rule: None, looked_at: 0 };
         let forwarded = if probe.local { ("filter", "OUTPUT") } else { ("filter", "FORWARD") };
-        self.walk_tables([("mangle", "PREROUTING"), forwarded, ("mangle", "POSTROUTING")], probe, &mut walk)
+        self.walk_tables(&[("mangle", "PREROUTING"), forwarded, ("mangle", "POSTROUTING")], probe, &mut walk)
     }
 
-    fn walk_tables<const N: usize>(&self, chains: [(&str, &str); N], probe: &Probe, walk: &mut Walk) -> Fate {
+    fn walk_tables(&self, chains: &[(&str, &str)], probe: &Probe, walk: &mut Walk) -> Fate {
         for (table, chain) in chains {
-            let Some(chains) = self.tables.get(table) else { continue };
-            if table == "filter" && probe.overwritten {
+            let Some(chains) = self.tables.get(*table) else { continue };
+            if *table == "filter" && probe.overwritten {
                 walk.mark = 0x539;
             }
             match self.walk(chains, chain, probe, walk) {
@@ -221,7 +222,7 @@ impl Kernel {
         probe: &Probe,
         walk: &mut Walk,
     ) -> Verdict {
-        walk.would |= chain == "RF-WOULD";
+        walk.would |= Place::ALL.iter().any(|place| chain == place.names().would);
         for rule in &chains[chain] {
             walk.looked_at += 1;
             let Some(target) = self.matches(rule, probe, walk) else { continue };

@@ -80,8 +80,8 @@ impl InForce {
     fn read_back(&mut self, backend: Backend) -> Result<(), ApplyError> {
         let before = backend.generation();
         for family in Family::ALL {
-            let save = backend.save(family)?;
-            let installed = Installed::parse(&save);
+            let save = backend.save(self.policy.place, family)?;
+            let installed = Installed::parse_at(self.policy.place, &save);
             match self.rendered.verify(family, &installed) {
                 Readback::Ok => {}
                 wrong => return Err(ApplyError::ReadBack(wrong)),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ringfence_dataplane::render::filter_text;
-use ringfence_dataplane::{Family, Installed, NetnsPolicy, Rendered, SetDef, removal, render, sets};
+use ringfence_dataplane::{Family, Installed, NetnsPolicy, Place, Rendered, SetDef, removal, render, sets};
 
 use super::ApplyError;
 use crate::ipset::Found;
@@ -23,9 +23,15 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub(super) fn read(backend: Backend) -> Result<Self, ApplyError> {
-        let sets = Found::read()?;
-        Ok(Self::read_rules(backend)?.with_sets(sets))
+    /// Where nothing of ours is.
+    pub(super) fn nothing_at(place: Place) -> Self {
+        let [v4, v6] = [Installed::nothing_at(place), Installed::nothing_at(place)];
+        Self { v4, v6, ..Self::default() }
+    }
+
+    pub(super) fn read(backend: Backend, place: Place) -> Result<Self, ApplyError> {
+        let sets = Found::read(place)?;
+        Ok(Self::read_rules(backend, place)?.with_sets(sets))
     }
 
     pub(super) fn with_sets(self, Found { sets, odd }: Found) -> Self {
@@ -38,15 +44,15 @@ impl Kernel {
     }
 
     /// Leaves out the sets.
-    pub(super) fn read_rules(backend: Backend) -> Result<Self, ToolError> {
-        let mut kernel = Self::default();
-        if backend.holds_nothing() {
+    pub(super) fn read_rules(backend: Backend, place: Place) -> Result<Self, ToolError> {
+        let mut kernel = Self::nothing_at(place);
+        if backend.holds_nothing(place) {
             return Ok(kernel);
         }
         let before = backend.generation();
         for family in Family::ALL {
-            let save = backend.save(family)?;
-            let installed = Installed::parse(&save);
+            let save = backend.save(place, family)?;
+            let installed = Installed::parse_at(place, &save);
             kernel.readings.read(family, &save, &installed);
             match family {
                 Family::V4 => kernel.v4 = installed,
@@ -125,7 +131,8 @@ impl Kernel {
 
 /// What is installed of a family where that was read back `before` and was this, with table filter or without.
 fn remembered(family: Family, rendered: &Rendered, before: &Readings) -> Option<Installed> {
-    let [without, with] = [Installed::default(), Installed::parse(&filter_text(family))];
+    let place = rendered.place;
+    let [without, with] = [Installed::nothing_at(place), Installed::parse_at(place, &filter_text(family))];
     let was = |present: &Installed| before.is_of_text(family, &rendered.restore_text(family, present));
     let present = [without, with].into_iter().find(was)?;
     Some(rendered.installed_after(family, present))

@@ -3,8 +3,8 @@
 
 use ringfence_dataplane::sets;
 
-use super::ApplyError;
 use super::state::{Done, Due, InForce, Known, Outcome, Wanted};
+use super::{ApplyError, follow};
 use crate::flows::tightening::may_tighten;
 
 /// What came of a try.
@@ -29,7 +29,7 @@ pub fn follow_members(wanted: &Wanted, known: Known) -> Followed {
     if let Err(error) = present.sets.change(&changes) {
         return Followed::Members(Err(error.into()));
     }
-    let flows = present.due.flows || present.ended_flows || may_tighten(&present.policy, policy);
+    let flows = follow(policy) && (present.due.flows || present.ended_flows || may_tighten(&present.policy, policy));
     let due = Due { flows, ..present.due };
     present.rendered.sets = sets;
     let done = if changes.is_empty() { Done::Nothing } else { Done::Members };

@@ -19,7 +19,9 @@ use std::sync::Arc;
 
 use ringfence_dataplane::render::filter_text;
 use ringfence_dataplane::sets::{Members, SetChange, SetDef};
-use ringfence_dataplane::{Enforcement, Family, Installed, NetnsPolicy, Readback, Rendered, removal, render};
+use ringfence_dataplane::{
+    Enforcement, Family, Installed, NetnsPolicy, Place, Readback, Rendered, removal, render, restoring_text,
+};
 
 use crate::flows::{self, FlowError, tightening::may_tighten};
 use crate::ipset::{Found, SetError, Sets};
@@ -55,6 +57,40 @@ pub enum ApplyError {
     SetsLeft(Vec<String>),
 }
 
+/// The rules of a family each, as they are in the kernel.
+pub type Texts = [String; 2];
+
+/// What is in force in a node's network namespace, as what brings it back.
+///
+/// # Errors
+/// When the rules cannot be read.
+pub fn texts_of_host(backend: Backend) -> Result<Texts, ApplyError> {
+    let kernel = Kernel::read_rules(backend, Place::Host)?;
+    Ok(Family::ALL.map(|family| kernel.family(family).own_text()))
+}
+
+/// Brings back the rules of a node as they were, while the sets that they name are still there: before anything is cleaned up.
+///
+/// # Errors
+/// When the kernel refuses, or a program does.
+pub fn bring_back(backend: Backend, texts: &Texts) -> Result<(), ApplyError> {
+    let kernel = Kernel::read_rules(backend, Place::Host)?;
+    for (family, before) in Family::ALL.into_iter().zip(texts) {
+        let text = restoring_text(Place::Host, before, kernel.family(family));
+        if !text.is_empty() {
+            backend.restore(family, &text)?;
+        }
+    }
+    // What they do not name was made for what they replace.
+    let named = |name: &String| texts.iter().any(|text| text.split(' ').any(|word| word == name));
+    let unnamed =
+        Kernel::default().with_sets(Found::read(Place::Host)?).set_names().into_iter().filter(|name| !named(name));
+    match destroy(&mut Sets::open()?, unnamed.collect())? {
+        left if left.is_empty() => Ok(()),
+        left => Err(ApplyError::SetsLeft(left.into_iter().collect())),
+    }
+}
+
 /// Brings the network namespace from what it is known to hold to what is wanted.
 ///
 /// # Errors
@@ -76,19 +112,21 @@ pub fn apply(backend: Backend, wanted: &Wanted, known: Known, terms: &Terms) -> 
 fn bring(backend: Backend, wanted: &Wanted, known: Known, terms: &Terms) -> Result<Outcome, ApplyError> {
     match (wanted, known) {
         (Wanted::Nothing, Known::Nothing) => Ok(Outcome::new(Known::Nothing, Done::Nothing)),
-        (_, Known::Unread) if terms.only_if_empty && holds_rules(backend, wanted)? => {
+        (_, Known::Unread) if terms.only_if_empty && holds_rules(backend, wanted, terms.place)? => {
             Ok(Outcome::new(Known::Unread, Done::Left))
         }
-        (Wanted::Nothing, _) => remove(backend),
+        (Wanted::Nothing, _) => remove(backend, terms.place),
         (Wanted::Policy(policy), Known::Policy(present)) => change(backend, policy, *present),
-        (Wanted::Policy(policy), Known::Nothing) => replace(backend, policy, Kernel::default(), true, BTreeSet::new()),
+        (Wanted::Policy(policy), Known::Nothing) => {
+            replace(backend, policy, Kernel::nothing_at(policy.place), true, BTreeSet::new())
+        }
         (Wanted::Policy(policy), Known::Unread) => take_over(backend, policy, &terms.readings),
     }
 }
 
 /// Whether anything is there that what is wanted might widen.
-fn holds_rules(backend: Backend, wanted: &Wanted) -> Result<bool, ApplyError> {
-    let kernel = Kernel::read(backend)?;
+fn holds_rules(backend: Backend, wanted: &Wanted, place: Place) -> Result<bool, ApplyError> {
+    let kernel = Kernel::read(backend, place)?;
     Ok(match wanted {
         Wanted::Nothing => !kernel.is_empty(),
         // Half a policy is none: what was cut off between the families is finished.
@@ -96,8 +134,8 @@ fn holds_rules(backend: Backend, wanted: &Wanted) -> Result<bool, ApplyError> {
     })
 }
 
-fn remove(backend: Backend) -> Result<Outcome, ApplyError> {
-    let kernel = Kernel::read(backend)?;
+fn remove(backend: Backend, place: Place) -> Result<Outcome, ApplyError> {
+    let kernel = Kernel::read(backend, place)?;
     if kernel.is_empty() {
         return Ok(Outcome::new(Known::Nothing, Done::Nothing));
     }
@@ -107,12 +145,20 @@ fn remove(backend: Backend) -> Result<Outcome, ApplyError> {
             backend.restore(family, &text)?;
         }
     }
-    flows::forgive_all()?;
+    if place == Place::Pod {
+        flows::forgive_all()?;
+    }
     let left = destroy(&mut Sets::open()?, kernel.set_names())?;
     if !left.is_empty() {
         return Err(ApplyError::SetsLeft(left.into_iter().collect()));
     }
     Ok(Outcome::new(Known::Nothing, Done::Removed))
+}
+
+/// Whether existing flows follow a policy. Those of a node live on: marks of its connections are its network plugin's, and nobody
+/// loses the session in which a policy was written.
+fn follow(policy: &NetnsPolicy) -> bool {
+    policy.place == Place::Pod
 }
 
 fn names(sets: &[SetDef]) -> BTreeSet<String> {
@@ -122,7 +168,7 @@ fn names(sets: &[SetDef]) -> BTreeSet<String> {
 /// From the rules of a policy that is in force to those of another.
 fn change(backend: Backend, policy: &Arc<NetnsPolicy>, present: InForce) -> Result<Outcome, ApplyError> {
     // What was due stays due.
-    let flows = present.due.flows || present.ended_flows || may_tighten(&present.policy, policy);
+    let flows = follow(policy) && (present.due.flows || present.ended_flows || may_tighten(&present.policy, policy));
     let InForce { rendered, v4, v6, readings, due, .. } = present;
     // Of those that are left only the names count.
     let gone = |name| SetDef { name, family: Family::V4, members: Members::Nets(Arc::default()) };
@@ -134,13 +180,13 @@ fn change(backend: Backend, policy: &Arc<NetnsPolicy>, present: InForce) -> Resu
 /// First contact: what is in the kernel is kept if it is right, down to the single rule. Where nobody can tell, it is
 /// written anew.
 fn take_over(backend: Backend, policy: &Arc<NetnsPolicy>, before: &Readings) -> Result<Outcome, ApplyError> {
-    let sets = Found::read()?;
+    let sets = Found::read(policy.place)?;
     if let Some((kernel, rendered)) = Kernel::unchanged(backend, policy, before, &sets)
         && let Some(changes) = rendered.delta_from(&kernel.sets)
     {
         return keep(policy, kernel, rendered, &changes);
     }
-    let mut kernel = Kernel::read_rules(backend)?.with_sets(sets);
+    let mut kernel = Kernel::read_rules(backend, policy.place)?.with_sets(sets);
     let touched = kernel.compare(before);
     let outcome = match right(policy, &kernel) {
         Some((rendered, changes)) => keep(policy, kernel, rendered, &changes)?,
@@ -171,7 +217,7 @@ fn keep(
     sets.change(changes)?;
     let done = if changes.is_empty() { Done::Nothing } else { Done::Members };
     let unused = kernel.set_names().difference(&names(&rendered.sets)).cloned().collect();
-    let due = Due { flows: true, sets: unused, ..Due::default() };
+    let due = Due { flows: follow(policy), sets: unused, ..Due::default() };
     let Kernel { v4, v6, readings, .. } = kernel;
     Ok(InForce { policy: policy.clone(), rendered, sets, v4, v6, readings, ended_flows: false, due }.outcome(done))
 }
@@ -186,7 +232,8 @@ fn replace(
     read_back: BTreeSet<Family>,
 ) -> Result<Outcome, ApplyError> {
     let rendered = render(policy, kernel.free_generation());
-    let due = Due { flows, read_back, sets: kernel.set_names(), first: kernel.is_empty() };
+    let (flows, first) = (flows && follow(policy), kernel.is_empty() && policy.place == Place::Pod);
+    let due = Due { flows, read_back, sets: kernel.set_names(), first };
     let Kernel { v4, v6, readings, .. } = kernel;
     let sets = Sets::open()?;
     let mut in_force = InForce { policy: policy.clone(), rendered, sets, v4, v6, readings, ended_flows: false, due };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ringfence_dataplane::{Family, Installed, NetnsPolicy, Rendered};
+use ringfence_dataplane::{Family, Installed, NetnsPolicy, Place, Rendered};
 
 use crate::ipset::Sets;
 use crate::readings::Readings;
@@ -102,6 +102,8 @@ impl Known {
 /// How a network namespace is brought to what is wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Terms {
+    /// Whose network namespace it is.
+    pub place: Place,
     /// Leave one alone that was not read yet and holds rules of ours.
     pub only_if_empty: bool,
     /// Where a policy of Full cannot be put in force and no other is, close the namespace as far as that is possible.

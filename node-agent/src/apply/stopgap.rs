@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ringfence_dataplane::render::closing_text;
-use ringfence_dataplane::{Enforcement, Family, NetnsPolicy, Side};
+use ringfence_dataplane::{Enforcement, Family, NetnsPolicy, Place, Side};
 
 use super::kernel::Kernel;
 use super::state::{Done, Known, Outcome};
@@ -46,7 +46,7 @@ pub(super) fn close(backend: Backend, policy: &NetnsPolicy, refused: ApplyError)
 
 /// Closes each family that nothing of ours decides: one was refused after the other was put in force, say.
 fn close_undecided(backend: Backend) -> Result<Vec<Family>, ToolError> {
-    let kernel = Kernel::read_rules(backend)?;
+    let kernel = Kernel::read_rules(backend, Place::Pod)?;
     let open: Vec<Family> = Family::ALL.into_iter().filter(|family| !kernel.decides(*family)).collect();
     for family in &open {
         backend.restore(*family, &closing_text(*family, kernel.family(*family)))?;
@@ -64,13 +64,13 @@ fn simpler(policy: &NetnsPolicy) -> [(NetnsPolicy, &'static str); 2] {
 }
 
 fn load(backend: Backend, policy: NetnsPolicy) -> Result<Option<Outcome>, ApplyError> {
-    let mut kernel = Kernel::read_rules(backend)?;
+    let mut kernel = Kernel::read_rules(backend, Place::Pod)?;
     if Family::ALL.iter().any(|family| kernel.decides(*family)) {
         return Ok(None);
     }
     // What a refused restore left behind is nothing to rely on.
     kernel.readings = Readings::default();
     // Where sets are the trouble, a policy without any can still be loaded.
-    let kernel = kernel.with_sets(Found::read().unwrap_or_default());
+    let kernel = kernel.with_sets(Found::read(Place::Pod).unwrap_or_default());
     replace(backend, &Arc::new(policy), kernel, true, BTreeSet::new()).map(Some)
 }

@@ -138,7 +138,7 @@ fn a_refused_rule_leaves_no_pod_in_full_open() {
 fn a_lock_that_somebody_holds_loses_nothing() {
     let test = "a_lock_that_somebody_holds_loses_nothing";
     let Some(pod) = Pod::new(test) else { return };
-    if pod.0.within(|_| Backend::Legacy.save(Family::V4)).is_err() {
+    if pod.0.within(|_| Backend::Legacy.save(Place::Pod, Family::V4)).is_err() {
         let _ = writeln!(std::io::stderr(), "{test}: not run: needs iptables-legacy");
         return;
     }

@@ -15,6 +15,9 @@ impl Engine {
         for slot in self.slots.values().filter(|slot| !slot.departed) {
             resolver.resolve(&self.view.pod_in(&slot.sandbox), &[]);
         }
+        if let Some(node) = &self.node {
+            resolver.resolve_host(&node.host, std::iter::empty());
+        }
         self.want(resolver);
     }
 

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::Engine;
+use super::{Engine, Standing};
 use crate::cni::{Ask, Chaining};
 use crate::machine;
 use crate::report::Suspension;
@@ -38,6 +38,15 @@ impl Engine {
         let store = if self.view.is_loaded() { self.view.told() } else { self.view.store() };
         let cluster = store.cluster.as_ref().filter(|_| self.view.counts());
         cluster.filter(|cluster| !cluster.enforcement.is_enforced()).map(|_| Suspension::Cluster)
+    }
+
+    /// The same for the node itself.
+    pub(super) fn standing(&self) -> Standing {
+        match self.suspension() {
+            Some(Suspension::Off) => Standing::Off,
+            Some(Suspension::Cluster) => Standing::Suspended,
+            None => Standing::Enforced,
+        }
     }
 
     /// Whether the node's CNI configuration is as it is to be; where nobody keeps it, it is.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ringfence_dataplane::ObjectStore;
 use tokio::time::Instant;
 
-use super::{Engine, tell_if_other};
+use super::{Engine, NodeSide, tell_if_other};
 use crate::apply::{Done, Outcome};
 use crate::gate::Gate;
 use crate::ledger::Kept;
@@ -30,6 +30,7 @@ impl Engine {
         let mut readings = if all_seen { BTreeMap::new() } else { (*self.remembered).clone() };
         let known = self.slots.values().filter(|slot| !slot.readings.is_empty());
         readings.extend(known.filter_map(|slot| Some((slot.cookie?, slot.readings.clone()))));
+        readings.extend(self.node.as_ref().and_then(NodeSide::readings));
         readings
     }
 
@@ -39,10 +40,12 @@ impl Engine {
         let cni = self.chained.iter().filter_map(|(_, result)| result.as_ref().err());
         let cni = cni.map(|problem| format!("failed to {problem}"));
         let gate = self.gate.as_ref().and_then(Gate::problem);
+        let node = self.node.as_ref().and_then(NodeSide::problem);
         runtime
             .chain(self.interruptions())
             .chain(cni)
             .chain(gate)
+            .chain(node)
             .chain(self.slots.values().filter_map(Slot::problem))
             .collect()
     }
@@ -56,6 +59,7 @@ impl Engine {
         let read = self.interrupted.is_empty() && self.rereading.is_empty() && self.view.has_peer_groups();
         let settled = self.sandboxes == Some(Ok(())) && read && self.slots.values().all(Slot::is_settled);
         let settled = settled && self.gate.as_ref().is_none_or(Gate::is_settled);
+        let settled = settled && self.node.as_ref().is_none_or(NodeSide::is_settled);
         let held = self.view.held();
         let suspended = self.suspension();
         let settled = settled && (suspended.is_none() || self.is_chained());
@@ -75,7 +79,13 @@ impl Engine {
                 Some(Held::WentBack { published, seen }) => Some((published, seen)),
                 _ => None,
             },
-            stalled: self.slots.values().filter_map(|slot| slot.stalled(now)).collect(),
+            stalled: self
+                .slots
+                .values()
+                .filter_map(|slot| slot.stalled(now))
+                .chain(self.node.as_ref().and_then(|node| node.stalled(now)))
+                .collect(),
+            node: self.node.as_ref().map(NodeSide::state).unwrap_or_default(),
             problems: self.problems(),
             interruptions: self.interruptions(),
             pods_enforced: self.slots.values().filter(|slot| slot.has_rules()).count(),

@@ -20,6 +20,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use super::{Change, ClusterEntry, Kind, NodeEntry, Object, Wanted, pods};
+use crate::host::Apiserver;
 
 /// An object of the apiserver that the agent reads.
 trait Watched: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
@@ -70,6 +71,17 @@ impl Watched for Pod {
     fn key(&self) -> String {
         pods::api_key(self)
     }
+}
+
+/// Where the apiserver is found, as the client finds it.
+///
+/// # Errors
+/// When there is no configuration, or it names none.
+pub async fn apiserver() -> Result<Apiserver, kube::config::InferConfigError> {
+    let url = kube::Config::infer().await?.cluster_url;
+    let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 });
+    let host = url.host().unwrap_or_default();
+    Ok(Apiserver { host: host.trim_start_matches('[').trim_end_matches(']').to_owned(), port })
 }
 
 /// Watches everything that the agent of `node` reads, of groups what is `wanted`, and hands it to `changes`; returns at

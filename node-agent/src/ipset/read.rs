@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use ringfence_dataplane::End;
 use ringfence_dataplane::sets::{self, Members, SetDef, SetKind, SetNames};
+use ringfence_dataplane::{End, Place};
 use ringfence_model::Protocol;
 
 use super::SetError;
@@ -30,12 +30,12 @@ pub struct Found {
 }
 
 impl Found {
-    /// Reads a Pod's, in the calling thread's network namespace.
+    /// Reads those of the calling thread's network namespace, which is such a place.
     ///
     /// # Errors
     /// When the kernel has no sets, or does not list them, or they change meanwhile.
-    pub fn read() -> Result<Self, SetError> {
-        Self::read_named(&sets::OF_PODS)
+    pub fn read(place: Place) -> Result<Self, SetError> {
+        Self::read_named(&sets::names(place))
     }
 
     /// Reads those with these names.
@@ -51,10 +51,8 @@ impl Found {
     fn of(names: &SetNames, entries: &[Vec<u8>]) -> Self {
         let mut read: BTreeMap<String, Option<Read>> = BTreeMap::new();
         for entry in entries {
-            let Some(name) = find(entry, ATTR_SETNAME).and_then(text).filter(|name| names.family(name).is_some())
-            else {
-                continue;
-            };
+            let name = find(entry, ATTR_SETNAME).and_then(text);
+            let Some(name) = name.filter(|name| names.family(name).is_some()) else { continue };
             let set = read.entry(name.to_owned()).or_insert_with(|| Read::new(find(entry, ATTR_TYPENAME)?));
             for (_, member) in
                 find(entry, ATTR_ADT).into_iter().flat_map(attributes).filter(|(kind, _)| *kind == ATTR_DATA)

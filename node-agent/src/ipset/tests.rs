@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use ringfence_dataplane::sets::{Member, Members, SetKind};
-use ringfence_dataplane::{End, Family, Nets};
+use ringfence_dataplane::{End, Family, Nets, Place};
 use ringfence_model::Protocol;
 
 use super::*;
@@ -36,7 +36,7 @@ impl Lab {
 
     /// What the agent reads.
     fn read(&self) -> Found {
-        self.netns.within(|_| Found::read()).expect("the kernel lists them")
+        self.netns.within(|_| Found::read(Place::Pod)).expect("the kernel lists them")
     }
 
     fn change(&mut self, set: &str, add: &[&str], del: &[&str]) -> Result<(), SetError> {

@@ -7,10 +7,10 @@ use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, PodSpec, PodS
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use ringfence_model::{Protocol, StringMap};
 
-use super::OwnerKey;
+use super::{ControlPlanePorts, OwnerKey};
 
 /// Set by the kubelet on the Pod object that mirrors a static Pod.
-const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+pub(super) const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 /// The whole object once more, as kubectl leaves it: big, and no label of ours.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -41,6 +41,8 @@ pub struct PodInfo {
     pub probe_ports: BTreeSet<(Protocol, u16)>,
     /// Resolvers of its own dnsConfig.
     pub dns_servers: Vec<IpAddr>,
+    /// What it says of the control plane, if it is a part of it.
+    pub control_plane: Option<Box<ControlPlanePorts>>,
 }
 
 /// A port that a container declares.
@@ -89,6 +91,7 @@ impl From<&Pod> for PodInfo {
             container_ports: containers.iter().flat_map(|container| declared(container)).collect(),
             probe_ports: containers.iter().flat_map(|container| probed(container)).collect(),
             dns_servers: dns.into_iter().flatten().filter_map(|text| text.parse().ok()).collect(),
+            control_plane: ControlPlanePorts::of(pod).map(Box::new),
         }
     }
 }

@@ -33,6 +33,8 @@ pub struct ServiceInfo {
     pub external_policy_local: bool,
     /// Whether it leads out of the cluster by name.
     pub external_name: bool,
+    /// Where load balancers ask each node whether it has Pods of the Service.
+    pub health_check_port: Option<u16>,
 }
 
 /// A port of a Service.
@@ -75,6 +77,10 @@ impl From<&Service> for ServiceInfo {
             ports: spec.ports.iter().flatten().filter_map(port).collect(),
             external_policy_local: spec.external_traffic_policy.as_deref() == Some("Local"),
             external_name: spec.type_.as_deref() == Some("ExternalName"),
+            health_check_port: spec
+                .health_check_node_port
+                .and_then(|port| u16::try_from(port).ok())
+                .filter(|port| *port > 0),
         }
     }
 }
@@ -119,6 +125,13 @@ pub struct EndpointSliceInfo {
     pub endpoints: Vec<EndpointInfo>,
     /// The ports of every endpoint of the slice.
     pub ports: Vec<SlicePortInfo>,
+}
+
+impl EndpointSliceInfo {
+    /// The addresses of all its endpoints.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter().copied())
+    }
 }
 
 /// One endpoint of a slice.

@@ -38,7 +38,7 @@ use super::addresses::{Claim, Name};
 use super::dirty::Dirty;
 use super::limits::POLICY_ITEMS;
 use super::namespaces::Namespaces;
-use super::peers::PeerGroups;
+use super::peers::{GroupId, PeerGroups};
 use super::pods::Pods;
 use super::resolve;
 use super::rule_sets::RuleSets;
@@ -57,6 +57,8 @@ pub struct Compiler {
     namespaces: Namespaces,
     groups: PeerGroups,
     services: ServiceIndex,
+    /// The group of all nodes, while a node's own traffic has a policy: nodes are essential to one another.
+    hosts: Option<GroupId>,
     /// Claims of the apiserver.
     apiserver: BTreeSet<IpAddr>,
     /// Per node, how many addresses of its Pods lie in which Pod network, if there are several.
@@ -93,6 +95,7 @@ impl Compiler {
             namespaces: Namespaces::default(),
             groups: PeerGroups::default(),
             services: ServiceIndex::default(),
+            hosts: None,
             apiserver: BTreeSet::new(),
             seen: BTreeMap::new(),
             counted: FxHashMap::default(),
@@ -173,6 +176,7 @@ impl Compiler {
         self.read_services(inputs, &mut todo, changes);
         let dead = self.settle_classes(changes);
         self.read_rule_sets(inputs, &mut todo, changes);
+        self.hold_hosts();
         self.write_groups(dead, changes);
         self.write_machines(inputs, &todo, changes);
         self.write_node_policies(inputs, &todo, changes);

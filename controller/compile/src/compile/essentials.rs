@@ -6,12 +6,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use ringfence_crds::common::NamespacedName;
 use ringfence_crds::node_policy::{InboundEssential, NamedPort};
-use ringfence_crds::{NodePolicySpec, PortSpec};
+use ringfence_crds::{ContainerClusterSpec, NodePolicySpec, PortSpec};
 use ringfence_model::Protocol;
 
+use super::hosts::Hosts;
 use super::selects;
 use super::world::Facts;
-use crate::cluster::{ClusterState, KUBE_SYSTEM, PodInfo, ServiceInfo, TargetPortInfo};
+use crate::cluster::{APISERVER, ClusterState, KUBE_SYSTEM, PodInfo, ServiceInfo, TargetPortInfo};
 
 /// The port of DNS.
 pub const DNS_PORT: u16 = 53;
@@ -105,7 +106,7 @@ impl Essentials {
 
 /// Where the apiserver connects from. Pods on its own node see it at addresses that only that node's agent knows. Whose an
 /// address is, Kubernetes decides: no node reports itself into this.
-fn apiserver(cluster: &ClusterState, facts: &Facts) -> BTreeSet<IpAddr> {
+pub(super) fn apiserver(cluster: &ClusterState, facts: &Facts) -> BTreeSet<IpAddr> {
     let own = &cluster.apiserver_addresses;
     let hosts = cluster.nodes.iter().filter(|(_, node)| !node.addresses.is_disjoint(own));
     let hosts = hosts.filter_map(|(name, _)| facts.nodes.get(name));
@@ -114,7 +115,8 @@ fn apiserver(cluster: &ClusterState, facts: &Facts) -> BTreeSet<IpAddr> {
 
 /// Whether what is essential depends on a Service.
 pub fn depends_on(cluster: &ClusterState, key: &NamespacedName) -> bool {
-    key.namespace == KUBE_SYSTEM || cluster.webhook_services.contains_key(key)
+    let apiserver = (key.namespace.as_str(), key.name.as_str()) == APISERVER;
+    apiserver || key.namespace == KUBE_SYSTEM || cluster.webhook_services.contains_key(key)
 }
 
 /// Cluster DNS goes by the name kube-dns or carries it as a label, whatever serves it.
@@ -129,8 +131,9 @@ fn targets(service: &ServiceInfo, wanted: impl Fn(u16) -> bool) -> BTreeSet<(Pro
 }
 
 /// One NodePolicy for each node that an agent runs on. `networks`: by node, the id of the Pod network that its Pods are
-/// on.
+/// on. `settings` of the ContainerCluster are for the nodes themselves.
 pub fn node_policies(
+    settings: &ContainerClusterSpec,
     cluster: &ClusterState,
     facts: &Facts,
     networks: &BTreeMap<String, String>,
@@ -142,11 +145,14 @@ pub fn node_policies(
         dns_servers: essentials.dns_servers.iter().map(ToString::to_string).collect(),
         ..NodePolicySpec::default()
     };
+    let hosts =
+        facts.nodes.values().any(|node| node.enforced().is_some()).then(|| Hosts::new(settings, cluster, facts));
     let workloads = facts.nodes.iter().filter(|(_, node)| node.workload.is_some());
     workloads
-        .map(|(name, _)| {
+        .map(|(name, node)| {
             let pod_network = networks.get(name).cloned().unwrap_or_default();
-            (name.clone(), NodePolicySpec { pod_network, ..common.clone() })
+            let host = hosts.as_ref().and_then(|hosts| hosts.policy(name, node));
+            (name.clone(), NodePolicySpec { pod_network, host, ..common.clone() })
         })
         .collect()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ringfence_crds::WorkloadSpec;
 use ringfence_crds::common::labels_of;
-use ringfence_model::Labels;
+use ringfence_model::{Labels, PolicyState};
 
 use super::ComputedWorkload;
 use super::addresses::{AddressBook, Claim, Name, Owner};
@@ -22,6 +22,8 @@ pub struct NodeFacts {
     pub name: Name,
     /// What it is known by to rules; none for a provider's master, which is no workload.
     pub workload: Option<MachineFacts>,
+    /// The state that is asked for its own traffic; none for a provider's master.
+    pub state: Option<PolicyState>,
     /// Addresses of its status.
     status: BTreeSet<IpAddr>,
     /// Addresses that its agent reports.
@@ -67,8 +69,14 @@ impl NodeFacts {
         let labels = || settings.labels.of_node(node, written.map(|workload| &workload.labels));
         let workload =
             settings.is_workload(node).then(|| acquire(classes, labels(), ClassOrigin::Node(name.to_owned())));
-        let facts =
-            Self { name: name.into(), workload, status: node.addresses.clone(), reported: node.reported.clone() };
+        let state = workload.as_ref().map(|_| written.and_then(|spec| spec.policy_state).unwrap_or(PolicyState::Idle));
+        let facts = Self {
+            name: name.into(),
+            workload,
+            state,
+            status: node.addresses.clone(),
+            reported: node.reported.clone(),
+        };
         facts.claims().for_each(|(address, claim)| book.claim(address, claim));
         facts
     }
@@ -90,6 +98,11 @@ impl NodeFacts {
     pub fn is_known_as(&self, other: &Self) -> bool {
         let class = |facts: &Self| facts.workload.as_ref().map(|workload| Arc::clone(&workload.class));
         class(self) == class(other)
+    }
+
+    /// The state that puts rules into its own network namespace, if one does.
+    pub fn enforced(&self) -> Option<PolicyState> {
+        self.state.filter(|state| *state != PolicyState::Idle)
     }
 
     /// All its addresses: those of its status, and the believed ones among those that its agent reports.

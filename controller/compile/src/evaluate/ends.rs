@@ -177,9 +177,10 @@ impl<'a> Evaluator<'a> {
     pub(super) fn node_end(&self, name: &str) -> Option<End<'_>> {
         let (name, _) = self.world.cluster.nodes.get_key_value(name)?;
         let addresses = self.world.addresses_of_node(name);
-        // Nodes have no rules yet. A node of the provider is no workload at all.
-        let end = match self.world.facts.nodes.get(name).and_then(|node| node.workload.as_ref()) {
-            Some(facts) => machine_end(Some(facts), EndState::Idle),
+        // A node of the provider is no workload at all.
+        let node = self.world.facts.nodes.get(name);
+        let end = match node.and_then(|node| Some((node.workload.as_ref()?, node.state?))) {
+            Some((facts, state)) => machine_end(Some(facts), state.into()),
             None => machine_end(None, EndState::External),
         };
         Some(End { name: format!("node/{name}"), addresses, node: Some(name), ..end })

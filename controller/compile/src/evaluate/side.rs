@@ -114,7 +114,7 @@ impl Evaluator<'_> {
     /// of its own dnsConfig.
     fn essential_out(&self, source: &End<'_>, target: &Target<'_>) -> bool {
         let Some((own, pod)) = source.pod else {
-            return false;
+            return source.node.is_some_and(|node| self.host_essential_out(node, target));
         };
         let alone = target.front.is_some_and(|(_, service, _)| {
             let ends = &service.behind.accepted;
@@ -135,7 +135,7 @@ impl Evaluator<'_> {
     /// calls.
     fn essential_in(&self, end: &End<'_>, source: &End<'_>, port: Port) -> bool {
         let Some((own, pod)) = end.pod else {
-            return false;
+            return end.node.is_some_and(|node| self.host_essential_in(node, source, port));
         };
         let itself = source.pod.is_some_and(|(key, _)| key == own);
         let probed = source.node.is_some()

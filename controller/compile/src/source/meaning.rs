@@ -42,9 +42,10 @@ fn check_profile(spec: &ContainerWorkloadProfileSpec, report: &mut Report<'_>) {
 fn check_cluster(spec: &ContainerClusterSpec, report: &mut Report<'_>) {
     check_profile_labels("spec.defaultProfile.labels", &spec.default_profile.labels, report);
     check_ports("spec.failsafePorts", &spec.failsafe_ports, report);
-    if !spec.failsafe_ports.is_empty() {
-        let message = "failsafePorts has no effect yet: rules for a node's own traffic are not programmed";
-        report.warning("spec.failsafePorts", message);
+    for (index, destination) in spec.failsafe_destinations.iter().enumerate() {
+        let path = at("spec.failsafeDestinations", index);
+        check_ranges(&field(&path, "ranges"), &destination.ranges, report);
+        check_ports(&field(&path, "ports"), &destination.ports, report);
     }
     check_ranges("spec.externalIpRanges", &spec.external_ip_ranges, report);
     for (index, entry) in spec.label_map.iter().enumerate() {

@@ -4,6 +4,7 @@ use ringfence_model::{DISCOVERY, Direction};
 
 use super::lines::{Line, Lines, Seen};
 use super::{Chain, ENDED, MARKS, REJECT};
+use crate::chains::{Names, Place};
 use crate::family::Family;
 use crate::policy::{Enforcement, NetnsPolicy};
 use crate::sets::SetDef;
@@ -24,21 +25,33 @@ enum Effect {
 /// The rules of both directions and the chains they lead to.
 pub fn chains(policy: &NetnsPolicy, family: Family, generation: u32) -> Chains {
     let lines = Lines::new(policy, family, generation);
+    let names = policy.place.names();
     let mut chains = Vec::new();
     for (name, old, direction) in
-        [("RF-IN", "RF-IN-OLD", Direction::Inbound), ("RF-OUT", "RF-OUT-OLD", Direction::Outbound)]
+        [(names.input, names.input_old, Direction::Inbound), (names.output, names.output_old, Direction::Outbound)]
     {
-        let mut rules = head(policy.state, family, direction, old);
-        rules.extend(steps(policy.state, &lines, &[Seen::first(direction)]));
+        let mut rules = head(policy, family, direction, old);
+        rules.extend(steps(policy, &lines, &[Seen::first(direction)]));
         chains.push(Chain::new(name, rules));
         let both = [Seen::first(direction), Seen::backwards(direction)];
-        chains.push(Chain::new(old, steps(policy.state, &lines, &both)));
+        chains.push(Chain::new(old, steps(policy, &lines, &both)));
     }
-    chains.push(Chain::new("RF-DROP", ["-j DROP".to_owned()]));
-    chains.push(Chain::new("RF-MARK", mark_to_reject()));
-    chains.push(Chain::new("RF-PASS", [take_back_mark()]));
-    chains.push(Chain::new("RF-WOULD", [take_back_mark()]));
+    chains.push(Chain::new(names.drop, ["-j DROP".to_owned()]));
+    chains.extend(last(policy.place, names));
     Chains { sets: lines.into_sets(), chains }
+}
+
+/// Where a packet that passes leaves our chains. Of a node they touch no mark: those of its packets and connections are
+/// those of its network plugin.
+fn last(place: Place, names: &Names) -> Vec<Chain> {
+    match place {
+        Place::Pod => vec![
+            Chain::new("RF-MARK", mark_to_reject()),
+            Chain::new(names.pass, [take_back_mark()]),
+            Chain::new(names.would, [take_back_mark()]),
+        ],
+        Place::Host => vec![Chain::new(names.pass, []), Chain::new(names.would, [])],
+    }
 }
 
 /// Marks a packet, and its connection as well: rules of others that come after ours may overwrite the mark of a packet,
@@ -86,9 +99,10 @@ fn discovery(family: Family) -> Vec<String> {
 }
 
 /// What comes before every rule.
-fn head(state: Enforcement, family: Family, direction: Direction, old: &str) -> Vec<String> {
+fn head(policy: &NetnsPolicy, family: Family, direction: Direction, old: &str) -> Vec<String> {
+    let state = policy.state;
     let mut rules = vec![local(direction)];
-    if state != Enforcement::VisibilityOnly {
+    if state != Enforcement::VisibilityOnly && policy.place == Place::Pod {
         rules.push(format!("-m connmark --mark {ENDED:#x}/{ENDED:#x} -j DROP"));
     }
     rules.push("-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned());
@@ -101,7 +115,7 @@ fn head(state: Enforcement, family: Family, direction: Direction, old: &str) -> 
 }
 
 /// Essential, OverrideDeny, Allow, Deny, default; within each step, every orientation that the packet may have.
-fn steps(state: Enforcement, lines: &Lines, orientations: &[Seen]) -> Vec<String> {
+fn steps(policy: &NetnsPolicy, lines: &Lines, orientations: &[Seen]) -> Vec<String> {
     let order: [(fn(&super::lines::SideLines) -> &Vec<Line>, bool); 4] = [
         (|side| &side.essential, false),
         (|side| &side.override_deny, true),
@@ -114,22 +128,26 @@ fn steps(state: Enforcement, lines: &Lines, orientations: &[Seen]) -> Vec<String
             for line in pick(lines.side(seen.rules_of)) {
                 let effect = if blocks { Effect::Block { reject: line.reject } } else { Effect::Pass };
                 let matches = line.matches(*seen, orientations.len() > 1);
-                rules.extend(matches.into_iter().map(|matching| format!("{matching} {}", target(state, effect))));
+                rules.extend(matches.into_iter().map(|matching| format!("{matching} {}", target(policy, effect))));
             }
         }
     }
-    rules.push(match state {
-        Enforcement::Full => "-g RF-DROP".to_owned(),
-        Enforcement::Selective | Enforcement::VisibilityOnly => "-g RF-WOULD".to_owned(),
-    });
+    let names = policy.place.names();
+    let default = match policy.state {
+        Enforcement::Full => names.drop,
+        Enforcement::Selective | Enforcement::VisibilityOnly => names.would,
+    };
+    rules.push(format!("-g {default}"));
     rules
 }
 
-fn target(state: Enforcement, effect: Effect) -> &'static str {
-    match (effect, state) {
-        (Effect::Pass, _) => "-g RF-PASS",
-        (Effect::Block { .. }, Enforcement::VisibilityOnly) => "-g RF-WOULD",
-        (Effect::Block { reject: true }, _) => MARKS,
-        (Effect::Block { reject: false }, _) => "-g RF-DROP",
+fn target(policy: &NetnsPolicy, effect: Effect) -> String {
+    let names = policy.place.names();
+    match (effect, policy.state) {
+        (Effect::Pass, _) => format!("-g {}", names.pass),
+        (Effect::Block { .. }, Enforcement::VisibilityOnly) => format!("-g {}", names.would),
+        // A node marks nothing, and so cannot reject.
+        (Effect::Block { reject: true }, _) if policy.place == Place::Pod => MARKS.to_owned(),
+        (Effect::Block { .. }, _) => format!("-g {}", names.drop),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ringfence_model::{Direction, PortMatch, Ports, Protocol, Services};
 
+use crate::chains::Place;
 use crate::family::Family;
 use crate::gate::names as gate_names;
 use crate::policy::{End, Entry, HostSet, Match, NetnsPolicy, Nets, Origin, Side};
@@ -88,7 +89,7 @@ enum LineMatch {
 
 impl Lines {
     pub fn new(policy: &NetnsPolicy, family: Family, generation: u32) -> Self {
-        let mut slots = Slots::new(family, Naming::Numbered { generation });
+        let mut slots = Slots::new(policy.place, family, Naming::Numbered { generation });
         let own = policy.own.iter().copied().filter(|address| Family::of(*address) == family).collect();
         let inbound = side_lines(&policy.inbound, &own, &mut slots);
         let outbound = side_lines(&policy.outbound, &own, &mut slots);
@@ -134,7 +135,7 @@ fn line(entry: &Entry, own: &BTreeSet<IpAddr>, slots: &mut Slots) -> Option<Line
 /// The entries of several sides, each as the rules towards a provider see them, in the gate of its node. The same sets
 /// have the same names whatever else there is.
 pub fn at_the_gate<'a>(sides: impl IntoIterator<Item = &'a Side>, family: Family) -> (Vec<SideLines>, Vec<SetDef>) {
-    let mut slots = Slots::new(family, Naming::ByOrigin);
+    let mut slots = Slots::new(Place::Host, family, Naming::ByOrigin);
     // What reaches itself is known by both its addresses there.
     let own = BTreeSet::new();
     let lines = sides.into_iter().map(|side| side_lines(side, &own, &mut slots)).collect();
@@ -189,6 +190,7 @@ enum Naming {
 
 /// Gives out the names of sets.
 struct Slots {
+    place: Place,
     family: Family,
     naming: Naming,
     /// Sets of equal origin are one. (Equal origins have equal members; the members are compared all the same, so that
@@ -198,8 +200,8 @@ struct Slots {
 }
 
 impl Slots {
-    fn new(family: Family, naming: Naming) -> Self {
-        Self { family, naming, shared: BTreeMap::new(), sets: Vec::new() }
+    fn new(place: Place, family: Family, naming: Naming) -> Self {
+        Self { place, family, naming, shared: BTreeMap::new(), sets: Vec::new() }
     }
 
     fn hosts(&mut self, hosts: &HostSet) -> String {
@@ -230,7 +232,7 @@ impl Slots {
     }
 
     fn numbered(&self, generation: u32) -> String {
-        format!("{}{generation}-{}", sets::prefix(self.family), self.sets.len())
+        format!("{}{generation}-{}", sets::prefix(self.place, self.family), self.sets.len())
     }
 }
 

@@ -26,6 +26,10 @@
 //! A policy that rejects nothing does without table filter: its packets are looked at once less, and a kernel need not have
 //! REJECT.
 //!
+//! In a node's own network namespace ([`Place::Host`]) the same chains are called `RF-HOST-…` and hang in INPUT and OUTPUT, so that
+//! nothing that is forwarded comes by. They use no mark, since those of a node are its network plugin's: flows are not ended
+//! there, and what is blocked is dropped.
+//!
 //! Both families have the same chains; IPv6 lets discovery pass besides, of which conntrack knows nothing.
 
 mod direction;
@@ -33,7 +37,7 @@ pub(crate) mod lines;
 
 use sha2::{Digest, Sha256};
 
-use crate::chains::{FILTER_HOOKS, FINGERPRINT_PREFIX, MANGLE_HOOKS};
+use crate::chains::{FILTER_HOOKS, Place};
 use crate::family::Family;
 use crate::policy::NetnsPolicy;
 use crate::readback::{Installed, Readback};
@@ -51,6 +55,8 @@ const MARKS: &str = "-g RF-MARK";
 /// A policy as text, for one network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rendered {
+    /// Whose network namespace it is for.
+    pub place: Place,
     /// The generation that the names of the sets carry.
     pub generation: u32,
     /// The sets that the rules name, those of IPv4 first, in the order of their slots.
@@ -66,9 +72,10 @@ pub struct Rendered {
 /// one replaces the other.
 pub fn render(policy: &NetnsPolicy, generation: u32) -> Rendered {
     let [v4, v6] = Family::ALL.map(|family| chains(policy, family, generation));
-    let text = |chains: &Chains| table_text("mangle", &chains.chains);
+    let place = policy.place;
+    let text = |chains: &Chains| table_text(place, "mangle", &chains.chains);
     let (v4_text, v6_text) = (text(&v4), text(&v6));
-    Rendered { generation, sets: v4.sets.into_iter().chain(v6.sets).collect(), v4: v4_text, v6: v6_text }
+    Rendered { place, generation, sets: v4.sets.into_iter().chain(v6.sets).collect(), v4: v4_text, v6: v6_text }
 }
 
 impl Rendered {
@@ -123,7 +130,7 @@ impl Rendered {
         if self.needs_filter(family, installed) && !installed.holds("filter", &filter, &FILTER_HOOKS) {
             text += &installed.with_hooks("filter", &filter, &FILTER_HOOKS);
         }
-        text + &installed.with_hooks("mangle", self.text(family), &MANGLE_HOOKS)
+        text + &installed.with_hooks("mangle", self.text(family), self.place.hooks())
     }
 
     /// What is installed once [`Rendered::restore_text`] was restored, for whoever does not read it back at once.
@@ -132,7 +139,7 @@ impl Rendered {
             true => before.restored("filter", &filter_text(family), &FILTER_HOOKS),
             false => before,
         };
-        filtered.restored("mangle", self.text(family), &MANGLE_HOOKS)
+        filtered.restored("mangle", self.text(family), self.place.hooks())
     }
 
     /// Whether what is installed is this policy.
@@ -140,7 +147,7 @@ impl Rendered {
         if installed.is_empty() {
             return Readback::Missing;
         }
-        let mangle = installed.holds("mangle", self.text(family), &MANGLE_HOOKS);
+        let mangle = installed.holds("mangle", self.text(family), self.place.hooks());
         let filter =
             !self.needs_filter(family, installed) || installed.holds("filter", &filter_text(family), &FILTER_HOOKS);
         if mangle && filter { Readback::Ok } else { Readback::Changed }
@@ -176,19 +183,21 @@ impl Chain {
 }
 
 /// A table with these chains and the chain that carries the fingerprint of them.
-fn table_text(table: &str, chains: &[Chain]) -> String {
+fn table_text(place: Place, table: &str, chains: &[Chain]) -> String {
     let declare: String = chains.iter().map(|chain| format!(":{} - [0:0]\n", chain.name)).collect();
     let rules: String =
         chains.iter().flat_map(|chain| chain.rules.iter().map(|rule| format!("-A {} {rule}\n", chain.name))).collect();
     let digest = Sha256::digest(format!("{declare}{rules}").as_bytes());
     let fingerprint: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("*{table}\n{declare}:{FINGERPRINT_PREFIX}{fingerprint} - [0:0]\n{rules}COMMIT\n")
+    let prefix = place.fingerprint_prefix();
+    format!("*{table}\n{declare}:{prefix}{fingerprint} - [0:0]\n{rules}COMMIT\n")
 }
 
 /// `iptables-restore` input that closes a family whose rules cannot be put in force: nothing passes but loopback and, of
 /// IPv6, discovery. It needs no set, no connection tracking and no other table.
 pub fn closing_text(family: Family, installed: &Installed) -> String {
-    installed.with_hooks("mangle", &table_text("mangle", &direction::closed(family)), &MANGLE_HOOKS)
+    let text = table_text(Place::Pod, "mangle", &direction::closed(family));
+    installed.with_hooks("mangle", &text, Place::Pod.hooks())
 }
 
 /// Table filter with our chains that reject, which are the same for every policy.
@@ -204,7 +213,7 @@ pub fn filter_text(family: Family) -> String {
     ];
     let chains =
         [Chain::new("RF-REJECT", [known, marked("mark"), marked("connmark")]), Chain::new("RF-REFUSE", refuse)];
-    table_text("filter", &chains)
+    table_text(Place::Pod, "filter", &chains)
 }
 
 #[cfg(test)]

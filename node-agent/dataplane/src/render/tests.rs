@@ -374,11 +374,14 @@ fn side(outbound: bool) -> impl Strategy<Value = crate::policy::Side> {
 
 fn policies() -> impl Strategy<Value = NetnsPolicy> {
     let state = prop_oneof![Just(Enforcement::VisibilityOnly), Just(Enforcement::Selective), Just(Enforcement::Full)];
-    (state, side(false), side(true)).prop_map(|(state, inbound, outbound)| NetnsPolicy {
-        state,
-        own: BTreeSet::from([OWN, OWN_V6]),
-        inbound,
-        outbound,
+    let place = prop_oneof![2 => Just(Place::Pod), 1 => Just(Place::Host)];
+    (place, state, side(false), side(true)).prop_map(|(place, state, mut inbound, mut outbound)| {
+        // A node cannot reject: what resolves its policy asks for none.
+        for side in [&mut inbound, &mut outbound].into_iter().filter(|_| place == Place::Host) {
+            let blocking = side.override_deny.iter_mut().chain(&mut side.deny);
+            blocking.for_each(|entry| entry.reject = false);
+        }
+        NetnsPolicy { place, state, own: BTreeSet::from([OWN, OWN_V6]), inbound, outbound }
     })
 }
 

@@ -12,6 +12,7 @@
 mod classes;
 mod essentials;
 mod gather;
+mod host;
 mod rules;
 mod subject;
 
@@ -31,6 +32,7 @@ use crate::interest::Interest;
 use crate::policy::{Enforcement, NetnsPolicy};
 use classes::Classes;
 use gather::Gatherer;
+pub use host::Host;
 use rules::{FiledRule, Rules};
 
 /// Up to so many namespaces, and buckets, are foreseen to be needed by Pods that are not there yet.

@@ -51,6 +51,10 @@ pub struct Rules<'a> {
     open: Vec<Number>,
     /// Rules at the Pods behind a Service, by its namespace.
     by_namespace: FxHashMap<&'a str, Vec<Number>>,
+    /// Rules at all nodes.
+    at_nodes: Vec<Number>,
+    /// Rules at a node by name.
+    by_node: FxHashMap<&'a str, Vec<Number>>,
 }
 
 impl<'a> Rules<'a> {
@@ -85,6 +89,12 @@ impl<'a> Rules<'a> {
         let service = subject.virtual_service.as_ref().filter(|_| direction == Direction::Inbound);
         if let Some((namespace, _)) = service.and_then(|service| service.split_once('/')) {
             self.by_namespace.entry(namespace).or_default().push(number);
+        }
+        if subject.container_hosts {
+            self.at_nodes.push(number);
+        }
+        if let Some(name) = &subject.workload {
+            self.by_node.entry(name).or_default().push(number);
         }
     }
 
@@ -124,6 +134,16 @@ impl<'a> Rules<'a> {
     /// Whether rules may apply to Pods of a namespace because they are behind a Service.
     pub fn has_services(&self, namespace: &str) -> bool {
         self.by_namespace.contains_key(namespace)
+    }
+
+    /// The rules, in order, of a node: those of these selectors, and those that are about nodes.
+    pub fn of_node(&self, selectors: &[Number], name: &str) -> impl Iterator<Item = FiledRule<'a>> {
+        let selected = selectors.iter().flat_map(|number| &self.selectors[*number as usize].rules);
+        let named = self.by_node.get(name).into_iter().flatten();
+        let mut numbers: Vec<Number> = selected.chain(&self.at_nodes).chain(named).copied().collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.into_iter().map(|number| self.all[number as usize])
     }
 
     /// The rules, in order, of these selectors, and those that may apply to Pods of a namespace because they are behind

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use ringfence_model::Protocol;
 
+use crate::chains::Place;
 use crate::family::Family;
 use crate::policy::{End, Nets};
 pub use save::parse_save;
@@ -31,8 +32,13 @@ pub struct SetNames {
     pub v6: &'static str,
 }
 
-/// Sets of a Pod.
-pub const OF_PODS: SetNames = SetNames { v4: PREFIX_V4, v6: PREFIX_V6 };
+/// What the names of the sets of a policy begin with.
+pub fn names(place: Place) -> SetNames {
+    match place {
+        Place::Pod => SetNames { v4: PREFIX_V4, v6: PREFIX_V6 },
+        Place::Host => SetNames { v4: "RFH4-", v6: "RFH6-" },
+    }
+}
 
 impl SetNames {
     /// What the names of a family begin with.
@@ -49,9 +55,9 @@ impl SetNames {
     }
 }
 
-/// What the names of a Pod's sets of a family begin with.
-pub fn prefix(family: Family) -> &'static str {
-    OF_PODS.prefix(family)
+/// What the names of the sets of a policy of a family begin with.
+pub fn prefix(place: Place, family: Family) -> &'static str {
+    names(place).prefix(family)
 }
 
 /// The type of a set.
@@ -291,13 +297,14 @@ pub fn changes(present: &[SetDef], wanted: &[SetDef]) -> Vec<SetChange> {
 
 /// The generation in the name of a set of ours.
 pub fn generation(name: &str) -> Option<u32> {
-    let rest = Family::ALL.into_iter().find_map(|family| name.strip_prefix(prefix(family)))?;
+    let prefixes = Place::ALL.into_iter().flat_map(|place| Family::ALL.map(|family| prefix(place, family)));
+    let rest = prefixes.into_iter().find_map(|prefix| name.strip_prefix(prefix))?;
     rest.split('-').next()?.parse().ok()
 }
 
-/// Whether a set of this name is ours.
-pub fn is_ours(name: &str) -> bool {
-    name.starts_with(PREFIX_V4) || name.starts_with(PREFIX_V6)
+/// The family of a set of this name, if it is one of ours of this place.
+pub fn family_of(place: Place, name: &str) -> Option<Family> {
+    names(place).family(name)
 }
 
 fn push(text: &mut String, line: std::fmt::Arguments<'_>) {

@@ -6,18 +6,18 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Member, Members, PROTOCOLS, SetDef, SetKind, is_ours, prefix};
-use crate::family::Family;
+use super::{Member, Members, PROTOCOLS, SetDef, SetKind, family_of};
+use crate::chains::Place;
 use crate::policy::End;
 
-/// Our sets as `ipset save` prints them, sorted by name. Left out are sets of others, and any that has our prefix and is
+/// Our sets of a Pod as `ipset save` prints them, sorted by name. Left out are sets of others, and any that has our prefix and is
 /// not one that we would make: of another type, or with a member of another form.
 pub fn parse_save(text: &str) -> Vec<SetDef> {
     let mut sets: BTreeMap<&str, Option<Read>> = BTreeMap::new();
     for line in text.lines() {
         let mut words = line.split_whitespace();
         let (Some(verb), Some(name), Some(what)) = (words.next(), words.next(), words.next()) else { continue };
-        if !is_ours(name) {
+        if family_of(Place::Pod, name).is_none() {
             continue;
         }
         if verb == "create" {
@@ -28,7 +28,7 @@ pub fn parse_save(text: &str) -> Vec<SetDef> {
         }
     }
     let defs = sets.into_iter().filter_map(|(name, read)| {
-        let family = Family::ALL.into_iter().find(|family| name.starts_with(prefix(*family)))?;
+        let family = family_of(Place::Pod, name)?;
         Some(SetDef { name: name.to_owned(), family, members: read?.members() })
     });
     defs.collect()

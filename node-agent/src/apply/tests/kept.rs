@@ -21,7 +21,7 @@ fn rules_that_are_as_they_were_are_kept() {
 fn what_nobody_has_written_since_is_not_read_again() {
     let Some(pod) = Pod::new("what_nobody_has_written_since_is_not_read_again") else { return };
     let unchanged = |policy: &NetnsPolicy, before: &Readings| {
-        let sets = || Found::read().expect("the kernel lists them");
+        let sets = || Found::read(Place::Pod).expect("the kernel lists them");
         pod.0.within(|_| Kernel::unchanged(Backend::Nft, policy, before, &sets()).is_some())
     };
     let group = |members: &[&str]| with_group(members);

@@ -2,7 +2,7 @@
 
 use super::{Changes, Compiler};
 use crate::compile::class::ClassId;
-use crate::compile::{names, parallel};
+use crate::compile::{hosts, names, parallel};
 
 impl Compiler {
     /// Classes that are born join the groups that there are, and those that die leave theirs. Groups that are made later in
@@ -18,6 +18,20 @@ impl Compiler {
             self.groups.join(number, classes);
         }
         dead.into_iter().map(|(number, _)| number).collect()
+    }
+
+    /// The group of all nodes is there as long as a node's own traffic has a policy.
+    pub(super) fn hold_hosts(&mut self) {
+        let Self { hosts, groups, facts, .. } = self;
+        let needed = facts.nodes.values().any(|node| node.enforced().is_some());
+        match *hosts {
+            None if needed => *hosts = Some(groups.acquire(&hosts::all_nodes(), &mut facts.classes)),
+            Some(number) if !needed => {
+                groups.release(number, &mut facts.classes);
+                *hosts = None;
+            }
+            _ => {}
+        }
     }
 
     pub(super) fn write_groups(&mut self, dead: Vec<ClassId>, changes: &mut Changes) {

@@ -162,7 +162,8 @@ impl Compiler {
             return;
         }
         let networks = inputs.cluster.nodes.keys().map(|name| (name.clone(), self.network_of(inputs, name).0));
-        let policies = essentials::node_policies(inputs.cluster, &self.facts, &networks.collect());
+        let policies =
+            essentials::node_policies(&inputs.policy.cluster, inputs.cluster, &self.facts, &networks.collect());
         changes.node_policies.extend(differing(&self.computed.node_policies, &policies));
         self.computed.node_policies = policies;
     }

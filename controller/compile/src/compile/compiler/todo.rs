@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ringfence_crds::common::NamespacedName;
 
 use super::{Compiler, Inputs, of_namespace};
+use crate::cluster::{APISERVER, KUBE_SYSTEM};
 use crate::compile::addresses::PodId;
 use crate::compile::dirty::{Dirty, Input};
 use crate::compile::essentials;
@@ -126,13 +127,19 @@ impl Compiler {
                 }
                 todo.machines.add(name);
             }
-            Input::Pod(key) => todo.pods.add(key),
+            Input::Pod(key) => {
+                // A static Pod may say ports of the control plane, or may have said some.
+                todo.node_policies |= self.hosts.is_some() && key.namespace == KUBE_SYSTEM;
+                todo.pods.add(key);
+            }
             Input::Service(key) => {
-                todo.node_policies |= essentials::depends_on(inputs.cluster, &key);
+                // One that load balancers ask for may be there, or may have been.
+                todo.node_policies |= self.hosts.is_some() || essentials::depends_on(inputs.cluster, &key);
                 todo.services.add(key);
             }
             Input::VirtualService(key) => todo.services.add(key),
             Input::EndpointSlice(key) => {
+                todo.node_policies |= self.hosts.is_some() && key.namespace == APISERVER.0;
                 let slice = inputs.cluster.endpoint_slices.get(&key);
                 let services = self.services.note_slice(&key, slice);
                 services.into_iter().for_each(|service| todo.services.add(service));

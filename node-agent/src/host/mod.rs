@@ -1,0 +1,264 @@
+//! The node's own network namespace: its policy, put in force so that it can be taken back.
+//!
+//! ```text
+//! engine ── wanted ──► follow ──► probe ─ marker ─ rules ─ probe ──► confirmed, or taken back and refused
+//!        ◄── said ────
+//! ```
+//!
+//! 1. A change of rules is confirmed or taken back (commit-confirm, [`change`]): with new connections the apiserver must answer
+//!    as before, and so must other nodes over the Pod network ([`probe`]). If not, the rules that were there are brought back at
+//!    once, and the policy is not tried again until it changes, over a restart of the agent too ([`marker`]).
+//! 2. Who is to blame is found out: if what failed fails with the old rules too, something else is broken, and the policy is tried
+//!    again later.
+//! 3. An agent that ends between writing and confirming has left a note before it wrote: the next one begins with that.
+//! 4. Members of groups come and go without all this: they change no rule.
+//! 5. Connections of the node that exist live on, whatever the policy: the session in which it was written is one of them.
+//!
+//! The rules hang in INPUT and OUTPUT, and what is forwarded for Pods never comes by.
+
+mod change;
+mod marker;
+mod probe;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringfence_dataplane::host::fingerprint;
+use ringfence_dataplane::{NetnsPolicy, Place};
+use tokio::sync::watch;
+
+use crate::apply::{self, Done, Followed, Known, Outcome, Terms, clean_up, follow_members};
+use crate::netns::{self, Cookie, Location};
+use crate::readings::Readings;
+use crate::tools::Backend;
+pub use change::Patience;
+use marker::Notes;
+pub use probe::Apiserver;
+
+/// Wait after a failure; doubles up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// See [`FIRST_WAIT`].
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// What the node's network namespace is to hold.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum Wanted {
+    /// What it holds: nothing better is known.
+    #[default]
+    Keep,
+    /// Nothing of ours.
+    Nothing,
+    /// A policy. The addresses are those of other nodes on the Pod network.
+    Policy(Arc<NetnsPolicy>, Vec<IpAddr>),
+}
+
+/// What is in force.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum State {
+    /// Nothing is known yet.
+    #[default]
+    Unknown,
+    /// Nothing of ours.
+    Nothing,
+    /// The policy that is wanted.
+    InForce,
+    /// The rules of before: the policy was taken back.
+    TakenBack,
+    /// It could not be brought about, and is tried again.
+    Failed,
+}
+
+/// What is said of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Said {
+    /// For what this is the answer.
+    pub to: Wanted,
+    /// What is in force.
+    pub state: State,
+    /// What is wrong, for people.
+    pub problem: Option<String>,
+    /// The network namespace, and what was read back in it.
+    pub readings: Option<(Cookie, Readings)>,
+}
+
+impl Said {
+    /// Whether nothing more is to be done for what is wanted.
+    pub fn settles(&self, wanted: &Wanted) -> bool {
+        *wanted == Wanted::Keep
+            || (self.to == *wanted && matches!(self.state, State::Nothing | State::InForce | State::TakenBack))
+    }
+}
+
+/// The node's network namespace, and how to know whether a change of it is good.
+#[derive(Debug)]
+pub struct Keeper {
+    backend: Backend,
+    location: Location,
+    apiserver: Option<Apiserver>,
+    patience: Patience,
+    notes: Notes,
+    /// What an agent before this one has read back, until it was looked at.
+    remembered: Readings,
+    known: Known,
+}
+
+/// What came of a try.
+struct Came {
+    state: State,
+    problem: Option<String>,
+    /// Whether to look again without news.
+    again: bool,
+}
+
+impl Came {
+    fn good(state: State) -> Self {
+        Self { state, problem: None, again: false }
+    }
+}
+
+impl Keeper {
+    /// A keeper of a network namespace. `state_dir`: where it notes what must outlive it, if anywhere.
+    pub fn new(backend: Backend, location: Location, state_dir: Option<&Path>) -> Self {
+        Self {
+            backend,
+            location,
+            apiserver: None,
+            patience: Patience::default(),
+            notes: Notes::in_folder(state_dir),
+            remembered: Readings::default(),
+            known: Known::Unread,
+        }
+    }
+
+    /// The same, for which the apiserver must be reached.
+    #[must_use]
+    pub fn reaching(self, apiserver: Option<Apiserver>) -> Self {
+        Self { apiserver, ..self }
+    }
+
+    /// The same, with what an agent before it has read back.
+    #[must_use]
+    pub fn remembering(self, readings: Option<Readings>) -> Self {
+        Self { remembered: readings.unwrap_or_default(), ..self }
+    }
+
+    /// Brings about what is wanted, and says what came of it.
+    fn bring(&mut self, wanted: &Wanted) -> (Came, Option<Cookie>) {
+        let location = self.location.clone();
+        let entered = netns::run_in(&location, |cookie| (self.bring_here(wanted), cookie));
+        match entered {
+            Ok((came, cookie)) => (came, Some(cookie)),
+            Err(error) => (failed(error), None),
+        }
+    }
+
+    /// In the namespace itself.
+    fn bring_here(&mut self, wanted: &Wanted) -> Came {
+        if let Err(problem) = self.settle_unconfirmed() {
+            return failed(problem);
+        }
+        match wanted {
+            Wanted::Keep => Came::good(State::Unknown),
+            Wanted::Nothing => self.remove(),
+            Wanted::Policy(policy, witnesses) => self.put(policy, witnesses),
+        }
+    }
+
+    fn remove(&mut self) -> Came {
+        let known = std::mem::take(&mut self.known);
+        match apply::apply(self.backend, &apply::Wanted::Nothing, known, &self.terms()) {
+            Ok(Outcome { known, done, .. }) => {
+                self.known = known;
+                self.notes.forget_all();
+                if done == Done::Removed {
+                    tracing::info!("nothing of ours is in force on the node itself any more");
+                }
+                Came::good(State::Nothing)
+            }
+            Err(error) => failed(error),
+        }
+    }
+
+    fn put(&mut self, policy: &Arc<NetnsPolicy>, witnesses: &[IpAddr]) -> Came {
+        let print = fingerprint(policy);
+        if let Some(problem) = self.notes.refused(&print) {
+            return Came { problem: Some(problem), ..Came::good(State::TakenBack) };
+        }
+        let wanted = apply::Wanted::Policy(Arc::clone(policy));
+        let outcome = match follow_members(&wanted, std::mem::take(&mut self.known)) {
+            Followed::Members(done) => done.map_err(|error| error.to_string()),
+            Followed::NotAlone(known) => match self.change(policy, witnesses, &print, known) {
+                Ok(outcome) => Ok(outcome),
+                Err(change::Failure::TakenBack(problem)) => {
+                    return Came { problem: Some(problem), ..Came::good(State::TakenBack) };
+                }
+                Err(change::Failure::Other(problem)) => Err(problem),
+            },
+        };
+        match outcome.and_then(|outcome| self.clean_up(outcome)) {
+            Ok(problem) => Came { again: self.known.is_due(), problem, state: State::InForce },
+            Err(problem) => failed(problem),
+        }
+    }
+
+    /// What can wait until a change is confirmed: it is read back, and the sets of before go.
+    fn clean_up(&mut self, outcome: Outcome) -> Result<Option<String>, String> {
+        let said = outcome.problem;
+        let cleaned = clean_up(self.backend, outcome.known).map_err(|error| error.to_string())?;
+        self.known = cleaned.known;
+        Ok(cleaned.problem.or(said).map(|problem| format!("failed to {problem}")))
+    }
+
+    fn terms(&self) -> Terms {
+        Terms { place: Place::Host, readings: self.remembered.clone(), ..Terms::default() }
+    }
+
+    fn readings(&self, cookie: Option<Cookie>) -> Option<(Cookie, Readings)> {
+        let readings = self.known.readings().unwrap_or_else(|| self.remembered.clone());
+        cookie.filter(|_| !readings.is_empty()).map(|cookie| (cookie, readings))
+    }
+}
+
+fn failed(problem: impl std::fmt::Display) -> Came {
+    let problem = Some(format!("failed to keep the policy of the node itself: {problem}"));
+    Came { state: State::Failed, problem, again: true }
+}
+
+/// Keeps the node's network namespace until nobody wants anything any more. What is in force stays then.
+pub async fn follow(keeper: Keeper, mut wanted: watch::Receiver<Wanted>, said: watch::Sender<Said>) {
+    let mut keeper = Some(keeper);
+    let mut failures = 0_u32;
+    while let Some(mut own) = keeper.take() {
+        let now = wanted.borrow_and_update().clone();
+        let asked = now.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let (came, cookie) = own.bring(&asked);
+            (own, came, cookie)
+        });
+        let Ok((own, came, cookie)) = done.await else {
+            tracing::error!("failed to keep the policy of the node itself: the thread panicked");
+            return;
+        };
+        let Came { mut state, mut problem, again } = came;
+        if now == Wanted::Keep && state == State::Unknown {
+            // What was said of it holds.
+            (state, problem) = (said.borrow().state, said.borrow().problem.clone());
+        }
+        if let Some(problem) = problem.as_ref().filter(|text| said.borrow().problem.as_ref() != Some(*text)) {
+            tracing::warn!("{problem}");
+        }
+        let readings = own.readings(cookie);
+        said.send_replace(Said { to: now, state, problem, readings });
+        keeper = Some(own);
+        failures = if again { failures + 1 } else { 0 };
+        let wait = FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(LONGEST_WAIT);
+        tokio::select! {
+            told = wanted.changed() => if told.is_err() { return },
+            () = tokio::time::sleep(wait), if again => {}
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! A network namespace that acts as the node's, another that is everybody else, and real packets between them. Needs root.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+
+use ringfence_dataplane::policy::Origin;
+use ringfence_dataplane::{Enforcement, Entry, HostSet, Match};
+use ringfence_model::{PortMatch, Ports, Protocol, Services};
+
+use super::marker::Unconfirmed;
+use super::probe::Answered;
+use super::*;
+use crate::apply::{Texts, texts_of_host};
+use crate::lab::Netns;
+use crate::netfilter;
+
+const NODE: &str = "10.9.0.1";
+const OTHER: &str = "10.9.0.2";
+const APISERVER: u16 = 6443;
+/// What somebody else has put there: the node's gate, and rules that nobody of us knows. One of them has connections tracked
+/// before there are rules of ours, as kube-proxy does.
+const FOREIGN: &str = "*mangle\n:RF-GATE - [0:0]\n-A POSTROUTING -j RF-GATE\n-A INPUT -m conntrack --ctstate INVALID -j DROP\n-A INPUT -s 192.0.2.1/32 -j ACCEPT\n\
+    -A RF-GATE -m set --match-set RFG4-0-0 dst -j RETURN\nCOMMIT\n";
+
+/// The node, everybody else, and what listens there.
+struct Scene {
+    node: Netns,
+    other: Netns,
+    listeners: Vec<TcpListener>,
+    folder: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new(test: &str) -> Option<Self> {
+        let (node, other) = (Netns::new(test)?, Netns::new(test)?);
+        let ip = |netns: &Netns, text: &str| netns.exec("ip", &text.split(' ').collect::<Vec<_>>(), "");
+        ip(&node, &format!("link add eth0 type veth peer name eth0 netns {}", other.name()));
+        for (netns, address) in [(&node, NODE), (&other, OTHER)] {
+            ip(netns, &format!("address add {address}/24 dev eth0"));
+            ip(netns, "link set eth0 up");
+        }
+        node.exec("ipset", &["create", "RFG4-0-0", "hash:net"], "");
+        node.exec("iptables-nft-restore", &["--noflush"], FOREIGN);
+        let listen = |netns: &Netns, address: &str, port: u16| {
+            netns.within(|_| TcpListener::bind((address, port))).expect("nobody else listens")
+        };
+        let listeners = vec![listen(&other, OTHER, APISERVER), listen(&node, NODE, 22), listen(&node, NODE, 8080)];
+        Some(Self { node, other, listeners, folder: tempfile::tempdir().expect("a folder") })
+    }
+
+    fn keeper(&self) -> Keeper {
+        let apiserver = Apiserver { host: OTHER.to_owned(), port: APISERVER };
+        let patience = Patience { confirm: Duration::from_millis(1500), blame: Duration::from_millis(1500) };
+        let keeper = Keeper::new(Backend::Nft, self.node.location(), Some(self.folder.path()));
+        Keeper { patience, ..keeper.reaching(Some(apiserver)) }
+    }
+
+    /// Whether the other one reaches a port of the node.
+    fn reaches(&self, port: u16) -> bool {
+        let end = SocketAddr::new(address(NODE), port);
+        self.other.within(|_| TcpStream::connect_timeout(&end, Duration::from_millis(700)).is_ok())
+    }
+
+    fn rules(&self) -> Texts {
+        self.node.within(|_| texts_of_host(Backend::Nft)).expect("they are read")
+    }
+
+    fn generation(&self) -> u32 {
+        self.node.within(|_| netfilter::generation()).expect("the kernel counts")
+    }
+
+    fn has_foreign(&self) -> bool {
+        let holds = self.node.holds();
+        let rules =
+            ["-A POSTROUTING -j RF-GATE", "-A INPUT -s 192.0.2.1/32 -j ACCEPT", "--match-set RFG4-0-0 dst -j RETURN"];
+        rules.iter().all(|rule| holds.contains(rule)) && holds.contains("create RFG4-0-0 ")
+    }
+
+    fn holds_ours(&self) -> bool {
+        let holds = self.node.holds();
+        holds.contains("RF-HOST") || holds.contains("RFH")
+    }
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn entry(peers: HostSet, port: PortMatch) -> Entry {
+    let matching = Match::Hosts { peers, services: Services::Only([port].into()) };
+    Entry { matching, reject: false, rule: "essential:test".to_owned() }
+}
+
+fn tcp(port: u16) -> PortMatch {
+    PortMatch::single(Protocol::TCP, port).expect("a port")
+}
+
+fn only(peer: &str) -> HostSet {
+    let nets = Arc::new([address(peer)].into_iter().collect());
+    HostSet { origins: [Origin::PeerGroup("p-1".to_owned())].into(), nets }
+}
+
+/// Full, but for SSH, the apiserver, and pings.
+fn good() -> NetnsPolicy {
+    let mut policy = NetnsPolicy { place: Place::Host, ..NetnsPolicy::new(Enforcement::Full) };
+    policy.inbound.essential.push(entry(HostSet::anyone(), tcp(22)));
+    policy.outbound.essential.push(entry(only(OTHER), tcp(APISERVER)));
+    let echo = PortMatch { protocol: Protocol::ICMP, ports: Ports::Icmp(8, None) };
+    policy.outbound.essential.push(entry(HostSet::anyone(), echo));
+    policy
+}
+
+/// The same without one of what it lets out.
+fn without(index: usize) -> NetnsPolicy {
+    let mut policy = good();
+    policy.outbound.essential.remove(index);
+    policy
+}
+
+fn wanted(policy: NetnsPolicy) -> Wanted {
+    Wanted::Policy(Arc::new(policy), vec![address(OTHER)])
+}
+
+fn bring(keeper: &mut Keeper, wanted: &Wanted) -> (State, String) {
+    let (came, _) = keeper.bring(wanted);
+    (came.state, came.problem.unwrap_or_default())
+}
+
+fn notes_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("it is there");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("read").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_is_essential_passes_a_node_in_full_and_nothing_else() {
+    let Some(scene) = Scene::new("what_is_essential_passes_a_node_in_full_and_nothing_else") else { return };
+    assert!(scene.reaches(22) && scene.reaches(8080));
+    let mut keeper = scene.keeper();
+    assert_eq!(bring(&mut keeper, &wanted(good())), (State::InForce, String::new()));
+    assert!(scene.reaches(22) && !scene.reaches(8080));
+    assert!(scene.has_foreign());
+    assert_eq!(notes_in(scene.folder.path()), [""; 0], "it is confirmed");
+    assert!(scene.node.holds().contains("-A INPUT -j RF-HOST-IN\n"), "{}", scene.node.holds());
+    assert!(!scene.node.holds().contains("FORWARD -j RF"), "what is forwarded comes by nothing");
+
+    // Members come and go without a rule that changes.
+    let before = scene.generation();
+    let members = {
+        let mut policy = good();
+        let nets = Arc::new([address(OTHER), address("10.9.0.3")].into_iter().collect());
+        let peers = HostSet { origins: [Origin::PeerGroup("p-1".to_owned())].into(), nets };
+        policy.outbound.essential[0] = entry(peers, tcp(APISERVER));
+        policy
+    };
+    assert_eq!(bring(&mut keeper, &wanted(members.clone())).0, State::InForce);
+    assert_eq!(scene.generation(), before);
+    assert!(scene.node.holds().contains(" 10.9.0.3\n"));
+
+    // An agent that starts again writes nothing that is right.
+    let (_, readings) = keeper.readings(Some(scene.node.cookie())).expect("it was read back");
+    drop(keeper);
+    let mut next = scene.keeper().remembering(Some(readings));
+    assert_eq!(bring(&mut next, &wanted(members)).0, State::InForce);
+    assert_eq!(scene.generation(), before);
+
+    assert_eq!(bring(&mut next, &Wanted::Nothing), (State::Nothing, String::new()));
+    assert!(!scene.holds_ours() && scene.has_foreign() && scene.reaches(8080), "{}", scene.node.holds());
+}
+
+#[test]
+fn a_connection_that_exists_lives_on() {
+    let Some(scene) = Scene::new("a_connection_that_exists_lives_on") else { return };
+    use std::io::{Read, Write};
+    let end = SocketAddr::new(address(NODE), 8080);
+    let mut client = scene.other.within(|_| TcpStream::connect(end)).expect("open");
+    let (mut server, _) = scene.listeners[2].accept().expect("it came");
+    assert_eq!(bring(&mut scene.keeper(), &wanted(good())).0, State::InForce);
+    assert!(!scene.reaches(8080));
+    client.write_all(b"still").expect("sent");
+    let mut heard = [0; 5];
+    server.read_exact(&mut heard).expect("it arrives");
+    assert_eq!(&heard, b"still");
+}
+
+#[test]
+fn a_policy_that_cuts_the_apiserver_is_taken_back_and_not_tried_again() {
+    let Some(scene) = Scene::new("a_policy_that_cuts_the_apiserver_is_taken_back_and_not_tried_again") else { return };
+    let mut keeper = scene.keeper();
+    let begun = std::time::Instant::now();
+    let (state, problem) = bring(&mut keeper, &wanted(without(0)));
+    assert_eq!(state, State::TakenBack);
+    assert!(problem.contains("the apiserver at 10.9.0.2:6443 did not answer any more"), "{problem}");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(!scene.holds_ours() && scene.has_foreign() && scene.reaches(8080), "{}", scene.node.holds());
+
+    // One is in force, and the next is bad: that one is in force again, down to the rule.
+    assert_eq!(bring(&mut keeper, &wanted(good())).0, State::InForce);
+    let (before, sets) = (scene.rules(), scene.node.exec("ipset", &["list", "-name"], ""));
+    assert_eq!(bring(&mut keeper, &wanted(without(0))).0, State::TakenBack);
+    assert_eq!((scene.rules(), scene.node.exec("ipset", &["list", "-name"], "")), (before, sets));
+    assert!(scene.reaches(22) && !scene.reaches(8080));
+
+    // Neither this agent tries it again nor the next one.
+    let generation = scene.generation();
+    assert_eq!(bring(&mut keeper, &wanted(without(0))).0, State::TakenBack);
+    let mut next = scene.keeper();
+    let (state, problem) = bring(&mut next, &wanted(without(0)));
+    assert_eq!(state, State::TakenBack);
+    assert!(problem.contains("not tried again until it changes"), "{problem}");
+    assert_eq!(scene.generation(), generation);
+    assert_eq!(bring(&mut next, &wanted(good())).0, State::InForce);
+    assert_eq!(notes_in(scene.folder.path()), [""; 0]);
+}
+
+#[test]
+fn a_policy_that_cuts_other_nodes_off_is_taken_back() {
+    let Some(scene) = Scene::new("a_policy_that_cuts_other_nodes_off_is_taken_back") else { return };
+    let mut keeper = scene.keeper();
+    let (state, problem) = bring(&mut keeper, &wanted(without(1)));
+    assert_eq!(state, State::TakenBack);
+    assert!(problem.contains("did not answer any more on the Pod network (10.9.0.2)"), "{problem}");
+    // Who did not answer before need not answer after it.
+    let elsewhere = Wanted::Policy(
+        Arc::new(NetnsPolicy { state: Enforcement::Selective, ..without(1) }),
+        vec![address("10.9.0.77")],
+    );
+    assert_eq!(bring(&mut keeper, &elsewhere).0, State::InForce);
+}
+
+/// Written, and not confirmed: so an agent was killed in between.
+fn crashed(scene: &Scene, policy: NetnsPolicy) {
+    let before = scene.rules();
+    let answered = Answered { apiserver: true, witnesses: vec![address(OTHER)] };
+    let mut notes = Notes::in_folder(Some(scene.folder.path()));
+    notes.begin(Unconfirmed { fingerprint: fingerprint(&policy), before, answered }).expect("written");
+    let terms = Terms { place: Place::Host, ..Terms::default() };
+    let put = |_| {
+        apply::apply(Backend::Nft, &apply::Wanted::Policy(Arc::new(policy.clone())), Known::Unread, &terms).map(drop)
+    };
+    scene.node.within(put).expect("the kernel takes it");
+}
+
+#[test]
+fn an_agent_finds_a_change_that_nobody_has_confirmed() {
+    let Some(scene) = Scene::new("an_agent_finds_a_change_that_nobody_has_confirmed") else { return };
+    crashed(&scene, without(0));
+    assert!(scene.holds_ours());
+    let mut keeper = scene.keeper();
+    assert_eq!(bring(&mut keeper, &Wanted::Keep).0, State::Unknown);
+    assert!(!scene.node.holds().contains("RF-HOST"), "taken back before anything is known");
+    assert_eq!(bring(&mut keeper, &wanted(without(0))).0, State::TakenBack, "it is known to be bad");
+
+    crashed(&scene, good());
+    let mut keeper = scene.keeper();
+    assert_eq!(bring(&mut keeper, &Wanted::Keep).0, State::Unknown);
+    assert!(scene.node.holds().contains("RF-HOST"), "it is good");
+    assert_eq!(notes_in(scene.folder.path()), ["host-refused.json"], "that is another one");
+}
+
+#[test]
+fn a_policy_is_not_to_blame_for_what_fails_without_it_too() {
+    let Some(mut scene) = Scene::new("a_policy_is_not_to_blame_for_what_fails_without_it_too") else { return };
+    crashed(&scene, good());
+    scene.listeners.remove(0);
+    let mut keeper = scene.keeper();
+    let (state, problem) = bring(&mut keeper, &Wanted::Keep);
+    assert_eq!(state, State::Failed);
+    assert!(problem.contains("something else is broken"), "{problem}");
+    assert!(!scene.node.holds().contains("RF-HOST"));
+    let (state, problem) = bring(&mut keeper, &wanted(good()));
+    assert_eq!(state, State::Failed);
+    assert!(problem.contains("the apiserver does not answer, so that no change could be confirmed"), "{problem}");
+    assert_eq!(notes_in(scene.folder.path()), [""; 0]);
+}
