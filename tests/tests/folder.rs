@@ -5,7 +5,6 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -380,6 +379,8 @@ fn a_node_judges_what_it_translates_by_who_connects() {
     lab.write_pods(&[]);
     until("the gate to go with the last Pod", || kernel::gate(&lab.netns("hub")).expect("it can be read").is_empty());
     assert_eq!([lab.through("office"), lab.through("street")], [Seen::Open; 2]);
+}
+
 /// Where the node itself listens: SSH, what a rule opens, and what none does.
 const NODE_PORTS: [u16; 3] = [22, 9080, 9081];
 
