@@ -25,7 +25,7 @@ use crate::host::{self, Apiserver};
 use crate::ledger::{self, Kept, Ledger};
 use crate::machine;
 use crate::netns::{self, Cookie, Location};
-use crate::off::{self, Switch};
+use crate::off::Switch;
 use crate::readings::Readings;
 use crate::report::{self, Identity, Report};
 use crate::sandboxes::{self, FolderWatch, Seen};
@@ -80,11 +80,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let engine = engine.remembering(readings).waiting(options.pod_start_wait(), before).with_node(node);
     let engine = match options.gate()? {
         Some(gate) => engine.with_gate(gate),
-        None => {
-            // One that an agent with other settings has left must not go on judging by rules of then.
-            off::remove_gate().map_err(anyhow::Error::msg).context("take the gate away")?;
-            engine
-        }
+        None => engine.dismissing_gate(),
     };
     let switch = Switch::of(options.state_dir());
     let (turned, off) = watch::channel(switch.is_off());

@@ -66,6 +66,8 @@ pub struct Engine {
     slots: BTreeMap<String, Slot>,
     /// The gate of the node, if it has one.
     gate: Option<Gate>,
+    /// A gate of an agent with other settings may be there, and is to go.
+    stale_gate: bool,
     /// The Pods that wait to start.
     admissions: Admissions,
     /// What the CNI plugin was last to be, and what came of that.
@@ -110,6 +112,7 @@ impl Engine {
             backend,
             slots: BTreeMap::new(),
             gate: None,
+            stale_gate: false,
             admissions: Admissions::new(POD_START_WAIT, own_namespace.clone(), None),
             chained: None,
             off: false,
@@ -136,6 +139,12 @@ impl Engine {
     #[must_use]
     pub fn releasing_departed(self) -> Self {
         Self { releases_departed: true, ..self }
+    }
+
+    /// The same, on a node that is to have no gate.
+    #[must_use]
+    pub fn dismissing_gate(self) -> Self {
+        Self { stale_gate: true, ..self }
     }
 
     /// The same, on a node with a gate, whose network namespace the agent is in.
@@ -259,9 +268,10 @@ impl Engine {
     }
 
     fn take_sandboxes(&mut self, seen: Seen) -> bool {
+        let all = seen.problem.is_none();
         self.sandboxes = Some(seen.problem.map_or(Ok(()), Err));
         let Some(sandboxes) = seen.sandboxes else { return false };
-        self.gate.iter_mut().for_each(Gate::pods_are_known);
+        self.gate.iter_mut().for_each(|gate| gate.pods_are_listed(all, Instant::now()));
         let before = self.listed();
         let mut old = std::mem::take(&mut self.slots);
         for sandbox in sandboxes.into_iter().filter(|sandbox| !sandbox.host_network) {

@@ -34,6 +34,11 @@ pub fn addresses() -> Vec<IpAddr> {
     every_address().into_iter().filter(|address| is_usable(*address)).collect()
 }
 
+/// Whether the calling thread's network namespace has an interface of this name.
+pub fn has_interface(name: &str) -> bool {
+    nix::ifaddrs::getifaddrs().is_ok_and(|mut interfaces| interfaces.any(|interface| interface.interface_name == name))
+}
+
 /// All addresses that interfaces of the calling thread's network namespace have.
 pub fn every_address() -> BTreeSet<IpAddr> {
     match nix::ifaddrs::getifaddrs() {

@@ -10,7 +10,7 @@ use ringfence_dataplane::Place;
 use tokio::sync::watch;
 
 use crate::Options;
-use crate::apply::{Done, Known, Terms, Wanted, apply};
+use crate::apply::{ApplyError, Done, Known, Terms, Wanted, apply};
 use crate::cri::{Runtime, Sandbox};
 use crate::gate::kernel;
 use crate::netns::{self, Location};
@@ -123,10 +123,13 @@ pub async fn off(options: &Options) -> anyhow::Result<()> {
 /// # Errors
 /// What the kernel or a program says.
 pub fn remove_gate() -> Result<(), String> {
-    let backend = Backend::of_node().map_err(|error| error.to_string())?;
-    let removed = kernel::bring(backend, &Arc::default(), kernel::Known::Unread, false);
-    let (mut known, _) = removed.map_err(|error| error.to_string())?;
-    kernel::clean_up(&mut known).map_err(|error| error.to_string())
+    let remove = |backend| -> Result<(), ApplyError> {
+        let mut known = kernel::bring(backend, &Arc::default(), kernel::Known::Unread, false)?.known;
+        kernel::clean_up(&mut known)
+    };
+    // The kubelet may use another back end than when it was made.
+    let mut backends = Backend::in_use_on_node().into_iter();
+    backends.try_for_each(remove).map_err(|error| error.to_string())
 }
 
 fn remove(backend: Backend, location: &Location, place: Place) -> Result<Done, String> {

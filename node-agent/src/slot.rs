@@ -250,6 +250,11 @@ impl Slot {
         }))
     }
 
+    /// Whether not all of its rules are known, and others may be in its kernel.
+    pub fn may_hold_other_rules(&self) -> bool {
+        self.wanted.is_none() && self.incomplete.is_some() && matches!(self.known, Known::Unread) && !self.is_admitted()
+    }
+
     /// The policy by which the gate judges connections towards it; nothing where it enforces none.
     pub fn rules(&self) -> Option<&Arc<NetnsPolicy>> {
         match &self.wanted {

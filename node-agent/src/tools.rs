@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use ringfence_dataplane::{Family, Place};
 use serde::{Deserialize, Serialize};
 
+use crate::machine;
 use crate::netfilter::{self, KUBE_PROXY_CHAINS};
 
 /// How long a program may take. The largest sets take less than a second.
@@ -17,6 +18,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// Chains that a kubelet makes in table mangle, in the back end that it uses: the second one before Kubernetes 1.24.
 const KUBELET_HINTS: [&str; 2] = [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "];
+
+/// An interface of Cilium, which may translate Services by itself.
+const CILIUM: &str = "cilium_host";
 
 /// Why a program did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -106,14 +110,30 @@ impl Backend {
         }
     }
 
-    /// Whether Services are translated by rules that we know, as a kube-proxy writes them. Anything else may put its own
-    /// address in place of a client's before the gate has seen it. To be asked in the node's network namespace.
-    pub fn sees_kube_proxy() -> bool {
-        let in_legacy = || {
-            let rules = Self::Legacy.save_table(Family::V4, "nat").unwrap_or_default();
-            KUBE_PROXY_CHAINS.iter().any(|chain| rules.contains(&format!(":{chain}")))
+    /// The back ends that hold anything in the node's network namespace, in which it is to be asked.
+    pub fn in_use_on_node() -> Vec<Self> {
+        let works = |backend: &Self| match backend {
+            Self::Nft => backend.save_table(Family::V4, "mangle").is_ok(),
+            Self::Legacy => has_legacy_table("mangle"),
         };
-        netfilter::has_kube_proxy() || (has_legacy_table("nat") && in_legacy())
+        [Self::Nft, Self::Legacy].into_iter().filter(works).collect()
+    }
+
+    /// Whether Services are translated by rules that we know, as a kube-proxy writes them, and by nothing else that we know. Another
+    /// may put its own address in place of a client's before the gate has seen it. To be asked in the node's network
+    /// namespace. Nothing where that cannot be found out just now.
+    pub fn sees_kube_proxy() -> Option<bool> {
+        if machine::has_interface(CILIUM) {
+            return Some(false);
+        }
+        if netfilter::has_kube_proxy().ok()? {
+            return Some(true);
+        }
+        if !has_legacy_table("nat") {
+            return Some(false);
+        }
+        let rules = Self::Legacy.save_table(Family::V4, "nat").ok()?;
+        Some(KUBE_PROXY_CHAINS.iter().any(|chain| rules.contains(&format!(":{chain}"))))
     }
 
     /// Whether the plain `iptables` command, which people look with, sees our chain: if not, it uses the other back end.

@@ -126,6 +126,11 @@ impl Installed {
         self.counts(table) == wanted.counts(table) && self.hooked(table, hooks)
     }
 
+    /// Whether a chain of ours is there, in whatever table.
+    pub fn has_chain(&self, name: &str) -> bool {
+        self.tables.values().any(|chains| chains.contains_key(name))
+    }
+
     /// How many rules each of our chains of a table has.
     pub(crate) fn counts(&self, table: &str) -> BTreeMap<String, usize> {
         self.own(table).map(|(chain, rules)| (chain.clone(), rules.len())).collect()

@@ -4,7 +4,8 @@ use tokio::time::Instant;
 
 use super::Engine;
 use crate::gate::Finished;
-use crate::slot::Moment;
+use crate::off;
+use crate::slot::{Moment, Slot};
 
 impl Engine {
     /// Tells the gate which Pods there are, and Pods for whom it is in force.
@@ -20,11 +21,25 @@ impl Engine {
     /// Lets the gate begin what is to be done there, and says whether Pods may be written to: what they let in depends on it.
     pub(super) fn open_gate(&mut self, moment: Moment) -> bool {
         let resolved = self.view.counts() || self.suspension().is_some();
+        if self.stale_gate && moment.fresh && self.sandboxes == Some(Ok(())) {
+            self.dismiss_gate();
+        }
         let Some(gate) = &mut self.gate else { return true };
         if resolved {
             gate.begin(moment);
         }
         gate.is_known(moment.now)
+    }
+
+    /// Takes away what is left of a gate once no Pod lets its node in by it.
+    fn dismiss_gate(&mut self) {
+        if self.slots.values().all(Slot::is_settled) {
+            self.stale_gate = false;
+            tokio::task::spawn_blocking(|| {
+                let removed = off::remove_gate();
+                removed.unwrap_or_else(|error| tracing::error!("failed to take the gate away: {error}"));
+            });
+        }
     }
 
     pub(super) fn take_gate(&mut self, finished: Finished) {

@@ -111,6 +111,14 @@ impl Conntrack {
     /// # Errors
     /// When the table cannot be read.
     pub fn flows(&mut self) -> Result<Vec<Flow>, FlowError> {
+        self.flows_that(|_| true)
+    }
+
+    /// The flows of both families of which that holds: a node may have more than fit into memory.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn flows_that(&mut self, holds: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>, FlowError> {
         let wrap = failed("read conntrack");
         // A dump of no family in particular is one of all.
         let all = NetfilterProtoFamily::Unspec;
@@ -122,7 +130,7 @@ impl Conntrack {
                     NetlinkPayload::InnerMessage(NetfilterMessage {
                         inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)),
                         ..
-                    }) => flows.extend(flow_from(attributes)),
+                    }) => flows.extend(flow_from(attributes).filter(&holds)),
                     NetlinkPayload::Done(_) => return Ok(flows),
                     NetlinkPayload::Error(error) if error.code.is_some() => return Err(wrap(error.to_io())),
                     _ => {}

@@ -19,8 +19,8 @@ pub fn may_tighten(before: &NetnsPolicy, after: &NetnsPolicy) -> bool {
         || side_may_tighten(&before.outbound, &after.outbound)
 }
 
-/// What let pass must still let pass, and what blocks must have blocked before.
-fn side_may_tighten(before: &Side, after: &Side) -> bool {
+/// The same for one side: what let pass must still let pass, and what blocks must have blocked before.
+pub fn side_may_tighten(before: &Side, after: &Side) -> bool {
     let within = |few: &[Entry], many: &[Entry]| few.iter().all(|entry| many.iter().any(|other| covers(other, entry)));
     !(within(&before.essential, &after.essential)
         && within(&before.allow, &after.allow)

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ringfence_dataplane::gate::GatePolicy;
+use ringfence_dataplane::gate::{GateJudge, GatePolicy};
 use ringfence_model::Protocol;
 
 use crate::flows::FlowError;
@@ -20,11 +20,11 @@ use crate::machine;
 /// When the kernel refuses, after everything else was done.
 pub fn settle(gate: &GatePolicy) -> Result<(), FlowError> {
     let local = machine::every_address();
+    let judge = gate.judge(&local);
     let mut table = Conntrack::open()?;
     let (mut refused, mut ended) = (None, 0);
-    for flow in table.flows()? {
-        let done = match fate(gate, &local, &flow) {
-            Fate::NotOurs => Ok(false),
+    for flow in table.flows_that(|flow| is_ours(&judge, &local, flow))? {
+        let done = match fate(&judge, &local, &flow) {
             Fate::GoesOn if flow.is_ended() => table.mark(&flow, false).map(|_| false),
             Fate::Ends if !flow.is_ended() => table.mark(&flow, true),
             Fate::BeginsAgain => table.forget(&flow),
@@ -50,31 +50,35 @@ pub fn forgive(pods: &BTreeSet<IpAddr>) -> Result<(), FlowError> {
         return Ok(());
     }
     let mut table = Conntrack::open()?;
-    let ended = |flow: &Flow| flow.is_ended() && pods.contains(&flow.provider().0);
-    for flow in table.flows()?.into_iter().filter(ended) {
+    for flow in table.flows_that(|flow| flow.is_ended() && pods.contains(&flow.provider().0))? {
         table.mark(&flow, false)?;
     }
     Ok(())
 }
 
+/// Whether the gate alone knows who began a flow: the node translates it, or began it itself.
+fn is_ours(judge: &GateJudge, local: &BTreeSet<IpAddr>, flow: &Flow) -> bool {
+    let began_here = || local.contains(&flow.packet.src) && !flow.picked_up;
+    judge.guards(flow.provider().0) && !flow.related && (flow.is_translated() || began_here())
+}
+
 /// What becomes of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    NotOurs,
     GoesOn,
     Ends,
     BeginsAgain,
 }
 
-fn fate(gate: &GatePolicy, local: &BTreeSet<IpAddr>, flow: &Flow) -> Fate {
-    let is_local = local.contains(&flow.packet.src);
+fn fate(judge: &GateJudge, local: &BTreeSet<IpAddr>, flow: &Flow) -> Fate {
     let packet = flow.at_provider();
-    let ours = flow.is_translated() || (is_local && !flow.picked_up);
-    let Some(judgement) = gate.judge(&packet, local).filter(|_| ours && !flow.related) else { return Fate::NotOurs };
     let itself = packet.src == packet.dst;
-    match judgement.blocks && !itself && !flow.is_over {
+    let blocks = judge.judge(&packet).is_some_and(|judgement| judgement.blocks);
+    match blocks && !itself && !flow.is_over {
         false => Fate::GoesOn,
-        true if is_local && !flow.is_translated() && packet.protocol != Protocol::TCP => Fate::BeginsAgain,
+        true if local.contains(&packet.src) && !flow.is_translated() && packet.protocol != Protocol::TCP => {
+            Fate::BeginsAgain
+        }
         true => Fate::Ends,
     }
 }
@@ -110,28 +114,31 @@ mod tests {
         Flow::of(Packet { direction, protocol, src: ip(src), dst: ip(dst), sport: 40000, dport, icmp })
     }
 
-    fn of(flow: &Flow) -> Fate {
-        fate(&gate(), &BTreeSet::from([ip(NODE)]), flow)
+    /// `None` for what is left to the Pod.
+    fn of(flow: &Flow) -> Option<Fate> {
+        let local = BTreeSet::from([ip(NODE)]);
+        let judge = gate().judge(&local);
+        is_ours(&judge, &local, flow).then(|| fate(&judge, &local, flow))
     }
 
     #[test]
     fn the_client_of_a_translated_flow_counts() {
         let through = |src, to| flow(src, NODE, 30080, Protocol::TCP).translated_to(ip(POD), to);
-        assert_eq!(of(&through(CLIENT, 80)), Fate::GoesOn);
-        assert_eq!(of(&through(CLIENT, 81)), Fate::Ends);
-        assert_eq!(of(&through("192.0.2.8", 80)), Fate::Ends);
-        assert_eq!(of(&through(POD, 81)), Fate::GoesOn, "it reaches itself");
+        assert_eq!(of(&through(CLIENT, 80)), Some(Fate::GoesOn));
+        assert_eq!(of(&through(CLIENT, 81)), Some(Fate::Ends));
+        assert_eq!(of(&through("192.0.2.8", 80)), Some(Fate::Ends));
+        assert_eq!(of(&through(POD, 81)), Some(Fate::GoesOn), "it reaches itself");
         let elsewhere = flow("192.0.2.8", NODE, 30080, Protocol::TCP).translated_to(ip("10.244.1.9"), 80);
-        assert_eq!(of(&elsewhere), Fate::NotOurs);
+        assert_eq!(of(&elsewhere), None);
     }
 
     #[test]
     fn what_the_pod_can_judge_is_left_to_it() {
-        assert_eq!(of(&flow("192.0.2.8", POD, 80, Protocol::TCP)), Fate::NotOurs);
+        assert_eq!(of(&flow("192.0.2.8", POD, 80, Protocol::TCP)), None);
         let mut midway = flow(NODE, POD, 40001, Protocol::TCP);
-        assert_eq!(of(&midway), Fate::Ends, "the node has begun it");
+        assert_eq!(of(&midway), Some(Fate::Ends), "the node has begun it");
         midway.picked_up = true;
-        assert_eq!(of(&midway), Fate::NotOurs, "the Pod may have begun it");
-        assert_eq!(of(&flow(NODE, POD, 40001, Protocol::UDP)), Fate::BeginsAgain);
+        assert_eq!(of(&midway), None, "the Pod may have begun it");
+        assert_eq!(of(&flow(NODE, POD, 40001, Protocol::UDP)), Some(Fate::BeginsAgain));
     }
 }

@@ -6,12 +6,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ringfence_dataplane::gate::{GatePolicy, RenderedGate, names};
+use ringfence_dataplane::gate::{Door, GatePolicy, RenderedGate, names};
 use ringfence_dataplane::sets::{self, Member, SetChange, SetDef};
-use ringfence_dataplane::{Family, Installed, Readback};
+use ringfence_dataplane::{Enforcement, Family, Installed, Readback};
 
 use super::flows;
 use crate::apply::{ApplyError, destroy};
+use crate::flows::tightening::side_may_tighten;
 use crate::ipset::{Found, Sets};
 use crate::tools::Backend;
 
@@ -29,6 +30,7 @@ pub enum Known {
 #[derive(Debug)]
 pub struct Held {
     policy: Arc<GatePolicy>,
+    rendered: RenderedGate,
     sets: Vec<SetDef>,
     v4: Installed,
     v6: Installed,
@@ -65,7 +67,19 @@ impl Known {
     }
 }
 
-/// Brings the gate to what is wanted; where it was not read yet and `only_if_empty`, only if nothing of it is there.
+/// What a gate is now, and how it became so.
+#[derive(Debug)]
+pub struct Brought {
+    /// What the kernel holds.
+    pub known: Known,
+    /// What was done.
+    pub done: Done,
+    /// What went wrong all the same, to follow "failed to".
+    pub problem: Option<String>,
+}
+
+/// Brings the gate to what is wanted; where it was not read yet and `only_if_empty`, only if nothing of it is there. Rules
+/// that the kernel refuses close their Pods and no others.
 ///
 /// # Errors
 /// When the kernel or a program refuses. What is there is then not known any more.
@@ -74,45 +88,70 @@ pub fn bring(
     wanted: &Arc<GatePolicy>,
     known: Known,
     only_if_empty: bool,
-) -> Result<(Known, Done), ApplyError> {
+) -> Result<Brought, ApplyError> {
     let mut held = match known {
         Known::Held(held) => held,
         Known::Unread => Box::new(read(backend)?),
     };
     let untouched = held.v4.is_empty() && held.v6.is_empty();
     if only_if_empty && !untouched && held.policy != *wanted {
-        return Ok((Known::Unread, Done::Left));
+        return Ok(Brought { known: Known::Unread, done: Done::Left, problem: None });
     }
-    let rendered = RenderedGate::of(wanted);
-    let changes = held.fill(&rendered.sets)?;
-    let mut done = if changes.is_empty() { Done::Nothing } else { Done::Members };
-    for family in Family::ALL {
-        let text = rendered.restore_text(family, held.family(family));
-        if !text.is_empty() {
-            backend.restore(family, &text)?;
-            *held.family(family) = rendered.installed(family);
-            done = Done::Rules;
+    let mut rendered = RenderedGate::of(wanted);
+    let mut written = held.put(backend, &rendered);
+    let mut problem = None;
+    if let Err(ApplyError::Tool(error)) = &written {
+        let refused = refused(backend, &rendered, &held);
+        if !refused.is_empty() {
+            problem = Some(format!("load rules, whose Pods are closed to what they judge: {error}"));
+            rendered = RenderedGate::without(wanted, &refused);
+            written = held.put(backend, &rendered);
         }
     }
-    if done == Done::Rules {
-        held.read_back(backend, &rendered)?;
-    }
-    held.empty(changes)?;
-    let names: BTreeSet<&String> = rendered.sets.iter().map(|set| &set.name).collect();
-    held.unused.extend(held.sets.iter().map(|set| set.name.clone()));
-    held.unused.retain(|name| !names.contains(name));
+    let done = written?;
+    held.flows_due = !rendered.sets.is_empty() && (held.flows_due || may_tighten(&held.policy, wanted));
     if rendered.sets.is_empty() {
         flows::forgive(&pods_of(&held.sets))?;
-        held.flows_due = false;
-    } else {
-        held.flows_due |= held.policy != *wanted;
     }
-    held.sets = rendered.sets;
+    held.sets = rendered.sets.clone();
+    held.rendered = rendered;
     held.policy = wanted.clone();
-    Ok((Known::Held(held), done))
+    Ok(Brought { known: Known::Held(held), done, problem })
 }
 
-/// Does what new connections need not wait for: existing flows follow, and sets that no rule names go.
+/// The chains that the kernel does not take, each tried alone.
+fn refused(backend: Backend, rendered: &RenderedGate, held: &Held) -> BTreeSet<String> {
+    let of = |family: Family| {
+        let tried =
+            rendered.judging(family).into_iter().filter(move |(name, _)| !held.installed(family).has_chain(name));
+        tried.filter(move |(_, text)| backend.restore(family, text).is_err())
+    };
+    Family::ALL.into_iter().flat_map(of).map(|(name, _)| name).collect()
+}
+
+/// Whether something that passed may be blocked now: towards a Pod that is behind the gate from now on, or by other rules.
+fn may_tighten(before: &GatePolicy, after: &GatePolicy) -> bool {
+    let stricter = |old: &Door, new: &Door| {
+        let state = old.state != Enforcement::Full && new.state == Enforcement::Full;
+        state || side_may_tighten(&old.inbound, &new.inbound)
+    };
+    after.doors.iter().any(|door| {
+        let mut olds = door.pods.iter().map(|pod| before.door(*pod));
+        // Pods that were behind one door mostly are again.
+        let mut compared: Vec<&Door> = Vec::new();
+        olds.any(|old| match old {
+            None => true,
+            Some(old) if compared.iter().any(|done| std::ptr::eq(*done, old)) => false,
+            Some(old) => {
+                compared.push(old);
+                stricter(old, door)
+            }
+        })
+    })
+}
+
+/// Does what new connections need not wait for: existing flows follow, and sets that no rule names go. What could not be
+/// done stays due.
 ///
 /// # Errors
 /// When the kernel refuses; the rules hold all the same.
@@ -123,29 +162,38 @@ pub fn clean_up(known: &mut Known) -> Result<(), ApplyError> {
         held.flows_due = false;
     }
     held.unused = destroy(&mut Sets::open()?, std::mem::take(&mut held.unused))?;
-    Ok(())
+    match held.unused.is_empty() {
+        true => Ok(()),
+        false => Err(ApplyError::SetsLeft(held.unused.iter().cloned().collect())),
+    }
 }
 
-/// Looks whether the rules are still there, and puts them back where somebody has taken them away. Says whether that was so.
+/// Looks whether rules and members are still there, and puts them back where somebody has taken them away. Says whether that
+/// was so.
 ///
 /// # Errors
 /// When the kernel or a program refuses. What is there is then not known any more.
 pub fn check(backend: Backend, known: Known) -> Result<(Known, bool), ApplyError> {
-    let Known::Held(held) = known else { return Ok((known, false)) };
-    let generation = backend.generation();
-    if held.sets.is_empty() || (generation.is_some() && generation == held.generation) {
+    let Known::Held(mut held) = known else { return Ok((known, false)) };
+    if held.sets.is_empty() {
         return Ok((Known::Held(held), false));
     }
-    let mut there = Box::new(read(backend)?);
-    let rendered = RenderedGate::of(&held.policy);
-    let right = |family: &Family| rendered.verify(*family, there.installed(*family)) == Readback::Ok;
-    if Family::ALL.iter().all(right) {
-        there = Box::new(Held { generation, v4: there.v4, v6: there.v6, ..*held });
-        return Ok((Known::Held(there), false));
+    let generation = backend.generation();
+    let Found { sets, .. } = Found::read_named(&names::SETS)?;
+    let has = |set: &SetDef| sets.iter().any(|there| there == set);
+    let members = held.sets.iter().all(has);
+    let same = generation.is_some() && generation == held.generation;
+    if members && same {
+        return Ok((Known::Held(held), false));
+    }
+    let there = read(backend)?;
+    let right = |family: &Family| held.rendered.verify(*family, there.installed(*family)) == Readback::Ok;
+    if members && Family::ALL.iter().all(right) {
+        held.generation = generation;
+        return Ok((Known::Held(held), false));
     }
     let wanted = held.policy.clone();
-    let (known, _) = bring(backend, &wanted, Known::Held(there), false)?;
-    Ok((known, true))
+    Ok((bring(backend, &wanted, Known::Held(Box::new(there)), false)?.known, true))
 }
 
 /// What the kernel holds. Whose rules these are nobody knows: of no policy in particular.
@@ -157,7 +205,8 @@ fn read(backend: Backend) -> Result<Held, ApplyError> {
     };
     let (v4, v6) = (installed(Family::V4)?, installed(Family::V6)?);
     let Found { sets, odd } = Found::read_named(&names::SETS)?;
-    Ok(Held { policy: Arc::default(), sets, v4, v6, flows_due: false, unused: odd, generation })
+    let (policy, rendered) = (Arc::default(), RenderedGate::default());
+    Ok(Held { policy, rendered, sets, v4, v6, flows_due: false, unused: odd, generation })
 }
 
 /// The Pods that sets of a gate name.
@@ -181,26 +230,56 @@ impl Held {
         }
     }
 
-    /// Makes the sets that are not there and adds to those that are; what is still to be deleted, and whether anything
-    /// was to be done, is in the answer.
-    fn fill(&self, wanted: &[SetDef]) -> Result<Vec<SetChange>, ApplyError> {
+    /// Writes sets and rules. Who is let in by a set is in it before a rule names it; a Pod is behind the gate only when its
+    /// rules are; and who is to go does so whatever becomes of the rules.
+    fn put(&mut self, backend: Backend, rendered: &RenderedGate) -> Result<Done, ApplyError> {
         let find = |set: &SetDef| self.sets.iter().find(|own| own.name == set.name && own.kind() == set.kind());
-        let (present, new): (Vec<_>, Vec<_>) = wanted.iter().cloned().partition(|set| find(set).is_some());
+        let (present, new): (Vec<_>, Vec<_>) = rendered.sets.iter().cloned().partition(|set| find(set).is_some());
         let before: Vec<SetDef> = present.iter().filter_map(|set| find(set).cloned()).collect();
+        let changes = sets::changes(&before, &present);
+        let joins = |change: &SetChange| {
+            Family::ALL.iter().any(|family| [names::pods(*family), names::rejecting(*family)].contains(&change.set))
+        };
+        let additions = |of: &dyn Fn(&SetChange) -> bool| -> Vec<SetChange> {
+            let these = changes.iter().filter(|change| of(change));
+            these.map(|change| SetChange { del: Vec::new(), ..change.clone() }).collect()
+        };
+        let deletions: Vec<SetChange> =
+            changes.iter().map(|change| SetChange { add: Vec::new(), ..change.clone() }).collect();
         let mut sets = Sets::open()?;
         sets.create(&new)?;
-        let changes = sets::changes(&before, &present);
-        let additions: Vec<SetChange> =
-            changes.iter().map(|change| SetChange { del: Vec::new(), ..change.clone() }).collect();
-        sets.change(&additions)?;
-        Ok(changes)
+        sets.change(&additions(&|change| !joins(change)))?;
+        let written = self.write_rules(backend, rendered);
+        if written.is_ok() {
+            sets.change(&additions(&|change| joins(change)))?;
+        }
+        sets.change(&deletions)?;
+        let wrote = written?;
+        let wanted: BTreeSet<&String> = rendered.sets.iter().map(|set| &set.name).collect();
+        self.unused.extend(self.sets.iter().map(|set| set.name.clone()));
+        self.unused.retain(|name| !wanted.contains(name));
+        Ok(match (wrote, changes.is_empty() && new.is_empty()) {
+            (true, _) => Done::Rules,
+            (false, true) => Done::Nothing,
+            (false, false) => Done::Members,
+        })
     }
 
-    /// Deletes those who are to go.
-    fn empty(&self, changes: Vec<SetChange>) -> Result<(), ApplyError> {
-        let deletions: Vec<SetChange> =
-            changes.into_iter().map(|change| SetChange { add: Vec::new(), ..change }).collect();
-        Ok(Sets::open()?.change(&deletions)?)
+    /// Says whether there was anything to write.
+    fn write_rules(&mut self, backend: Backend, rendered: &RenderedGate) -> Result<bool, ApplyError> {
+        let mut wrote = false;
+        for family in Family::ALL {
+            let text = rendered.restore_text(family, self.family(family));
+            if !text.is_empty() {
+                backend.restore(family, &text)?;
+                *self.family(family) = rendered.installed(family);
+                wrote = true;
+            }
+        }
+        if wrote {
+            self.read_back(backend, rendered)?;
+        }
+        Ok(wrote)
     }
 
     fn read_back(&mut self, backend: Backend, rendered: &RenderedGate) -> Result<(), ApplyError> {

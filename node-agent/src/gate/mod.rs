@@ -14,44 +14,61 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringfence_dataplane::gate::{GatePolicy, Ports};
+use ringfence_dataplane::{Enforcement, NetnsPolicy};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
+use crate::apply::ApplyError;
 use crate::slot::{Door, Moment, Slot};
 use crate::tools::Backend;
-use kernel::{Done, Known};
+use kernel::{Brought, Done, Known};
 
-/// For so long after the agent's start nothing is written in Pods before the gate is known: what they let in depends on it.
+/// For so long nothing is written in Pods that have rules before the gate is known: what they let in depends on it.
 const FIRST: Duration = Duration::from_secs(5);
 /// Others write rules in the node's network namespace, and some of them take all away: so often it is looked at.
 const CHECK: Duration = Duration::from_secs(10);
 /// Existing flows follow so much later, as in Pods.
 const QUIET: Duration = Duration::from_millis(200);
-/// After so long a failure is tried again.
-const RETRY: Duration = Duration::from_secs(2);
+/// After so long they follow even while Pods and rules come and go.
+const OVERDUE: Duration = Duration::from_secs(2);
+/// Wait after the first failure; doubles up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// See [`FIRST_WAIT`].
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// Pods that the gate stands for: sandboxes, with the addresses that it judges.
-type Behind = BTreeMap<String, BTreeSet<IpAddr>>;
+/// Pods that the gate stands for: sandboxes, with the addresses that it judges, and in which state.
+type Behind = BTreeMap<String, (BTreeSet<IpAddr>, Enforcement)>;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Gate {
     backend: Backend,
-    begun: Instant,
-    /// Whether the Pods that run were ever listed: whoever is not seen yet would be missing from it.
-    pods_known: bool,
+    /// Since when Pods are listed, and whether all of them are: whoever is not would be missing from it.
+    listed: Option<(Instant, bool)>,
+    /// Since when the policy is that of now.
+    fresh_since: Option<Instant>,
+    /// Rules of a Pod are not all known yet, and it may hold others.
+    unsure: bool,
     wanted: Arc<GatePolicy>,
     wanted_behind: Behind,
     /// For whom it is in force.
     behind: Behind,
     known: Known,
     running: bool,
-    /// Whether it is known what is in force.
+    /// Whether it was once brought to what is wanted.
     answered: bool,
+    /// What was there was left alone, since nothing newer is known.
+    left: bool,
+    /// When it was last written, and since when something is left to be done.
     written_at: Instant,
+    due_since: Option<Instant>,
+    /// What is left to be done is not tried before.
+    clean_at: Option<Instant>,
     check_at: Instant,
+    failures: u32,
     retry_at: Option<Instant>,
-    problem: Option<String>,
+    /// What went wrong the last time, by what was to be done.
+    problems: BTreeMap<Kind, String>,
     /// On which ports Pods may let the node in.
     ports: Ports,
     finished: UnboundedSender<Finished>,
@@ -66,13 +83,23 @@ enum Job {
     Check(Known),
 }
 
+/// What kind of work it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Bring,
+    CleanUp,
+    Check,
+}
+
 /// What came of it.
 #[derive(Debug)]
 pub struct Finished {
+    kind: Kind,
     known: Known,
     /// For whom it is in force now, if that was brought about.
     behind: Option<Behind>,
-    ports: Ports,
+    /// On which ports Pods may let the node in, if that could be found out.
+    ports: Option<Ports>,
     problem: Option<String>,
 }
 
@@ -83,49 +110,72 @@ impl Gate {
         let now = Instant::now();
         Self {
             backend,
-            begun: now,
-            pods_known: false,
+            listed: None,
+            fresh_since: None,
+            unsure: false,
             wanted: Arc::default(),
             wanted_behind: Behind::new(),
             behind: Behind::new(),
             known: Known::Unread,
             running: false,
             answered: false,
+            left: false,
             written_at: now,
+            due_since: None,
+            clean_at: None,
             check_at: now + CHECK,
+            failures: 0,
             retry_at: None,
-            problem: None,
+            problems: BTreeMap::new(),
             ports: Ports::Probes,
             finished,
             arrivals,
         }
     }
 
-    /// Takes in that the Pods that run have been listed.
-    pub fn pods_are_known(&mut self) {
-        self.pods_known = true;
+    /// Takes in that the Pods that run have been listed, and whether all of them were.
+    pub fn pods_are_listed(&mut self, all: bool, now: Instant) {
+        let (since, before) = self.listed.unwrap_or((now, false));
+        self.listed = Some((since, before || all));
     }
 
     /// Takes in which Pods there are, and by which rules they are judged.
     pub fn want<'a>(&mut self, slots: impl Iterator<Item = (&'a String, &'a Slot)>) {
-        let judged: Vec<_> = slots.filter_map(|(id, slot)| Some((id, slot.rules()?))).collect();
+        let mut judged = Vec::new();
+        self.unsure = false;
+        for (id, slot) in slots {
+            self.unsure |= slot.may_hold_other_rules();
+            let rules = slot.rules().filter(|policy| policy.state != Enforcement::VisibilityOnly);
+            judged.extend(rules.map(|policy| (id.clone(), policy)));
+        }
         let wanted = GatePolicy::of(judged.iter().map(|(_, policy)| policy.as_ref()));
-        self.wanted_behind = judged.iter().map(|(id, policy)| ((*id).clone(), policy.own.clone())).collect();
+        self.wanted_behind = judged.into_iter().map(|(id, policy)| (id, (policy.own.clone(), policy.state))).collect();
         if *self.wanted != wanted {
             self.wanted = Arc::new(wanted);
             self.retry_at = None;
         }
     }
 
-    /// How a Pod is to let its node in.
+    /// How a Pod is to let its node in: by addresses of families that it is known by, where the gate judges it as strictly as
+    /// it is to be.
     pub fn door(&self, id: &str, slot: &Slot, node_addresses: &[IpAddr]) -> Door {
-        let in_force = slot.rules().is_some_and(|policy| self.behind.get(id) == Some(&policy.own));
-        Door::Gate { ports: self.ports, nodes: if in_force { node_addresses.into() } else { Arc::default() } }
+        let judged = |policy: &NetnsPolicy| {
+            self.behind.get(id).is_some_and(|(own, state)| *own == policy.own && *state >= policy.state)
+        };
+        let nodes = match slot.rules().filter(|policy| judged(policy)) {
+            Some(policy) => {
+                let known = |node: &&IpAddr| policy.own.iter().any(|own| own.is_ipv4() == node.is_ipv4());
+                node_addresses.iter().filter(known).copied().collect()
+            }
+            None => Arc::default(),
+        };
+        Door::Gate { ports: self.ports, nodes }
     }
 
-    /// Whether it is known for whom it is in force, or was to be found out for long enough.
+    /// Whether Pods may be written to: it is known for whom the gate is in force, or was to be found out for long enough. As
+    /// long as the policy is not known to be that of now, Pods that have rules keep them anyway.
     pub fn is_known(&self, now: Instant) -> bool {
-        self.answered || now >= self.begun + FIRST
+        self.answered || self.fresh_since.is_none_or(|since| now >= since + FIRST)
     }
 
     /// Whether it is as it is to be, and nothing is left to be done.
@@ -139,63 +189,92 @@ impl Gate {
 
     /// What went wrong, for people.
     pub fn problem(&self) -> Option<String> {
-        self.problem.as_ref().map(|problem| format!("gate: failed to {problem}"))
+        self.problems.values().next().map(|problem| format!("gate: failed to {problem}"))
     }
 
-    /// Begins what is to be done, on a thread; what came of it arrives at [`Gate::arrived`].
+    /// Begins what is to be done, on a thread; what came of it arrives at [`arrived`].
     pub fn begin(&mut self, moment: Moment) {
+        if moment.fresh {
+            self.fresh_since.get_or_insert(moment.now);
+        }
         let Some(job) = self.job(moment) else { return };
         self.running = true;
-        let (backend, finished) = (self.backend, self.finished.clone());
-        tokio::task::spawn_blocking(move || {
+        let (backend, finished, kind) = (self.backend, self.finished.clone(), job.kind());
+        tokio::spawn(async move {
+            let done = tokio::task::spawn_blocking(move || job.run(backend)).await;
+            let lost = |panic: tokio::task::JoinError| Finished::failed(kind, panic.to_string(), Known::Unread);
             // Whoever is not there any more has no use for it.
-            drop(finished.send(job.run(backend)));
+            drop(finished.send(done.unwrap_or_else(lost)));
         });
     }
 
     fn job(&mut self, Moment { now, fresh, .. }: Moment) -> Option<Job> {
-        if self.running || !self.pods_known || self.retry_at.is_some_and(|at| at > now) {
+        let late = |since: Option<Instant>| since.is_some_and(|since| now >= since + FIRST);
+        let listed = self.listed.is_some_and(|(since, all)| all || late(Some(since)));
+        if self.running || !listed || self.retry_at.is_some_and(|at| at > now) {
             return None;
         }
+        let sure = !self.unsure || self.answered || late(self.fresh_since);
         let known = |gate: &mut Self| std::mem::take(&mut gate.known);
-        if !self.is_right() && (fresh || !self.answered || matches!(self.known, Known::Held(_))) {
+        if !self.is_right() && sure && (fresh || !self.left) {
             let (wanted, behind) = (self.wanted.clone(), self.wanted_behind.clone());
-            return Some(Job::Bring { wanted, behind, known: known(self), only_if_empty: !fresh });
+            let only_if_empty = !fresh && matches!(self.known, Known::Unread);
+            return Some(Job::Bring { wanted, behind, known: known(self), only_if_empty });
         }
-        if self.known.is_due() && now >= self.written_at + QUIET {
-            return Some(Job::CleanUp(known(self)));
+        if now >= self.check_at {
+            return Some(Job::Check(known(self)));
         }
-        (now >= self.check_at).then(|| Job::Check(known(self)))
+        let clean = self.clean_due().is_some_and(|at| now >= at);
+        clean.then(|| Job::CleanUp(known(self)))
+    }
+
+    /// When what is left to be done is to be done.
+    fn clean_due(&self) -> Option<Instant> {
+        let quiet = self.written_at + QUIET;
+        let due = self.known.is_due().then(|| self.due_since.map_or(quiet, |since| quiet.min(since + OVERDUE)));
+        due.map(|due| self.clean_at.map_or(due, |at| at.max(due)))
     }
 
     /// Takes in what came of work.
     pub fn finish(&mut self, finished: Finished, now: Instant) {
-        let Finished { known, behind, ports, problem } = finished;
+        let Finished { kind, known, behind, ports, problem } = finished;
         self.running = false;
-        self.answered = true;
         self.known = known;
-        self.ports = ports;
-        if behind.is_some() {
-            self.written_at = now;
-        }
-        // A restore is all or nothing: what failed has left in force what was, for whom it was.
-        self.behind = behind.unwrap_or(std::mem::take(&mut self.behind));
-        self.retry_at = problem.is_some().then(|| now + RETRY);
+        self.ports = ports.unwrap_or(self.ports);
         self.check_at = now + CHECK;
-        if let Some(problem) = &problem {
-            tracing::warn!("gate: failed to {problem}");
+        self.left = kind == Kind::Bring && behind.is_none() && problem.is_none();
+        if let Some(behind) = behind {
+            self.answered = true;
+            self.written_at = now;
+            // Where it could not be brought about, it stands for whom it did before: at worst it lets less pass to them.
+            self.behind = behind;
         }
-        self.problem = problem;
+        let due = self.known.is_due();
+        self.due_since = due.then(|| self.due_since.unwrap_or(now));
+        self.failures = if problem.is_some() { self.failures + 1 } else { 0 };
+        let wait = FIRST_WAIT.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(LONGEST_WAIT);
+        let again = problem.is_some().then(|| now + wait);
+        match kind {
+            // What is in the way of cleaning up is not in the way of anything else.
+            Kind::CleanUp => self.clean_at = again,
+            Kind::Bring | Kind::Check => self.retry_at = again,
+        }
+        match problem {
+            Some(problem) => {
+                tracing::warn!("gate: failed to {problem}");
+                self.problems.insert(kind, problem);
+            }
+            None => drop(self.problems.remove(&kind)),
+        }
     }
 
     /// When it wants to be looked at again without news.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        if self.running {
-            return None;
-        }
-        let clean = self.known.is_due().then_some(self.written_at + QUIET);
-        let first = (!self.answered).then_some(self.begun + FIRST);
-        [clean, first, self.retry_at, Some(self.check_at)].into_iter().flatten().filter(|at| *at > now).min()
+        let late = [self.fresh_since, self.listed.map(|(since, _)| since)].into_iter().flatten();
+        let late = late.map(|since| since + FIRST).filter(|_| !self.answered);
+        // While work is under way, its end is the next news.
+        let works = [self.clean_due(), self.retry_at, Some(self.check_at)].into_iter().flatten();
+        late.chain(works.filter(|_| !self.running)).filter(|at| *at > now).min()
     }
 }
 
@@ -207,32 +286,47 @@ pub async fn arrived(gate: &mut Option<Gate>) -> Option<Finished> {
     }
 }
 
+impl Finished {
+    fn failed(kind: Kind, problem: String, known: Known) -> Self {
+        Self { kind, known, behind: None, ports: None, problem: Some(problem) }
+    }
+}
+
 impl Job {
-    fn run(self, backend: Backend) -> Finished {
-        let ports = if Backend::sees_kube_proxy() { Ports::Judged } else { Ports::Probes };
-        let failed = |error: String, known| Finished { known, behind: None, ports, problem: Some(error) };
+    fn kind(&self) -> Kind {
         match self {
+            Self::Bring { .. } => Kind::Bring,
+            Self::CleanUp(_) => Kind::CleanUp,
+            Self::Check(_) => Kind::Check,
+        }
+    }
+
+    fn run(self, backend: Backend) -> Finished {
+        let kind = self.kind();
+        let failed = |error: ApplyError| Finished::failed(kind, error.to_string(), Known::Unread);
+        let came = match self {
             Self::Bring { wanted, behind, known, only_if_empty } => {
-                match kernel::bring(backend, &wanted, known, only_if_empty) {
-                    Ok((known, Done::Left)) => Finished { known, behind: None, ports, problem: None },
-                    Ok((known, done)) => {
-                        tracing::debug!(pods = behind.len(), ?done, "the gate is in force");
-                        Finished { known, behind: Some(behind), ports, problem: None }
-                    }
-                    Err(error) => failed(error.to_string(), Known::Unread),
-                }
+                kernel::bring(backend, &wanted, known, only_if_empty).map_or_else(failed, |brought| {
+                    let Brought { known, done, problem } = brought;
+                    tracing::debug!(pods = behind.len(), ?done, "the gate was brought to what is wanted");
+                    let behind = (done != Done::Left).then_some(behind);
+                    Finished { kind, known, behind, ports: None, problem }
+                })
             }
             Self::CleanUp(mut known) => {
                 let problem = kernel::clean_up(&mut known).err().map(|error| error.to_string());
-                Finished { known, behind: None, ports, problem }
+                Finished { kind, known, behind: None, ports: None, problem }
             }
-            Self::Check(known) => match kernel::check(backend, known) {
-                Ok((known, false)) => Finished { known, behind: None, ports, problem: None },
-                Ok((known, true)) => {
-                    failed("keep its rules: somebody else has taken them away; they were put back".to_owned(), known)
-                }
-                Err(error) => failed(error.to_string(), Known::Unread),
-            },
-        }
+            Self::Check(known) => kernel::check(backend, known).map_or_else(failed, |(known, put_back)| {
+                let gone = "keep its rules: somebody else has taken them away; they were put back";
+                let problem = put_back.then(|| gone.to_owned());
+                Finished { kind, known, behind: None, ports: None, problem }
+            }),
+        };
+        // What is there when rules are written may come or go later; a doubt changes nothing.
+        let asks = kind != Kind::CleanUp;
+        let ports = asks.then(Backend::sees_kube_proxy).flatten();
+        let ports = ports.map(|sees| if sees { Ports::Judged } else { Ports::Probes });
+        Finished { ports, ..came }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ringfence_dataplane::gate::GatePolicy;
 use ringfence_dataplane::policy::Origin;
 use ringfence_dataplane::{Enforcement, Entry, HostSet, Match, NetnsPolicy};
-use ringfence_model::{PortMatch, Protocol, Services};
+use ringfence_model::{PortMatch, Ports, Protocol, Services};
 
 use super::kernel::{Done, Known, bring, check, clean_up};
 use crate::lab::Netns;
@@ -34,9 +34,10 @@ fn gate(policies: &[NetnsPolicy]) -> Arc<GatePolicy> {
 
 fn put(node: &Netns, wanted: &Arc<GatePolicy>, known: Known) -> (Known, Done) {
     node.within(|_| {
-        let (mut known, done) = bring(Backend::Nft, wanted, known, false).expect("the kernel takes it");
+        let brought = bring(Backend::Nft, wanted, known, false).expect("the kernel takes it");
+        let mut known = brought.known;
         clean_up(&mut known).expect("cleaned up");
-        (known, done)
+        (known, brought.done)
     })
 }
 
@@ -86,7 +87,34 @@ fn what_somebody_takes_away_is_put_back() {
     assert!(put_back);
     let rules = |save: &str| save.lines().filter(|line| line.starts_with('-')).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(rules(&node.exec("iptables-nft-save", &["-t", "mangle"], "")), rules(&before));
+    let (known, put_back) = look(known);
+    assert!(!put_back, "it is right again");
+    // Emptied sets are not told by nf_tables.
+    node.exec("ipset", &["flush", "RFG4-pods"], "");
+    let (known, put_back) = look(known);
+    assert!(put_back && node.exec("ipset", &["list", "RFG4-pods"], "").contains("10.244.1.5"));
     assert!(!look(known).1, "it is right again");
+}
+
+/// SCTP ports in the wrong order stand for a module that a kernel does not have.
+#[test]
+fn a_rule_that_the_kernel_refuses_closes_its_pods_and_no_others() {
+    let Some(node) = Netns::new("a_rule_that_the_kernel_refuses_closes_its_pods_and_no_others") else { return };
+    let mut odd = policy("10.244.1.6", &["192.0.2.7"]);
+    let ports = PortMatch { protocol: Protocol::SCTP, ports: Ports::Range(2, 1) };
+    let (peers, services) = (HostSet::anyone(), Services::Only([ports].into()));
+    let matching = Match::Hosts { peers, services };
+    odd.inbound.allow.push(Entry { matching, reject: false, rule: "lab/refused".to_owned() });
+    let wanted = gate(&[policy("10.244.1.5", &["192.0.2.7"]), odd]);
+    let brought = node.within(|_| bring(Backend::Nft, &wanted, Known::Unread, false).expect("the rest is taken"));
+    assert!(brought.problem.is_some_and(|problem| problem.contains("whose Pods are closed")));
+    let held = node.holds();
+    assert!(held.contains("--dport 80 ") && held.contains("-A POSTROUTING -j RF-GATE\n"), "{held}");
+    let number = || node.within(|_| Backend::Nft.generation());
+    let before = number();
+    let (_, done) = put(&node, &Arc::default(), brought.known);
+    assert_eq!(done, Done::Rules);
+    assert!(number() > before && !node.holds().contains("RF-GATE"), "{}", node.holds());
 }
 
 #[test]
@@ -95,7 +123,7 @@ fn a_node_whose_policy_is_not_known_yet_keeps_its_gate() {
     put(&node, &gate(&[policy("10.244.1.5", &["192.0.2.7"])]), Known::Unread);
     let before = node.holds();
     let other = gate(&[policy("10.244.1.6", &["192.0.2.9"])]);
-    let (_, done) = node.within(|_| bring(Backend::Nft, &other, Known::Unread, true).expect("it is read"));
-    assert_eq!(done, Done::Left);
+    let brought = node.within(|_| bring(Backend::Nft, &other, Known::Unread, true).expect("it is read"));
+    assert_eq!(brought.done, Done::Left);
     assert_eq!(node.holds(), before);
 }

@@ -54,9 +54,19 @@ pub fn has_chain(prefix: &str) -> Result<bool, Error> {
 }
 
 /// Whether rules of a kube-proxy are in nf_tables: its own, or those of iptables or IPVS.
-pub fn has_kube_proxy() -> bool {
-    has_table("kube-proxy").unwrap_or_default()
-        || KUBE_PROXY_CHAINS.iter().any(|chain| has_chain(chain).unwrap_or_default())
+///
+/// # Errors
+/// When the kernel has no nf_tables, or somebody writes rules just now.
+pub fn has_kube_proxy() -> Result<bool, Error> {
+    if has_table("kube-proxy")? {
+        return Ok(true);
+    }
+    for chain in KUBE_PROXY_CHAINS {
+        if has_chain(chain)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether nf_tables holds a table, of whatever family.

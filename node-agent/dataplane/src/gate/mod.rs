@@ -19,5 +19,5 @@ mod render;
 mod tests;
 
 pub use admit::{Ports, admit};
-pub use policy::{Door, GatePolicy};
+pub use policy::{Door, GateJudge, GatePolicy};
 pub use render::RenderedGate;

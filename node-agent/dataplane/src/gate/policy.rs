@@ -49,9 +49,12 @@ impl GatePolicy {
         if pods.is_empty() {
             return;
         }
-        match self.doors.iter_mut().find(|door| door.state == state && door.inbound == *inbound) {
+        let mut inbound = inbound.clone();
+        // Who reaches itself is known by both addresses.
+        inbound.essential.retain(|entry| entry.matching != Match::OwnOrigin);
+        match self.doors.iter_mut().find(|door| door.state == state && door.inbound == inbound) {
             Some(door) => door.pods.extend(pods),
-            None => self.doors.push(Door { state, inbound: inbound.clone(), pods }),
+            None => self.doors.push(Door { state, inbound, pods }),
         }
     }
 
@@ -65,19 +68,41 @@ impl GatePolicy {
         self.doors.iter().find(|door| door.pods.contains(&pod))
     }
 
-    /// Judges a connection towards a Pod, as the gate sees it: from the client, to the Pod's own address and port. `local`:
-    /// the addresses of the node. Nothing to judge where the Pod is behind no door.
-    pub fn judge(&self, packet: &Packet, local: &BTreeSet<IpAddr>) -> Option<Judgement> {
-        let door = self.door(packet.dst)?;
-        Some(door.as_seen_by(local, packet.dst).judge(&Packet { direction: Direction::Inbound, ..*packet }))
+    /// Judges connections, with these as the addresses of the node.
+    pub fn judge(&self, local: &BTreeSet<IpAddr>) -> GateJudge {
+        let policies = self.doors.iter().map(|door| door.as_seen_by(local)).collect();
+        let doors = self.doors.iter().enumerate();
+        let doors = doors.flat_map(|(number, door)| door.pods.iter().map(move |pod| (*pod, number))).collect();
+        GateJudge { policies, doors }
+    }
+}
+
+/// A gate that judges connections one after the other.
+#[derive(Debug)]
+pub struct GateJudge {
+    policies: Vec<NetnsPolicy>,
+    /// The policy of each Pod.
+    doors: BTreeMap<IpAddr, usize>,
+}
+
+impl GateJudge {
+    /// Whether a Pod is behind the gate.
+    pub fn guards(&self, pod: IpAddr) -> bool {
+        self.doors.contains_key(&pod)
+    }
+
+    /// What becomes of a connection towards a Pod, as the gate sees it: from the client, to the Pod's own address and port.
+    /// Nothing where the Pod is behind no door.
+    pub fn judge(&self, packet: &Packet) -> Option<Judgement> {
+        let policy = self.policies.get(*self.doors.get(&packet.dst)?)?;
+        Some(policy.judge(&Packet { direction: Direction::Inbound, ..*packet }))
     }
 }
 
 impl Door {
-    /// What a Pod behind the door enforces, with these as the addresses of its node.
-    fn as_seen_by(&self, local: &BTreeSet<IpAddr>, pod: IpAddr) -> NetnsPolicy {
+    /// What the Pods behind the door enforce, with these as the addresses of their node.
+    fn as_seen_by(&self, local: &BTreeSet<IpAddr>) -> NetnsPolicy {
         let mut policy = NetnsPolicy::new(self.state);
-        policy.own = BTreeSet::from([pod]);
         policy.inbound = self.inbound.clone();
         let node: Arc<Nets> = Arc::new(local.iter().copied().collect());
         for entry in &mut policy.inbound.essential {

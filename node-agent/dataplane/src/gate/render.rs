@@ -73,8 +73,13 @@ impl Tables {
 impl RenderedGate {
     /// Renders a gate. Without doors it is nothing.
     pub fn of(gate: &GatePolicy) -> Self {
-        let (v4, v4_sets) = tables(gate, Family::V4);
-        let (v6, v6_sets) = tables(gate, Family::V6);
+        Self::without(gate, &BTreeSet::new())
+    }
+
+    /// The same where the kernel refuses these chains: to a Pod in Full nothing passes then, and to others everything.
+    pub fn without(gate: &GatePolicy, refused: &BTreeSet<String>) -> Self {
+        let (v4, v4_sets) = tables(gate, Family::V4, refused);
+        let (v6, v6_sets) = tables(gate, Family::V6, refused);
         Self { sets: v4_sets.into_iter().chain(v6_sets).collect(), v4, v6 }
     }
 
@@ -102,12 +107,29 @@ impl RenderedGate {
         Installed::with(names::CHAIN_PREFIX, tables.map(|(table, chains, hooks)| (table, chains.clone(), hooks)))
     }
 
+    /// The chains that judge, each by name with restore input that makes it alone: nothing leads to it.
+    pub fn judging(&self, family: Family) -> Vec<(String, String)> {
+        let of = |(table, chains, _): (&'static str, &Chains, _)| -> Vec<(String, String)> {
+            let judging = chains.iter().filter(|(name, rules)| is_named_by_content(name) && !rules.is_empty());
+            // What rejects leads to the chain that does.
+            let refuse = chains.get_key_value(REFUSE);
+            judging.map(|chain| (chain.0.clone(), alone(table, refuse.into_iter().chain([chain])))).collect()
+        };
+        self.family(family).each().into_iter().flat_map(of).collect()
+    }
+
     fn family(&self, family: Family) -> &Tables {
         match family {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
         }
     }
+}
+
+fn alone<'a>(table: &str, chains: impl Iterator<Item = (&'a String, &'a Vec<String>)> + Clone) -> String {
+    let declared: String = chains.clone().map(|(name, _)| format!(":{name} - [0:0]\n")).collect();
+    let rules = chains.flat_map(|(name, rules)| rules.iter().map(move |rule| format!("-A {name} {rule}\n")));
+    format!("*{table}\n{declared}{}COMMIT\n", rules.collect::<String>())
 }
 
 fn is_there(installed: &Installed, table: &str, wanted: &Chains, hooks: &[Hook]) -> bool {
@@ -152,59 +174,72 @@ enum Refusal {
     Reject,
 }
 
-fn tables(gate: &GatePolicy, family: Family) -> (Tables, Vec<SetDef>) {
+fn tables(gate: &GatePolicy, family: Family, refused: &BTreeSet<String>) -> (Tables, Vec<SetDef>) {
     let (lines, mut sets) = at_the_gate(gate.doors.iter().map(|door| &door.inbound), family);
     let behind = |door: &Door| !of_family(&door.pods, family).is_empty();
     let doors: Vec<_> = gate.doors.iter().zip(&lines).filter(|(door, _)| behind(door)).collect();
     let rejecting: Vec<_> = doors.iter().copied().filter(|(_, lines)| rejects(lines)).collect();
-    let mut tables = Tables {
-        mangle: chains(&doors, family, &names::pods(family), Refusal::Drop, &mut sets),
-        filter: chains(&rejecting, family, &names::rejecting(family), Refusal::Reject, &mut sets),
+    let everybody = Group { doors: &doors, all: names::pods(family), refusal: Refusal::Drop };
+    let rejected = Group { doors: &rejecting, all: names::rejecting(family), refusal: Refusal::Reject };
+    let end = (END, vec![ended(&everybody.all, "src")]);
+    let reject = |what: &str, with: &str| format!("{what}-j REJECT --reject-with {with}");
+    let refuse = (REFUSE, vec![reject("-p tcp ", "tcp-reset"), reject("", family.reject_with())]);
+    let tables = Tables {
+        mangle: chains(&everybody, end, family, refused, &mut sets),
+        filter: chains(&rejected, refuse, family, refused, &mut sets),
     };
-    if !tables.mangle.is_empty() {
-        tables.mangle.insert(END.to_owned(), vec![ended(&names::pods(family), "src")]);
-    }
-    if !tables.filter.is_empty() {
-        let reject = |what: &str, with: &str| format!("{what}-j REJECT --reject-with {with}");
-        let refuse = vec![reject("-p tcp ", "tcp-reset"), reject("", family.reject_with())];
-        tables.filter.insert(REFUSE.to_owned(), refuse);
-    }
     (tables, if doors.is_empty() { Vec::new() } else { sets })
+}
+
+/// Doors that one table has.
+struct Group<'a> {
+    doors: &'a [(&'a Door, &'a SideLines)],
+    /// The name of the set with all Pods behind them.
+    all: String,
+    refusal: Refusal,
 }
 
 fn rejects(lines: &SideLines) -> bool {
     lines.override_deny.iter().chain(&lines.deny).any(|line| line.reject)
 }
 
-/// The chains of one table, with the sets that say who is behind which door; `all`: the name of the one with everybody.
+/// The chains of one table, one that it has besides among them, with the sets that say who is behind which door.
 fn chains(
-    doors: &[(&Door, &SideLines)],
+    group: &Group<'_>,
+    besides: (&str, Vec<String>),
     family: Family,
-    all: &str,
-    refusal: Refusal,
+    refused: &BTreeSet<String>,
     sets: &mut Vec<SetDef>,
 ) -> Chains {
-    if doors.is_empty() {
-        return Chains::new();
-    }
     let mut judging: BTreeMap<String, (Vec<String>, BTreeSet<IpAddr>)> = BTreeMap::new();
-    for (door, lines) in doors {
-        let rules = rules(door, lines, refusal);
+    for (door, lines) in group.doors {
+        let mut rules = rules(door, lines, group.refusal);
+        if refused.contains(&names::of_rules(&rules)) {
+            // What cannot reject is dropped by the other table.
+            if group.refusal == Refusal::Reject {
+                continue;
+            }
+            rules = default(door);
+        }
         let (_, pods) = judging.entry(names::of_rules(&rules)).or_insert((rules, BTreeSet::new()));
         pods.extend(of_family(&door.pods, family));
     }
+    if judging.is_empty() {
+        return Chains::new();
+    }
     let everybody = judging.values().flat_map(|(_, pods)| pods).copied().collect();
-    sets.push(set(family, all.to_owned(), &everybody));
+    sets.push(set(family, group.all.clone(), &everybody));
     for (chain, (_, pods)) in &judging {
         sets.push(set(family, names::judged_by(family, chain), pods));
     }
     let leading = |chain: &String| format!("-m set --match-set {} dst -g {chain}", names::judged_by(family, chain));
-    // A Pod that goes from one chain to another is for a moment in none.
+    // Nobody is in the set of all and in no other; if so, then by somebody else's doing.
     let leading = judging.keys().map(leading).chain(["-j DROP".to_owned()]).collect();
     let mut chains = Chains::from([
         (DOORS.to_owned(), leading),
-        (names::ENTRY.to_owned(), entry(all)),
+        (names::ENTRY.to_owned(), entry(&group.all)),
         (names::ITSELF.to_owned(), itself(&everybody)),
+        (besides.0.to_owned(), besides.1),
     ]);
     let text: Vec<String> = chains.values().flatten().cloned().collect();
     chains.insert(names::fingerprint(&text.join("\n")), Vec::new());
@@ -260,8 +295,11 @@ fn rules(door: &Door, lines: &SideLines, refusal: Refusal) -> Vec<String> {
             rules.extend(matches.into_iter().map(|matching| format!("{matching} {target}")));
         }
     }
-    if door.state == Enforcement::Full {
-        rules.push("-j DROP".to_owned());
-    }
+    rules.extend(default(door));
     rules
+}
+
+/// What becomes of what no rule hits.
+fn default(door: &Door) -> Vec<String> {
+    (door.state == Enforcement::Full).then(|| "-j DROP".to_owned()).into_iter().collect()
 }

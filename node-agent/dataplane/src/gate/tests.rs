@@ -67,7 +67,7 @@ fn fate(policies: &[NetnsPolicy], probe: &Probe) -> Fate {
     let found = Kernel::load_gate(&RenderedGate::of(&gate), Family::V4).gate_fate(probe);
     if probe.state == "NEW" && (probe.syn || probe.translated) && probe.packet.src != probe.packet.dst {
         let local = if probe.local { BTreeSet::from([probe.packet.src]) } else { BTreeSet::new() };
-        let blocks = gate.judge(&probe.packet, &local).is_some_and(|judgement| judgement.blocks);
+        let blocks = gate.judge(&local).judge(&probe.packet).is_some_and(|judgement| judgement.blocks);
         assert_eq!(found != Fate::Passed, blocks, "{probe:?}");
     }
     found
@@ -155,12 +155,27 @@ fn who_is_rejected_is_told_so_unless_it_is_the_node_itself() {
 }
 
 #[test]
+fn rules_that_a_kernel_refuses_close_their_pods_and_no_others() {
+    let mut odd = web(DB);
+    odd.inbound.allow.push(entry(hosts(Some("p-1"), &[CLIENT]), &[443]));
+    let gate = GatePolicy::of([&web(WEB), &odd]);
+    let chains = RenderedGate::of(&gate).judging(Family::V4);
+    let refused: BTreeSet<String> =
+        chains.iter().filter(|(_, text)| text.contains("--dport 443 ")).map(|(name, _)| name.clone()).collect();
+    assert_eq!(refused.len(), 1);
+    let kernel = Kernel::load_gate(&RenderedGate::without(&gate, &refused), Family::V4);
+    let to = |dst| kernel.gate_fate(&Probe { translated: true, ..Probe::new(packet(CLIENT, dst, 80)) });
+    assert_eq!((to(WEB), to(DB)), (Fate::Passed, Fate::Dropped));
+}
+
+#[test]
 fn an_address_that_two_pods_claim_is_nobodys() {
     let mut other = web(WEB);
     other.inbound.allow.clear();
     let gate = GatePolicy::of([&web(WEB), &other]);
     for src in [CLIENT, NODE] {
-        let blocks = gate.judge(&packet(src, WEB, 8080), &BTreeSet::from([ip(NODE)])).map(|judged| judged.blocks);
+        let judge = gate.judge(&BTreeSet::from([ip(NODE)]));
+        let blocks = judge.judge(&packet(src, WEB, 8080)).map(|judged| judged.blocks);
         assert_eq!(blocks, Some(true), "{src}");
     }
 }
