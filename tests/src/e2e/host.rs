@@ -129,7 +129,7 @@ pub async fn a_node_in_full_is_open_where_it_must_be(lab: Lab) -> Result<Outcome
     ran?;
     await_said(&lab, NODE, None).await?;
     await_sees(&lab, open).await?;
-    ensure!(kernel::ours(&netns(&lab, NODE))?.is_empty(), "rules are left on an Idle node");
+    ensure!(!has_rules(&netns(&lab, NODE))?, "rules are left on an Idle node");
     lab.delete("v1", "Namespace", None, NAME).await?;
     for (kind, name) in [("RuleSet", NAME), ("IPList", NAME), ("ContainerWorkloadProfile", NAME)] {
         lab.delete(OURS, kind, None, name).await?;
