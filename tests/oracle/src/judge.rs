@@ -155,7 +155,7 @@ fn end(world: &World, party: &Party) -> Option<End> {
             world.nodes.get(name)?;
             let holder = Holder::Node(name.clone());
             let labels = world.labels_of(&holder);
-            // Nodes have no rules of their own yet: Idle. A provider's master is nobody's.
+            // Nobody asks for a state of a node in this world: Idle. A provider's master is nobody's.
             let state = if world.node_is_workload(name) { State::Managed(PolicyState::Idle) } else { State::External };
             let known = Known { holder, labels, addresses: world.addresses_of_node(name) };
             Some(End { state, known, pod: None, node: Some(name.clone()), certain: true })

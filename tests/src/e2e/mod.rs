@@ -11,6 +11,7 @@ mod flows;
 mod git;
 mod git_access;
 mod git_owned;
+mod host;
 mod lifecycle;
 mod off;
 mod outage;
@@ -83,6 +84,9 @@ pub fn cases() -> Vec<Case> {
         case!(delivery::flux_delivers_the_example),
         case!(placement::the_container_cluster_says_what_was_found),
         case!(placement::host_network_pods_follow_their_node),
+        case!(host::a_node_in_full_is_open_where_it_must_be),
+        case!(host::a_node_policy_that_cuts_the_apiserver_is_taken_back),
+        case!(host::a_node_policy_that_cuts_pods_of_two_nodes_is_taken_back),
         case!(polling::nothing_is_listed_in_an_idle_minute),
         case!(ways::every_way_of_the_table),
         case!(essential::names_are_resolved_without_a_rule),

@@ -30,8 +30,8 @@ fn left(lab: &Lab, node: &str) -> Result<Option<String>> {
             return Ok(Some(format!("{}/{}: {line}", sandbox.namespace, sandbox.name)));
         }
     }
-    if let Some(line) = kernel::gate(&lab.bed.node_netns(node))?.first() {
-        return Ok(Some(format!("node{node}: {line}")));
+    if let Some(line) = kernel::ours(&super::host::netns(lab, &format!("node{node}")))?.first() {
+        return Ok(Some(format!("node{node} itself: {line}")));
     }
     let conflist = on_node(lab, node, &["cat", CONFLIST])?;
     Ok(conflist.contains("cven").then(|| format!("node{node}: the plugin is in {CONFLIST}")))

@@ -64,7 +64,7 @@ pub async fn host_network_pods_follow_their_node(lab: Lab) -> Result<Outcome> {
     lab.await_ready("ContainerWorkloadProfile", None, name).await?;
     lab.await_ready("RuleSet", None, name).await?;
 
-    // The namespace is in Full and no rule lets the outside in, but a node has no rules in this release.
+    // The namespace is in Full and no rule lets the outside in, but a node has no rules before its Workload has a state.
     lab.await_seen(&lab.bed.client_netns(), host, Seen::Open, SLOW).await?;
     let left = kernel::ours(&node_netns(&lab, 2))?;
     ensure!(left.is_empty(), "the node of a host-network Pod has rules of ours: {left:?}");

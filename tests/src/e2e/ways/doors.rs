@@ -65,6 +65,7 @@ pub async fn doors(lab: &Lab, bed: &Bed, places: &BTreeMap<String, Place>) -> Re
         (Target::HostPort, of_node("NODE2", [[host_ports[0], host_ports[2]], [host_ports[1], host_ports[3]]])?),
         (Target::ProbeByNodePort, Door::new(bed.address("NODE2")?, [probed_port(lab).await?; 2])),
         (Target::HostPod, Door::new(bed.address("NODE2")?, HOST_NETWORK_PORTS)),
+        (Target::Node, Door::new(bed.address("NODE1")?, HOST_NETWORK_PORTS)),
         (Target::Outside, Door::new(bed.address("EXT")?, PORTS)),
         // Only its IPv4 address is dialled.
         (Target::Dns, Door { addresses: [dns; 2], tcp: [53; 2], udp: [53; 2] }),

@@ -75,9 +75,13 @@ pub fn pods() -> Vec<Value> {
         .into();
     let mut host = listening(SERVERS, "host", "server", "node2", &HOST_NETWORK_PORTS);
     host["spec"]["hostNetwork"] = json!(true);
+    let mut node = listening(SERVERS, "node", "server", "node1", &HOST_NETWORK_PORTS);
+    node["spec"]["hostNetwork"] = json!(true);
+    node["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
     vec![
         server,
         host,
+        node,
         listening(SERVERS, "small-mtu", "server", "node2", &PORTS[..1]),
         listening(SERVERS, "redirect", "server", "node2", &[PROXY_PORT]),
         listening(SERVERS, "rejecting", "rejecting", "node2", &PORTS),
@@ -263,6 +267,7 @@ pub fn policy(outside: [IpAddr; 2]) -> [Value; 2] {
         reject,
         rule("outside", vec![clients()], listed(), usual()),
         rule("host-network", vec![clients()], hosts(), allowed(HOST_NETWORK_PORTS[0], HOST_NETWORK_PORTS[1])),
+        rule("node", vec![listed()], hosts(), allowed(HOST_NETWORK_PORTS[0], HOST_NETWORK_PORTS[1])),
         rule("host-ports", vec![clients()], hosts(), allowed(HOST_PORTS[0].0, HOST_PORTS[1].0)),
     ];
     [list, rule_set(CLIENTS, &rules)]

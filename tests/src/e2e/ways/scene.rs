@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::super::dual_stack::both;
+use super::super::host;
 use super::bed::{self, Bed, Listeners, SMALL_MTU};
 use super::doors::{Door, doors};
 use super::objects::{self, CLIENTS, EXTERNAL_IPS, PROBE_PORTS, SERVERS};
@@ -236,6 +237,7 @@ impl Scene {
 /// When it cannot be made so.
 pub async fn restore(lab: &Lab) -> Result<()> {
     Bed::new(lab)?.restore()?;
+    host::ask(lab, "node1", "Idle").await?;
     lab.apply(&external_ranges(&[])).await.map(drop)
 }
 
@@ -247,10 +249,12 @@ pub async fn enforce(lab: &Lab, phase: Phase) -> Result<()> {
     let state = |full| if full { "Full" } else { "VisibilityOnly" };
     lab.apply(&profile(CLIENTS, state(phase.consumers), &["client", "stranger"])).await?;
     lab.apply(&profile(SERVERS, state(phase.providers), &["server", "rejecting", "probed"])).await?;
+    // The node that is dialled itself: no other row's.
+    host::ask(lab, "node1", if phase.providers { "Full" } else { "Idle" }).await?;
     for space in [CLIENTS, SERVERS] {
         lab.await_ready("ContainerWorkloadProfile", None, space).await?;
     }
-    Ok(())
+    host::await_said(lab, "node1", phase.providers.then_some("InForce")).await.map(drop)
 }
 
 fn external_ranges(addresses: &[&str]) -> Value {

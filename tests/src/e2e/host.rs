@@ -1,0 +1,321 @@
+//! The node's own traffic: what passes a node in Full, and policies that are taken back.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::{Outcome, agent};
+use crate::kernel::{self, in_netns};
+use crate::lab::{Lab, SLOW};
+use crate::manifests::{OURS, namespace, pod, profile, rule_set};
+use crate::probe::{self, Seen};
+use crate::wait;
+
+/// The node whose own traffic gets a policy: none of the control plane.
+const NODE: &str = "node3";
+/// A failsafe port, one that a rule opens, and one that nothing does.
+const PORTS: [u16; 3] = [28022, 28080, 28081];
+/// The port of a tunnel that nobody knows as one: no policy counts it as essential.
+const TUNNEL_PORT: &str = "28789";
+/// Within so long what a policy has cut must work again.
+const TAKEN_BACK: Duration = Duration::from_secs(10);
+/// How long a policy that was taken back is watched for a second try.
+const HELD: Duration = Duration::from_secs(4);
+/// Name of what a test makes.
+const NAME: &str = "ho-node";
+
+/// The network namespace of a part of the test bed.
+pub fn netns(lab: &Lab, part: &str) -> PathBuf {
+    PathBuf::from(format!("/run/netns/rf-{}-{part}", lab.bed.name()))
+}
+
+fn address(lab: &Lab, part: &str) -> Result<IpAddr> {
+    let addresses = lab.bed.addresses()?;
+    addresses
+        .get(&format!("{part}_ADDRESS"))
+        .with_context(|| format!("no address of {part}"))?
+        .parse()
+        .context("it is none")
+}
+
+/// Asks for a state of a node's own traffic.
+pub async fn ask(lab: &Lab, node: &str, state: &str) -> Result<()> {
+    let spec = json!({"policyState": state});
+    lab.apply(&json!({"apiVersion": OURS, "kind": "Workload", "metadata": {"name": node}, "spec": spec}))
+        .await
+        .map(drop)
+}
+
+/// The condition that tells of a node's own policy: its reason and message.
+async fn said(lab: &Lab, node: &str) -> Result<Option<(String, String)>> {
+    let object = lab.ours("NodePolicy", node).await?.context("there is no NodePolicy")?;
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let host = conditions.into_iter().find(|condition| condition["type"] == "HostPolicy");
+    let text = |condition: &Value, field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+    Ok(host.map(|condition| (text(&condition, "reason"), text(&condition, "message"))))
+}
+
+/// Awaits a reason, or that nothing is said any more; gives the message.
+pub async fn await_said(lab: &Lab, node: &str, reason: Option<&str>) -> Result<String> {
+    wait::until(&format!("{node} to say {reason:?} of its own policy"), SLOW, || async {
+        match said(lab, node).await? {
+            now if now.as_ref().map(|(reason, _)| reason.as_str()) == reason => {
+                Ok(Some(now.map(|(_, message)| message).unwrap_or_default()))
+            }
+            now => bail!("it says {now:?}"),
+        }
+    })
+    .await
+}
+
+/// Something that listens on a node, until it is dropped.
+struct Listener(Child);
+
+impl Listener {
+    fn on(lab: &Lab, node: &str, port: u16) -> Result<Self> {
+        let child = Command::new("nsenter")
+            .arg(format!("--net={}", netns(lab, node).display()))
+            .arg(lab.bed.bin()?.join("agnhost"))
+            .args(["netexec", &format!("--http-port={port}"), "--udp-port=-1"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        child.map(Self).context("failed to start a listener on a node")
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // It may have ended by itself, and then there is nothing to do.
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+/// Settings of the cluster that this test needs; without a spec nothing tells any more that somebody has written to it.
+async fn cluster(lab: &Lab, spec: Option<Value>) -> Result<()> {
+    let mut object = json!({"apiVersion": OURS, "kind": "ContainerCluster", "metadata": {"name": "this"}});
+    if let Some(spec) = spec {
+        object["spec"] = spec;
+    }
+    lab.apply(&object).await.map(drop)
+}
+
+/// What the client outside sees of the three ports.
+fn sees(lab: &Lab, expected: [Seen; 3]) -> Result<()> {
+    let node = address(lab, "NODE3")?;
+    let seen = PORTS.map(|port| probe::tcp(&lab.bed.client_netns(), SocketAddr::new(node, port)));
+    let seen = seen.into_iter().collect::<std::io::Result<Vec<_>>>()?;
+    ensure!(seen == expected, "the ports {PORTS:?} of {NODE} are {seen:?}, expected {expected:?}");
+    Ok(())
+}
+
+async fn await_sees(lab: &Lab, expected: [Seen; 3]) -> Result<()> {
+    wait::until("the ports of a node", SLOW, || std::future::ready(sees(lab, expected).map(Some))).await
+}
+
+/// A node in Full: its failsafe port and what a rule opens pass, anything else does not; the node stays Ready and its Pods too. It
+/// stays so without its agent, and nothing is left once it is turned off, or Idle again.
+pub async fn a_node_in_full_is_open_where_it_must_be(lab: Lab) -> Result<Outcome> {
+    let _listeners = PORTS.map(|port| Listener::on(&lab, NODE, port)).into_iter().collect::<Result<Vec<_>>>()?;
+    let open = [Seen::Open; 3];
+    await_sees(&lab, open).await?;
+    let ran = in_full(&lab).await;
+    ask(&lab, NODE, "Idle").await?;
+    cluster(&lab, None).await?;
+    ran?;
+    await_said(&lab, NODE, None).await?;
+    await_sees(&lab, open).await?;
+    ensure!(!has_rules(&netns(&lab, NODE))?, "rules are left on an Idle node");
+    lab.delete("v1", "Namespace", None, NAME).await?;
+    for (kind, name) in [("RuleSet", NAME), ("IPList", NAME), ("ContainerWorkloadProfile", NAME)] {
+        lab.delete(OURS, kind, None, name).await?;
+    }
+    Ok(Outcome::Passed)
+}
+
+async fn in_full(lab: &Lab) -> Result<()> {
+    let full = [Seen::Open, Seen::Open, Seen::Dropped];
+    let client = lab.bed.addresses()?.get("EXT_ADDRESS").context("no EXT_ADDRESS")?.clone();
+    lab.apply(&json!({"apiVersion": OURS, "kind": "IPList", "metadata": {"name": NAME}, "spec": {"ranges": [client]}}))
+        .await?;
+    let opened = json!({
+        "name": "client-to-nodes", "consumers": [{"ipList": NAME}], "providers": [{"containerHosts": true}],
+        "services": [{"protocol": "TCP", "port": PORTS[1]}],
+    });
+    lab.apply(&rule_set(NAME, &[opened])).await?;
+    cluster(lab, Some(json!({"failsafePorts": [{"protocol": "TCP", "port": PORTS[0]}]}))).await?;
+    ask(lab, NODE, "Full").await?;
+    await_said(lab, NODE, Some("InForce")).await?;
+    await_sees(lab, full).await?;
+    // A Pod starts and is probed, and is reached over the Pod network.
+    lab.apply(&namespace(NAME)).await?;
+    lab.apply(&profile(NAME, "Idle", &["server"])).await?;
+    for (name, node) in [("here", NODE), ("there", "node2")] {
+        lab.apply(&pod(NAME, name, "server", Some(node))).await?;
+    }
+    let here = SocketAddr::new(crate::lab::pod_ip(&lab.await_pod(NAME, "here").await?)?, 8080);
+    lab.await_pod(NAME, "there").await?;
+    lab.await_seen(&lab.netns(NAME, "there")?, here, Seen::Open, SLOW).await?;
+    // Nobody keeps the rules but the kernel; the next agent writes none.
+    let killed = agent::Killed::now(lab, "3").await?;
+    sees(lab, full)?;
+    wait::until("the next agent", SLOW, || async { Ok(killed.is_back(lab).then_some(())) }).await?;
+    sees(lab, full)?;
+    await_said(lab, NODE, Some("InForce")).await?;
+    lab.await_ready("NodePolicy", None, NODE).await?;
+    lab.await_ready("RuleSet", None, NAME).await?;
+    sees(lab, full)?;
+    // Suspended, the node itself is as if nothing had been.
+    cluster(lab, Some(json!({"failsafePorts": [{"protocol": "TCP", "port": PORTS[0]}], "enforcement": "Suspended"})))
+        .await?;
+    await_sees(lab, [Seen::Open; 3]).await?;
+    wait::until("a node without rules of ours", SLOW, || async {
+        let left = kernel::ours(&netns(lab, NODE))?;
+        if left.is_empty() { Ok(Some(())) } else { bail!("{left:?}") }
+    })
+    .await?;
+    cluster(lab, Some(json!({"failsafePorts": [{"protocol": "TCP", "port": PORTS[0]}]}))).await?;
+    await_sees(lab, full).await
+}
+
+/// A tunnel between the node and node2, by a port that nobody knows as one, and what the node sends through it.
+struct Tunnel {
+    ends: [PathBuf; 2],
+    routes: Vec<String>,
+}
+
+impl Tunnel {
+    /// Through it go `destinations`, with the node's own address; node2 sends them on, and answers come back directly.
+    fn to_node2(lab: &Lab, destinations: &[String]) -> Result<Self> {
+        let ends = [netns(lab, NODE), netns(lab, "node2")];
+        let outer = [address(lab, "NODE3")?, address(lab, "NODE2")?];
+        // The node's end has the node's own address: what the node translates takes that of the device.
+        for (index, inner) in [format!("{}/32", outer[0]), "192.168.77.2/30".to_owned()].iter().enumerate() {
+            let (own, other) = (outer[index].to_string(), outer[1 - index].to_string());
+            let vxlan = ["type", "vxlan", "id", "77", "dstport", TUNNEL_PORT, "local", &own, "remote", &other];
+            in_netns(&ends[index], &[&["ip", "link", "add", "rftest"][..], &vxlan].concat())?;
+            in_netns(&ends[index], &["ip", "address", "add", inner, "dev", "rftest"])?;
+            in_netns(&ends[index], &["ip", "link", "set", "rftest", "mtu", "1400", "up"])?;
+        }
+        let before = |destination: &String| in_netns(&ends[0], &["ip", "route", "show", destination]);
+        let routes = destinations.iter().map(before).collect::<Result<Vec<_>>>()?;
+        let tunnel = Self { ends, routes };
+        let own = outer[0].to_string();
+        for destination in destinations {
+            let way = ["via", "192.168.77.2", "dev", "rftest", "onlink", "src", &own];
+            in_netns(&tunnel.ends[0], &[&["ip", "route", "replace", destination][..], &way].concat())?;
+        }
+        Ok(tunnel)
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        for end in &self.ends {
+            let _ = in_netns(end, &["ip", "link", "delete", "rftest"]);
+        }
+        for route in self.routes.iter().flat_map(|text| text.lines()) {
+            let words: Vec<&str> = route.split_whitespace().collect();
+            let _ = in_netns(&self.ends[0], &[&["ip", "route", "replace"][..], &words].concat());
+        }
+    }
+}
+
+/// Asks for Full, awaits that it is taken back, and that it is not tried again; `works` is what it cuts.
+async fn is_taken_back(lab: &Lab, works: impl Fn() -> Result<bool>, why: &str) -> Result<()> {
+    ensure!(works()?, "what the policy is to cut does not work");
+    ask(lab, NODE, "Full").await?;
+    let own = netns(lab, NODE);
+    wait::until("rules on the node itself", SLOW, || async { Ok(has_rules(&own)?.then_some(())) }).await?;
+    let begin = Instant::now();
+    wait::until("the rules to be taken back", TAKEN_BACK, || async { Ok((!has_rules(&own)?).then_some(())) }).await?;
+    ensure!(begin.elapsed() < TAKEN_BACK, "it took {:?}", begin.elapsed());
+    ensure!(works()?, "it does not work though the rules are gone");
+    let message = await_said(lab, NODE, Some("TakenBack")).await?;
+    ensure!(message.contains(why) && message.contains("not tried again until it changes"), "it says '{message}'");
+    let begin = Instant::now();
+    while begin.elapsed() < HELD {
+        ensure!(!has_rules(&own)?, "it is tried again");
+    }
+    Ok(())
+}
+
+fn has_rules(netns: &Path) -> Result<bool> {
+    Ok(in_netns(netns, &["iptables-nft-save", "-t", "mangle"])?.contains("RF-HOST-IN"))
+}
+
+/// A rule that lets the tunnel pass.
+fn tunnel_rule() -> Value {
+    let anyone = || json!([{"ipList": NAME}]);
+    let services = json!([{"protocol": "UDP", "port": TUNNEL_PORT.parse::<u16>().unwrap_or_default()}]);
+    let hosts = || json!([{"containerHosts": true}]);
+    rule_set(
+        NAME,
+        &[
+            json!({"name": "out", "consumers": hosts(), "providers": anyone(), "services": services}),
+            json!({"name": "in", "consumers": anyone(), "providers": hosts(), "services": services}),
+        ],
+    )
+}
+
+async fn opened(lab: &Lab) -> Result<()> {
+    let list =
+        json!({"apiVersion": OURS, "kind": "IPList", "metadata": {"name": NAME}, "spec": {"ranges": ["0.0.0.0/0"]}});
+    lab.apply(&list).await?;
+    lab.apply(&tunnel_rule()).await?;
+    await_said(lab, NODE, Some("InForce")).await.map(drop)
+}
+
+async fn clear(lab: &Lab) -> Result<()> {
+    ask(lab, NODE, "Idle").await?;
+    for kind in ["RuleSet", "IPList"] {
+        lab.delete(OURS, kind, None, NAME).await?;
+    }
+    await_said(lab, NODE, None).await.map(drop)
+}
+
+/// The node reaches the apiserver by a way that its policy closes: within seconds the policy is gone, which is said and stays so,
+/// until a rule opens the way.
+pub async fn a_node_policy_that_cuts_the_apiserver_is_taken_back(lab: Lab) -> Result<Outcome> {
+    let apiserver = address(&lab, "APISERVER")?;
+    let end = SocketAddr::new(apiserver, 6443);
+    let tunnel = Tunnel::to_node2(&lab, &[apiserver.to_string()])?;
+    let own = netns(&lab, NODE);
+    let works = || Ok(probe::tcp(&own, end)? == Seen::Open);
+    let ran = async {
+        is_taken_back(&lab, works, "the apiserver at").await?;
+        opened(&lab).await?;
+        ensure!(works()?, "the rule does not open the way");
+        Ok(())
+    }
+    .await;
+    drop(tunnel);
+    let cleared = clear(&lab).await;
+    ran.and(cleared).map(|()| Outcome::Passed)
+}
+
+/// The same with the way to another node's Pods.
+pub async fn a_node_policy_that_cuts_pods_of_two_nodes_is_taken_back(lab: Lab) -> Result<Outcome> {
+    let node = lab.get("v1", "Node", None, "node2").await?.context("there is no node2")?;
+    let cidr = node["spec"]["podCIDR"].as_str().context("it has no podCIDR")?.to_owned();
+    let tunnel = Tunnel::to_node2(&lab, &[cidr])?;
+    let bridge = in_netns(&netns(&lab, "node2"), &["ip", "-4", "-oneline", "address", "show", "dev", "cni0"])?;
+    let bridge = bridge.split_whitespace().skip_while(|word| *word != "inet").nth(1).context("cni0 has no address")?;
+    let bridge: IpAddr = bridge.split('/').next().unwrap_or_default().parse()?;
+    let own = netns(&lab, NODE);
+    let works = || Ok(crate::packets::echo(&own, bridge)? == Seen::Open);
+    let ran = async {
+        is_taken_back(&lab, works, "did not answer any more on the Pod network").await?;
+        opened(&lab).await?;
+        ensure!(works()?, "the rule does not open the way");
+        Ok(())
+    }
+    .await;
+    drop(tunnel);
+    let cleared = clear(&lab).await;
+    ran.and(cleared).map(|()| Outcome::Passed)
+}
