@@ -21,7 +21,7 @@ use crate::feed::pod_file::PodEntry;
 use crate::feed::{self, Change, Kind, Object, folder, kubernetes, pods};
 use crate::flows::usage;
 use crate::health::{Fault, Health};
-use crate::ledger::{self, Kept, Ledger};
+use crate::ledger::{self, Ledger};
 use crate::machine;
 use crate::netns::Location;
 use crate::off::Switch;
@@ -65,11 +65,12 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     }
     let (asks, chaining) = follow_cni(options)?;
     let outputs = Outputs { report, ledger: ledger_out, wanted: wanted_out, places: places_out, chaining };
-    let (found, readings) = found.map(|Kept { store, pods, readings }| ((store, pods), readings)).unzip();
+    let (found, kept) = found.map(|kept| ((kept.store, kept.pods), (kept.readings, kept.learned))).unzip();
+    let (readings, learned) = kept.unwrap_or_default();
     let (engine, arrivals) = Engine::new(View::new(found), backend, outputs);
     // One that cannot be read is as good as none: nobody starts until something is known.
     let before = Fallback::read(&options.state_dir().join(install::FALLBACK)).ok().flatten();
-    let engine = engine.remembering(readings.unwrap_or_default()).waiting(options.pod_start_wait(), before);
+    let engine = engine.remembering(readings).knowing(learned).waiting(options.pod_start_wait(), before);
     let switch = Switch::of(options.state_dir());
     let (turned, off) = watch::channel(switch.is_off());
     tokio::spawn(switch.follow(turned));
@@ -109,14 +110,15 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
     let (sandboxes_out, sandboxes) = unbounded_channel();
     let (report, mut reports) = watch::channel(Report::default());
     let (ledger, news) = watch::channel(None);
-    // Of what was kept only the rules that were read back count: objects are in the folder.
+    // Of what was kept only what is known of namespaces counts: objects are in the folder.
     let opened = options.state_dir.as_deref().map(|kept| {
         let (ledger, found, _) = Ledger::open(kept, node.as_deref().unwrap_or_default(), None, era(backend));
         let keeping = tokio::spawn(ledger::keep(ledger, news, watch::channel(Health::default()).0));
-        (found.unwrap_or_default().readings, keeping)
+        let found = found.unwrap_or_default();
+        ((found.readings, found.learned), keeping)
     });
-    let (readings, writer) = opened.unzip();
-    let readings = readings.unwrap_or_default();
+    let (kept, writer) = opened.unzip();
+    let (readings, learned) = kept.unwrap_or_default();
     // A folder is read whole.
     let (wanted, _) = watch::channel(feed::Wanted::default());
     let (places, _) = watch::channel(Vec::new());
@@ -126,7 +128,8 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
     let (engine, arrivals) =
         Engine::new(View::new(None), backend, Outputs { report, ledger, wanted, places, chaining });
     // A namespace lives on when its Pod was taken out of the file.
-    let engine = engine.releasing_departed().remembering(readings).waiting(options.pod_start_wait(), None);
+    let engine =
+        engine.releasing_departed().remembering(readings).knowing(learned).waiting(options.pod_start_wait(), None);
     let (_, off) = watch::channel(false);
     let missed = Arc::new(Notify::new());
     let inputs = Inputs { changes: changes_in, sandboxes, asks, off, missed, stop: stop.clone() };

@@ -39,6 +39,7 @@ mod lab;
 mod ledger;
 mod machine;
 mod memory;
+mod names;
 mod netfilter;
 mod netns;
 mod off;

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use ringfence_model::{Action, Direction, EndState, Protocol, Services};
 
+use crate::names::Names;
+
 /// The states that put rules into a network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Enforcement {
@@ -129,9 +131,9 @@ impl HostSet {
         Self { origins: BTreeSet::from([Origin::Prefixes(nets.clone())]), nets }
     }
 
-    /// Whether members may come and go while the rules stay: those of groups do.
+    /// Whether members may come and go while the rules stay: those of groups and names do.
     pub fn is_dynamic(&self) -> bool {
-        self.origins.iter().any(|origin| matches!(origin, Origin::PeerGroup(_)))
+        self.origins.iter().any(|origin| matches!(origin, Origin::PeerGroup(_) | Origin::Names(_)))
     }
 }
 
@@ -215,6 +217,8 @@ pub enum Origin {
     PeerGroup(String),
     /// An IP list's prefixes.
     Prefixes(Arc<Nets>),
+    /// What the Pod has learned of an IP list's names.
+    Names(Arc<Names>),
     /// Addresses of this node.
     Node,
     /// Resolvers.

@@ -145,7 +145,7 @@ impl Kernel {
         for chains in self.tables.values() {
             for rule in chains.values().flatten() {
                 for pair in rule.windows(2).filter(|pair| pair[0] == "-j" || pair[0] == "-g") {
-                    let builtin = ["RETURN", "DROP", "MARK", "CONNMARK", "REJECT"].contains(&pair[1].as_str());
+                    let builtin = ["RETURN", "DROP", "MARK", "CONNMARK", "REJECT", "NFLOG"].contains(&pair[1].as_str());
                     assert!(builtin || chains.contains_key(&pair[1]), "{rule:?} leads nowhere");
                 }
             }
@@ -194,6 +194,10 @@ impl Kernel {
         for rule in &chains[chain] {
             walk.looked_at += 1;
             let Some(target) = self.matches(rule, probe, walk) else { continue };
+            if target.starts_with(&["-j", "NFLOG"]) {
+                // A copy of it, which decides nothing.
+                continue;
+            }
             if let Some(comment) = comment_of(rule) {
                 walk.rule = Some(comment.to_owned());
             }
@@ -263,6 +267,7 @@ impl Kernel {
             ("--icmp-type", [text, ..]) => (icmp_is(text, icmp), 2),
             ("--tcp-flags", ["FIN,SYN,RST,ACK", "SYN", ..]) => (probe.syn, 3),
             ("--ctstate", [list, ..]) => (list.split(',').any(|state| state == probe.state), 2),
+            ("--ctdir", ["REPLY", ..]) => (true, 2),
             ("--ctorigsrc", [address, ..]) => (src.to_string() == **address, 2),
             ("--match-set", [name, dirs, ..]) => (self.in_set(name, dirs, &probe.packet), 3),
             ("--icmpv6-type", [text, ..]) => (icmp_is(text, icmp), 2),

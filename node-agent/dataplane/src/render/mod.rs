@@ -26,6 +26,9 @@
 //! A policy that rejects nothing does without table filter: its packets are looked at once less, and a kernel need not have
 //! REJECT.
 //!
+//! Where a Pod may connect to names, what its resolvers answer it is copied to who listens (NFLOG), and passes whether anybody
+//! does or not.
+//!
 //! Both families have the same chains; IPv6 lets discovery pass besides, of which conntrack knows nothing.
 
 mod direction;
@@ -45,6 +48,8 @@ use lines::Lines;
 pub const ENDED: u32 = 0x4000_0000;
 /// Bit of the packet mark, and of the conntrack mark, that asks table filter to reject.
 pub const REJECT: u32 = 0x2000_0000;
+/// The group of NFLOG that answers of resolvers are copied to, for whoever listens in the network namespace.
+pub const ANSWERS: u16 = 0x5246;
 /// How a rule ends that marks for rejection.
 const MARKS: &str = "-g RF-MARK";
 

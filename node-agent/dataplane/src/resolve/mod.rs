@@ -30,6 +30,7 @@ use crate::input::{LocalPod, ObjectStore, Profile};
 use crate::interest::Interest;
 use crate::policy::{Enforcement, NetnsPolicy};
 use classes::Classes;
+pub(crate) use classes::prefixes;
 use gather::Gatherer;
 use rules::{FiledRule, Rules};
 
