@@ -1,4 +1,4 @@
-//! IPList: named address ranges.
+//! IPList: named address ranges and domain names.
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::ObjectStatus;
 use crate::pattern;
 
-/// Named address ranges with exclusions.
+/// Named address ranges with exclusions, and domain names.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 #[kube(
     group = "ringfence.dev",
@@ -19,16 +19,12 @@ use crate::pattern;
     cel,
     shortname = "ipl",
     category = "ringfence",
-    doc = "IPList names address ranges, with exclusions.",
+    doc = "IPList names address ranges, with exclusions, and domain names.",
     printcolumn(name = "Ranges", type_ = "string", json_path = ".spec.ranges"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(
-    cel,
-    validation = Rule::new("!has(self.fqdns) || size(self.fqdns) == 0").message("names are not resolved yet: list addresses under ranges and leave fqdns empty")
-)]
 pub struct IpListSpec {
     /// Addresses (192.0.2.1), prefixes (192.0.2.0/24) or ranges (192.0.2.10-192.0.2.20). An empty list selects nothing.
     #[serde(default)]
@@ -38,8 +34,9 @@ pub struct IpListSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10000), inner(length(max = 93), regex(pattern = pattern::RANGE)))]
     pub exclusions: Vec<String>,
-    /// Domain names. Not resolved yet: must be empty.
+    /// Domain names (db.example.com), or one label and a name below it (*.example.com), for Allow rules towards them: what a
+    /// Pod may connect to is what its own resolver answers it, but for the exclusions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(length(max = 256), regex(pattern = pattern::NAME)))]
     pub fqdns: Vec<String>,
 }

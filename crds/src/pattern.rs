@@ -26,6 +26,14 @@ macro_rules! v6_length {
     };
 }
 
+macro_rules! domain_label {
+    () => {
+        r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+    };
+}
+
+/// A domain name of at least two labels, with or without `*.` before it and a dot behind it.
+pub const NAME: &str = concat!(r"^(\*\.)?(", domain_label!(), r"\.)+[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.?$");
 /// A label dimension.
 pub const DIMENSION: &str = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$";
 /// A label value.

@@ -100,7 +100,7 @@ pub struct Subject {
     pub container_hosts: bool,
 }
 
-/// The other end of a rule. Exactly one field is set.
+/// The other end of a rule. Exactly one field is set, or `addresses` and `names` of one IP list.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Peer {
@@ -113,6 +113,20 @@ pub struct Peer {
     /// Prefixes of an IP list, exclusions already taken out. Present and empty means none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addresses: Option<Vec<String>>,
+    /// Names of an IP list; only of an outbound Allow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<PeerNames>,
+}
+
+/// Addresses that a Pod's own resolvers answer to it for one of these names.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerNames {
+    /// The names, with or without `*.` before them. Empty means none.
+    pub fqdns: Vec<String>,
+    /// Prefixes that they open nothing in: the list's exclusions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
 }
 
 /// A conjunction over dimensions. Empty selects every managed workload.

@@ -22,7 +22,7 @@ use crate::feed::{self, Change, Kind, Object, folder, kubernetes, pods};
 use crate::flows::usage;
 use crate::health::{Fault, Health};
 use crate::host::{self, Apiserver};
-use crate::ledger::{self, Kept, Ledger};
+use crate::ledger::{self, Ledger};
 use crate::machine;
 use crate::netns::{self, Cookie, Location};
 use crate::off::Switch;
@@ -67,17 +67,18 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     }
     let (asks, chaining) = follow_cni(options)?;
     let outputs = Outputs { report, ledger: ledger_out, wanted: wanted_out, places: places_out, chaining };
-    let (found, readings) = found.map(|Kept { store, pods, readings }| ((store, pods), readings)).unzip();
+    let (found, kept) = found.map(|kept| ((kept.store, kept.pods), (kept.readings, kept.learned))).unzip();
+    let (readings, learned) = kept.unwrap_or_default();
     let (engine, arrivals) = Engine::new(View::new(found), backend, outputs);
     // One that cannot be read is as good as none: nobody starts until something is known.
     let before = Fallback::read(&options.state_dir().join(install::FALLBACK)).ok().flatten();
-    let readings = readings.unwrap_or_default();
     let apiserver = match &options.apiserver {
         Some(apiserver) => apiserver.clone(),
         None => kubernetes::apiserver().await.context("find the apiserver")?,
     };
     let node = follow_node(options, Backend::of_node()?, &readings, Some(options.state_dir()), Some(apiserver));
-    let engine = engine.remembering(readings).waiting(options.pod_start_wait(), before).with_node(node);
+    let engine =
+        engine.remembering(readings).knowing(learned).waiting(options.pod_start_wait(), before).with_node(node);
     let engine = match options.gate()? {
         Some(gate) => engine.with_gate(gate),
         None => engine.dismissing_gate(),
@@ -143,14 +144,15 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
     let (sandboxes_out, sandboxes) = unbounded_channel();
     let (report, mut reports) = watch::channel(Report::default());
     let (ledger, news) = watch::channel(None);
-    // Of what was kept only the rules that were read back count: objects are in the folder.
+    // Of what was kept only what is known of namespaces counts: objects are in the folder.
     let opened = options.state_dir.as_deref().map(|kept| {
         let (ledger, found, _) = Ledger::open(kept, node.as_deref().unwrap_or_default(), None, era(backend));
         let keeping = tokio::spawn(ledger::keep(ledger, news, watch::channel(Health::default()).0));
-        (found.unwrap_or_default().readings, keeping)
+        let found = found.unwrap_or_default();
+        ((found.readings, found.learned), keeping)
     });
-    let (readings, writer) = opened.unzip();
-    let readings = readings.unwrap_or_default();
+    let (kept, writer) = opened.unzip();
+    let (readings, learned) = kept.unwrap_or_default();
     // A folder is read whole.
     let (wanted, _) = watch::channel(feed::Wanted::default());
     let (places, _) = watch::channel(Vec::new());
@@ -162,7 +164,8 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
     // A namespace lives on when its Pod was taken out of the file.
     let host = follow_node(options, backend, &readings, options.state_dir.as_deref(), options.apiserver.clone());
     let engine =
-        engine.releasing_departed().remembering(readings).waiting(options.pod_start_wait(), None).with_node(host);
+        engine.releasing_departed().remembering(readings).knowing(learned).waiting(options.pod_start_wait(), None);
+    let engine = engine.with_node(host);
     let engine = match options.gate()? {
         Some(gate) => engine.with_gate(gate),
         None => engine,

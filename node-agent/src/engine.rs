@@ -3,6 +3,7 @@
 //!
 //! * [`channels`]: the ways to and from it.
 //! * [`guarding`]: the node's gate.
+//! * [`hearing`]: what Pods learn of names.
 //! * [`node`]: the node itself, whose network namespace somebody else keeps.
 //! * [`outlook`]: which groups are to be read.
 //! * [`starting`]: Pods that are about to start, and whether anything is enforced at all.
@@ -10,6 +11,7 @@
 
 mod channels;
 mod guarding;
+mod hearing;
 mod node;
 mod outlook;
 mod starting;
@@ -23,18 +25,20 @@ use std::time::Duration;
 use ringfence_cni::Fallback;
 use ringfence_crds::Revision;
 use ringfence_crds::names::MARKER;
-use ringfence_dataplane::{LocalPod, Resolution, Resolver};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use ringfence_dataplane::{Learned, LocalPod, Nets, Resolution, Resolver};
+use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::apply::{Done, Outcome};
 use crate::cni::Chaining;
 use crate::cni::admission::{Admissions, Knowledge};
+use crate::cri::Sandbox;
 use crate::feed::pods::{from_sandbox, sandbox_key};
 use crate::feed::{Change, Kind, Object};
 use crate::gate::{self, Gate};
 use crate::machine;
+use crate::names::{self, Heard, Hearing};
 use crate::netns::{self, Cookie};
 use crate::readings::Readings;
 use crate::sandboxes::Seen;
@@ -55,6 +59,8 @@ const PARALLEL: usize = 8;
 const INTERRUPTED: Duration = Duration::from_secs(6);
 /// What changed goes to disk this much later, together with what changes until then.
 const LEDGER_DELAY: Duration = Duration::from_secs(1);
+/// So much of what is heard of names waits to be taken in.
+const HEARD: usize = 256;
 /// For so long a Pod's start may wait for its rules, where nothing else is said.
 pub const POD_START_WAIT: Duration = Duration::from_secs(10);
 
@@ -81,6 +87,13 @@ pub struct Engine {
     own_cookie: Option<Cookie>,
     /// What an agent before this one has read back.
     remembered: Arc<BTreeMap<Cookie, Readings>>,
+    /// What Pods have learned of names before the agent began, by sandbox, until their sandboxes are seen.
+    learned_before: BTreeMap<String, Learned>,
+    /// In which prefixes no name opens anything.
+    reserved: Nets,
+    /// Where what is heard of names goes to, and comes from.
+    heard: Sender<Heard>,
+    heard_in: Receiver<Heard>,
     /// The namespace of the agent's own Pod.
     own_namespace: Option<String>,
     /// Whether rules are taken away from the namespace of a sandbox that is no longer listed. Not where a runtime takes
@@ -106,6 +119,7 @@ impl Engine {
     /// An engine, and where the work of its threads arrives.
     pub fn new(view: View, backend: Backend, outputs: Outputs) -> (Self, UnboundedReceiver<Finished>) {
         let (finished, arrivals) = unbounded_channel();
+        let (heard, heard_in) = channel(HEARD);
         let own_namespace = std::env::var("POD_NAMESPACE").ok();
         let engine = Self {
             view,
@@ -120,6 +134,10 @@ impl Engine {
             node: None,
             own_cookie: netns::current_cookie().ok(),
             remembered: Arc::default(),
+            learned_before: BTreeMap::new(),
+            reserved: Nets::default(),
+            heard,
+            heard_in,
             own_namespace,
             releases_departed: false,
             acknowledged: None,
@@ -172,6 +190,12 @@ impl Engine {
         Self { remembered: Arc::new(readings), ..self }
     }
 
+    /// The same, with what Pods have learned of names before.
+    #[must_use]
+    pub fn knowing(self, learned: BTreeMap<String, Learned>) -> Self {
+        Self { learned_before: learned, ..self }
+    }
+
     /// Runs until it is stopped.
     pub async fn run(mut self, mut inputs: Inputs, mut arrivals: UnboundedReceiver<Finished>) {
         self.off = *inputs.off.borrow_and_update();
@@ -206,6 +230,12 @@ impl Engine {
                     // What was read back there is to be remembered.
                     self.keep_at.get_or_insert(Instant::now() + LEDGER_DELAY);
                 }
+                Some(heard) = self.heard_in.recv() => {
+                    self.take_heard(heard);
+                    while let Ok(heard) = self.heard_in.try_recv() {
+                        self.take_heard(heard);
+                    }
+                }
                 () = sleep_until(self.wake_at) => {}
             }
             while let Ok(change) = inputs.changes.try_recv() {
@@ -226,6 +256,7 @@ impl Engine {
                 self.keep();
             }
             self.dispatch(now);
+            self.look_for_connections(now);
             let store = self.view.counts().then(|| self.view.store());
             self.admissions.settle(&Knowledge { store, slots: &self.slots, now });
             self.tell(now);
@@ -281,7 +312,7 @@ impl Engine {
                     slot.listed(sandbox);
                     slot
                 }
-                None => Slot::new(sandbox),
+                None => self.new_slot(sandbox),
             };
             self.slots.insert(id, slot);
         }
@@ -292,11 +323,22 @@ impl Engine {
             self.slots.extend(old);
         }
         self.forget_departed();
+        if self.sandboxes == Some(Ok(())) {
+            self.learned_before.clear();
+        }
         let places = self.slots.values().map(|slot| (slot.pod(), slot.sandbox.netns.clone()));
         self.outputs.places.send_replace(places.collect());
         // A bridge may have come with the first Pod.
         let addresses = std::mem::replace(&mut self.node_addresses, machine::addresses());
         self.listed() != before || self.node_addresses != addresses
+    }
+
+    fn new_slot(&mut self, sandbox: Sandbox) -> Slot {
+        let mut slot = Slot::new(sandbox);
+        if let Some(learned) = self.learned_before.remove(&slot.sandbox.id) {
+            slot.hearing = Hearing::remembering(learned, names::now());
+        }
+        slot
     }
 
     /// The sandboxes, whether nobody lists them any more, and whether nobody does yet.
@@ -308,10 +350,13 @@ impl Engine {
         self.view.forget_departed(self.slots.values().map(|slot| &slot.sandbox));
     }
 
-    fn take_finished(&mut self, finished: Finished) {
+    fn take_finished(&mut self, mut finished: Finished) {
         // A sandbox that has stopped in the meantime is nobody's concern any more.
         let Some(slot) = self.slots.get_mut(&finished.id) else { return };
         telling::log_finished(slot, &finished, self.view.store());
+        if let Some(ear) = finished.ear.take() {
+            slot.hearing.opened(&finished.id, ear, &self.heard, Instant::now());
+        }
         let looked = matches!(finished.result, Ok(Outcome { done: Done::CleanedUp | Done::Nothing, .. }));
         let (now, before) = (Instant::now(), slot.readings.clone());
         slot.finish(finished, now);
@@ -336,6 +381,7 @@ impl Engine {
             return;
         }
         let now = Instant::now();
+        self.reserved = names::reserved(self.view.store(), &self.node_addresses);
         let mut resolver = Resolver::new(self.view.store());
         for (_, slot) in self.slots.iter_mut().filter(|(id, _)| only.is_none_or(|only| only == *id)) {
             if slot.departed {
@@ -357,6 +403,7 @@ impl Engine {
             }
             // Our own Pods bring the rules of all others: they must not wait for them behind a closed door.
             let may_close = self.own_namespace.as_ref() != Some(&slot.sandbox.namespace);
+            let resolution = slot.hearing.fill(resolution, may_close, &self.reserved);
             slot.resolved(resolution, may_close, now);
         }
         if only.is_some() {
@@ -396,6 +443,7 @@ impl Engine {
                 backend: self.backend,
                 cookie: slot.cookie,
                 forbidden: self.own_cookie,
+                listens: slot.hearing.wants_ear(now),
                 remembered: self.remembered.clone(),
             };
             // Members are a few messages: to hand them to a thread would take longer.
@@ -419,6 +467,7 @@ impl Engine {
                 let _ = finished.send(done.unwrap_or_else(|panic| Finished {
                     id,
                     cookie: None,
+                    ear: None,
                     result: Err(format!("work in the network namespace: {panic}")),
                     took: Duration::ZERO,
                 }));

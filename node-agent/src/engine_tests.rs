@@ -19,6 +19,8 @@ use crate::report::Report;
 
 #[path = "engine_tests/admission.rs"]
 mod admission;
+#[path = "engine_tests/names.rs"]
+mod names;
 #[path = "engine_tests/node.rs"]
 mod node;
 #[path = "engine_tests/suspension.rs"]
@@ -57,11 +59,16 @@ impl Running {
 
     /// It has read nothing.
     fn start_blank(node: Option<Cookie>, readings: BTreeMap<Cookie, Readings>) -> Self {
-        Self::start_after(node, readings, None)
+        Self::start_after(node, readings, None, BTreeMap::new())
     }
 
-    /// The same after an agent that has left word for when there is none.
-    fn start_after(node: Option<Cookie>, readings: BTreeMap<Cookie, Readings>, before: Option<Fallback>) -> Self {
+    /// The same after an agent that has left word for when there is none, and what Pods have learned of names.
+    fn start_after(
+        node: Option<Cookie>,
+        readings: BTreeMap<Cookie, Readings>,
+        before: Option<Fallback>,
+        learned: BTreeMap<String, Learned>,
+    ) -> Self {
         let (changes, changes_in) = unbounded_channel();
         let (sandboxes, sandboxes_in) = unbounded_channel();
         let (report, reports) = watch::channel(Report::default());
@@ -72,7 +79,7 @@ impl Running {
         let (asks_out, asks) = unbounded_channel();
         let outputs = Outputs { report, ledger: ledger_out, wanted, places, chaining: Some(chaining_out) };
         let (engine, arrivals) = Engine::new(View::new(None), Backend::Nft, outputs);
-        let mut engine = engine.remembering(readings).waiting(Duration::from_millis(500), before);
+        let mut engine = engine.remembering(readings).knowing(learned).waiting(Duration::from_millis(500), before);
         engine.own_cookie = node;
         // The CNI configuration is always what it is to be.
         let (mut wanted, done) = (chaining.clone(), asks_out.clone());

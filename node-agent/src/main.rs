@@ -42,6 +42,7 @@ mod lab;
 mod ledger;
 mod machine;
 mod memory;
+mod names;
 mod netfilter;
 mod netns;
 mod off;

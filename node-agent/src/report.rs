@@ -56,6 +56,8 @@ pub struct Report {
     pub interruptions: Vec<String>,
     /// What is in force on the node itself.
     pub node: State,
+    /// What Pods do not learn of the names that they may connect to.
+    pub names: Vec<String>,
     /// Pods with rules of ours.
     pub pods_enforced: usize,
     /// Addresses of the node.
@@ -141,7 +143,8 @@ fn status(
     now: Timestamp,
 ) -> NodePolicyStatus {
     let faults = health.faults().map(|fault| &fault.message);
-    let problems = faults.chain(&report.stalled).chain(&report.problems).take(MOST_PROBLEMS).cloned().collect();
+    let said = report.stalled.iter().chain(&report.problems).chain(&report.names);
+    let problems = faults.chain(said).take(MOST_PROBLEMS).cloned().collect();
     NodePolicyStatus {
         observed_generation: report.node_generation,
         conditions: conditions(report)
@@ -234,7 +237,8 @@ fn host(report: &Report) -> Option<Said> {
 fn degraded(report: &Report, health: &Health) -> Said {
     let watches = report.interruptions.iter().map(|message| ("WatchInterrupted", message.as_str()));
     let faults = health.faults().map(|fault| (fault.reason, fault.message.as_str()));
-    let (reasons, messages): (Vec<_>, Vec<_>) = faults.chain(watches).unzip();
+    let names = report.names.iter().map(|message| ("NamesNotLearned", message.as_str()));
+    let (reasons, messages): (Vec<_>, Vec<_>) = faults.chain(watches).chain(names).unzip();
     let reason = reasons.first().copied().unwrap_or("AsExpected");
     Said { kind: "Degraded", status: !reasons.is_empty(), reason, message: messages.join("; ") }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::apply::{Done, Known, Outcome, Terms, Wanted};
 use crate::cri::Sandbox;
+use crate::names::{Ear, EarError, Hearing};
 use crate::netns::Cookie;
 use crate::readings::Readings;
 
@@ -61,6 +62,8 @@ pub struct Finished {
     pub id: String,
     /// The namespace, if it could be entered.
     pub cookie: Option<Cookie>,
+    /// An ear that was opened in it, or why not.
+    pub ear: Option<Result<Ear, EarError>>,
     /// What it holds now and what was done, or why that failed.
     pub result: Result<Outcome, String>,
     /// How long it took.
@@ -99,6 +102,8 @@ pub struct Slot {
     pub departed: bool,
     /// What its rules were when they were last read back.
     pub readings: Readings,
+    /// What it hears of names.
+    pub hearing: Hearing,
     wanted: Option<Wanted>,
     /// What its policy says, of which `wanted` and `stopgap` are what the Pod itself enforces.
     ruled: Ruled,
@@ -141,6 +146,7 @@ impl Slot {
             cookie: None,
             departed: false,
             readings: Readings::default(),
+            hearing: Hearing::default(),
             wanted: None,
             ruled: Ruled::default(),
             door: Door::NoGate,
@@ -266,6 +272,7 @@ impl Slot {
 
     /// Nothing is to be in force, whatever its policy says.
     pub fn suspend(&mut self, now: Instant) {
+        self.hearing.rest();
         self.resolved(Resolution::Unmanaged, false, now);
         self.suspended = true;
     }
@@ -294,6 +301,10 @@ impl Slot {
             }
             // What closes a Pod until its policy is tried again is cleaned up meanwhile.
             (None, true) | (Some(_), false) if self.may_clean_up(moment) => {
+                Job::CleanUp(std::mem::take(&mut self.known))
+            }
+            // Nothing else is to be done that an ear could be opened with.
+            (None, true) if self.hearing.wants_ear(moment.now) && !self.known.is_due() => {
                 Job::CleanUp(std::mem::take(&mut self.known))
             }
             _ => return None,
@@ -406,7 +417,8 @@ impl Slot {
         let stalls = self.incomplete.as_ref().map(|(since, _)| *since + PATIENCE);
         let cleans = [QUIET, OVERDUE].map(|wait| self.known.is_due().then_some(self.written_at + wait));
         let [quiet, overdue] = cleans;
-        [self.retry_at, stalls, quiet, overdue, self.admitted_until].into_iter().flatten().filter(|at| *at > now).min()
+        let others = [self.retry_at, stalls, quiet, overdue, self.admitted_until, self.hearing.deadline()];
+        others.into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// What went wrong, for people.

@@ -14,7 +14,7 @@ fn slot() -> Slot {
 }
 
 fn finished(result: Result<Outcome, String>) -> Finished {
-    Finished { id: "s".to_owned(), cookie: None, result, took: Duration::ZERO }
+    Finished { id: "s".to_owned(), cookie: None, ear: None, result, took: Duration::ZERO }
 }
 
 fn outcome(known: Known, done: Done) -> Outcome {

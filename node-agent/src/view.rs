@@ -343,9 +343,11 @@ fn remove(store: &mut ObjectStore, clusters: &mut BTreeMap<String, ClusterEntry>
 /// Of several ContainerClusters the oldest counts, as for the controller.
 fn choose_cluster(store: &mut ObjectStore, clusters: &BTreeMap<String, ClusterEntry>) -> bool {
     let oldest = clusters.iter().min_by_key(|(name, entry)| (entry.created, *name));
-    let chosen = oldest.map(|(_, entry)| entry.spec.clone());
-    let changed = store.cluster != chosen;
-    store.cluster = chosen;
+    let chosen = oldest.map(|(_, entry)| (entry.spec.clone(), entry.networks.clone()));
+    let (cluster, networks) = chosen.unzip();
+    let networks = networks.unwrap_or_default();
+    let changed = store.cluster != cluster || store.networks != networks;
+    (store.cluster, store.networks) = (cluster, networks);
     changed
 }
 

@@ -16,7 +16,7 @@ fn all(kind: Kind, objects: impl IntoIterator<Item = (String, Object)>) -> Chang
 
 fn confirmed(epoch: i64) -> Change {
     let spec = ContainerClusterSpec { policy_epoch: Some(epoch), ..ContainerClusterSpec::default() };
-    Change::Put { name: "this".to_owned(), object: Object::Cluster(ClusterEntry { created: 1, spec }) }
+    Change::Put { name: "this".to_owned(), object: Object::Cluster(ClusterEntry::new(1, spec, None)) }
 }
 
 /// A view that has read everything, closed by revision 0.`number`.

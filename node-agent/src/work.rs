@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::apply::{Followed, Outcome, apply, clean_up, follow_members};
+use crate::names::{Ear, EarError};
 use crate::netns::{self, Cookie, Location};
 use crate::readings::Readings;
 use crate::slot::{Finished, Job};
@@ -24,6 +25,8 @@ pub struct Work {
     pub cookie: Option<Cookie>,
     /// The namespace that is never to be touched.
     pub forbidden: Option<Cookie>,
+    /// Whether to open an ear for what resolvers answer.
+    pub listens: bool,
     /// What an agent before this one has read back, for a namespace that is entered for the first time.
     pub remembered: Arc<BTreeMap<Cookie, Readings>>,
 }
@@ -48,7 +51,7 @@ impl Work {
         match follow_members(&wanted, known) {
             Followed::Members(done) => {
                 let result = done.map_err(|error| error.to_string());
-                Ok(Finished { id: self.id.clone(), cookie: None, result, took: begun.elapsed() })
+                Ok(Finished { id: self.id.clone(), cookie: None, ear: None, result, took: begun.elapsed() })
             }
             Followed::NotAlone(known) => Err(Box::new(Job::Apply { wanted, known, terms })),
         }
@@ -58,15 +61,23 @@ impl Work {
     pub fn run(self, job: Job) -> Finished {
         let begun = Instant::now();
         let entered = netns::run_in(&self.location, |cookie| (cookie, self.work(cookie, job)));
-        let (cookie, result) = match entered {
-            Ok((cookie, result)) => (Some(cookie), result),
-            Err(error) => (None, Err(error.to_string())),
+        let (cookie, (result, ear)) = match entered {
+            Ok((cookie, done)) => (Some(cookie), done),
+            Err(error) => (None, (Err(error.to_string()), None)),
         };
-        Finished { id: self.id, cookie: cookie.filter(|_| result.is_ok()), result, took: begun.elapsed() }
+        Finished { id: self.id, cookie: cookie.filter(|_| result.is_ok()), ear, result, took: begun.elapsed() }
     }
 
-    fn work(&self, cookie: Cookie, job: Job) -> Result<Outcome, String> {
-        self.make_sure(cookie).map_err(|error| error.to_string())?;
+    fn work(&self, cookie: Cookie, job: Job) -> (Result<Outcome, String>, Option<Result<Ear, EarError>>) {
+        if let Err(error) = self.make_sure(cookie) {
+            return (Err(error.to_string()), None);
+        }
+        // Before the rules: who hears them has not missed anything.
+        let ear = self.listens.then(Ear::open);
+        (self.bring(cookie, job), ear)
+    }
+
+    fn bring(&self, cookie: Cookie, job: Job) -> Result<Outcome, String> {
         match job {
             Job::Apply { wanted, known, mut terms } => {
                 if terms.readings.is_empty() {
@@ -106,7 +117,8 @@ mod tests {
 
     fn work(location: Location) -> Work {
         let remembered = Arc::default();
-        Work { id: "s".to_owned(), location, backend: Backend::Nft, cookie: None, forbidden: None, remembered }
+        let (backend, listens) = (Backend::Nft, false);
+        Work { id: "s".to_owned(), location, backend, cookie: None, forbidden: None, listens, remembered }
     }
 
     /// What has to be left as it is.

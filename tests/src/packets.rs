@@ -214,7 +214,10 @@ pub fn resolves(netns: &Path, server: SocketAddr, tcp: bool, name: &str) -> io::
 }
 
 /// One question, with recursion desired (RFC 1035, 4.1).
-fn question(name: &str, v6: bool) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// When a label is too long.
+pub fn question(name: &str, v6: bool) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         bytes.push(u8::try_from(label.len()).map_err(io::Error::other)?);

@@ -344,7 +344,7 @@ fn check_shows_a_caret_below_every_problem() {
         "apiVersion: ringfence.dev/v1alpha1\nkind: IPList\nmetadata: {name: none}\n".to_owned(),
         // Schema, rules about fields, and what fields mean.
         object("IPList", "field", "{range: [10.0.0.0/8]}"),
-        object("IPList", "names", "{fqdns: [example.org]}"),
+        object("IPList", "names", "{fqdns: [example]}"),
         object("IPList", "bits", "{ranges: [10.0.0.1/8]}"),
         object("ServiceDefinition", "zero", "{ports: [{protocol: '0'}]}"),
         object("ContainerWorkloadProfile", "visible", "{managed: true, visibility: Off}"),

@@ -134,6 +134,8 @@ pub struct Parsed {
 pub struct LiveNames {
     /// Those that live in the cluster and are not from this source.
     pub keys: BTreeSet<ObjectKey>,
+    /// Those of the IPLists among them that have names.
+    pub lists_with_names: BTreeSet<String>,
 }
 
 /// Reads files (multi-document YAML; those that are not named `*.yaml` or `*.yml` are left out). Every problem of

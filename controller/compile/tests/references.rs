@@ -37,6 +37,34 @@ fn a_dangling_reference_is_told(#[case] block: &str, #[case] place: &str, #[case
     assert_only(&rule(block), place, fragment);
 }
 
+/// A name stands where a Pod connects to, and there only.
+#[rstest]
+#[case::deny("action: Deny, consumers: [{allWorkloads: true}], providers: [{ipList: x}]", &["b.yaml:7:85 error"], "cannot be blocked")]
+#[case::override_deny(
+    "action: OverrideDeny, consumers: [{allWorkloads: true}], providers: [{ipList: x}]",
+    &["b.yaml:7:93 error"],
+    "cannot be blocked"
+)]
+#[case::deny_from("action: Deny, consumers: [{ipList: x}], providers: [{allWorkloads: true}]", &["b.yaml:7:50 error"], "cannot be blocked")]
+#[case::from("consumers: [{ipList: x}], providers: [{allWorkloads: true}]", &["b.yaml:7:36 error"], "known by address")]
+#[case::to("consumers: [{allWorkloads: true}], providers: [{ipList: x}]", &[], "")]
+fn names_stand_where_a_pod_connects_to(#[case] sides: &str, #[case] expected: &[&str], #[case] fragment: &str) {
+    let list = object("IPList", "x", "  ranges: [192.0.2.0/24]\n  fqdns: [db.example.com]\n");
+    let rule = rule(&format!("  - {{name: a, {sides}, allServices: true}}\n"));
+    let found = all_problems(&[("a.yaml", &list), ("b.yaml", &rule)]);
+    assert_eq!(places(&found), expected, "{found:#?}");
+    assert!(found.iter().all(|problem| problem.message.contains(fragment)), "{found:#?}");
+    assert!(found.iter().all(|problem| problem.message.contains("list addresses under ranges")), "{found:#?}");
+
+    // The same list in the cluster, beside the commit.
+    let parsed = parse(&files(&[("b.yaml", &rule)]));
+    let live = LiveNames {
+        keys: [ObjectKey::cluster_wide(Kind::IpList, "x")].into(),
+        lists_with_names: ["x".to_owned()].into(),
+    };
+    assert_eq!(places(&check(&parsed, &live)), expected);
+}
+
 #[test]
 fn an_object_is_written_once() {
     let a = object("IPList", "a", "  ranges: []\n");
@@ -171,7 +199,7 @@ fn what_lives_in_the_cluster_or_is_merely_broken_does_not_dangle() {
     let text = rule("  - {name: a, consumers: [{ipList: x}], providers: [{workload: n}], allServices: true}\n");
     let parsed = parse(&files(&[("a.yaml", &text)]));
     let keys = [ObjectKey::cluster_wide(Kind::IpList, "x"), ObjectKey::cluster_wide(Kind::Workload, "n")];
-    assert_eq!(check(&parsed, &LiveNames { keys: keys.into() }), []);
+    assert_eq!(check(&parsed, &LiveNames { keys: keys.into(), ..LiveNames::default() }), []);
     let broken = object("IPList", "x", "  ranges: [nonsense]\n");
     let found = all_problems(&[("a.yaml", &text), ("b.yaml", &broken)]);
     assert_eq!(places(&found), ["a.yaml:7:64 warning", "b.yaml:5:12 error"], "{found:#?}");

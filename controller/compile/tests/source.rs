@@ -105,7 +105,10 @@ fn the_frame_of_an_object_is_checked(#[case] text: &str, #[case] place: &str, #[
     "6:16",
     "the lower one first"
 )]
-#[case::fqdn("IPList", "  fqdns: [example.org]\n", "5:10", "names are not resolved yet")]
+#[case::one_label("IPList", "  fqdns: [localhost]\n", "5:11", "write a whole domain name such as db.example.com")]
+#[case::top_level("IPList", "  fqdns: ['*.com']\n", "5:11", "write a whole domain name such as db.example.com")]
+#[case::letters("IPList", "  fqdns: [bücher.example]\n", "5:11", "in their ASCII form (xn--…)")]
+#[case::no_name("IPList", "  fqdns: [a.example.com., 192.0.2.1]\n", "5:27", "addresses under ranges")]
 #[case::state_word(
     "ContainerWorkloadProfile",
     "  managed: true\n  policyState: Fulll\n",
@@ -256,7 +259,7 @@ fn a_rule_repeats_no_error_but_hides_none() {
 /// Each mistake shows up beside the other ones, and none of them twice.
 #[rstest]
 #[case::other_field("IPList", "  ranges: [10.0.0.1/8]\n  exclusions: 5\n", &["5:12", "6:15"])]
-#[case::rule_about_all("IPList", "  fqdns: [example.org]\n  ranges: [10.0.0.1/8]\n", &["5:10", "6:12"])]
+#[case::name("IPList", "  fqdns: [example]\n  ranges: [10.0.0.1/8]\n", &["5:11", "6:12"])]
 #[case::parts_of_a_port("ServiceDefinition", "  ports: [{protocol: '300', port: 0}]\n", &["5:22", "5:35"])]
 #[case::rule_within(
     "ContainerWorkloadProfile",

@@ -45,6 +45,15 @@ impl Live {
         let stays = |key: &ObjectKey, object: &DynamicObject| !prunes || !(labelled(object) || owned.contains(key));
         self.0.iter().filter(|(key, object)| stays(key, object)).map(|(key, _)| key.clone()).collect()
     }
+
+    /// The IPLists of these that have names.
+    pub(super) fn lists_with_names(&self, keys: &BTreeSet<ObjectKey>) -> BTreeSet<String> {
+        let named = |key: &&ObjectKey| {
+            let names = self.get(key).and_then(|object| object.data.pointer("/spec/fqdns")?.as_array());
+            key.kind == Kind::IpList && names.is_some_and(|names| !names.is_empty())
+        };
+        keys.iter().filter(named).map(|key| key.name.clone()).collect()
+    }
 }
 
 async fn list(client: &Client, kind: Kind) -> Result<Vec<(ObjectKey, DynamicObject)>, kube::Error> {
@@ -88,5 +97,19 @@ mod tests {
         let beside = |prunes| live.beside_commit("team.policy", &owned, prunes);
         assert_eq!(beside(true), BTreeSet::from(["free", "theirs"].map(list)));
         assert_eq!(beside(false), BTreeSet::from(["free", "theirs", "ours", "unlabelled"].map(list)), "it is kept");
+    }
+
+    #[test]
+    fn lists_with_names_are_told_from_others() {
+        let object = |name: &str, fqdns: &[&str]| {
+            let object = json!({ "apiVersion": "ringfence.dev/v1alpha1", "kind": "IPList",
+                "metadata": { "name": name }, "spec": { "fqdns": fqdns } });
+            (list(name), serde_json::from_value(object).expect("an object"))
+        };
+        let live = Live(
+            [object("named", &["a.example.com"]), object("other", &["b.example.com"]), object("plain", &[])].into(),
+        );
+        let asked = BTreeSet::from(["named", "plain", "gone"].map(list));
+        assert_eq!(live.lists_with_names(&asked), BTreeSet::from(["named".to_owned()]));
     }
 }

@@ -133,7 +133,8 @@ impl<'a> Attempt<'a> {
 
     /// Collects every problem; any error refuses the commit.
     fn check(&mut self, parsed: &Parsed, live: &Live, label: &str) -> Result<(), Refusal> {
-        let names = LiveNames { keys: live.beside_commit(label, &self.owned, self.repository.spec.prune) };
+        let keys = live.beside_commit(label, &self.owned, self.repository.spec.prune);
+        let names = LiveNames { lists_with_names: live.lists_with_names(&keys), keys };
         let mut problems = parsed.problems.clone();
         problems.extend(source::check(parsed, &names));
         problems.sort();

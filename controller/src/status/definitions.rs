@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use ringfence_crds::{IpListSpec, LabelGroupSpec, ObjectStatus, ServiceDefinitionSpec};
-use ringfence_model::{AddressSet, Dimension, LabelValue, PortMatch};
+use ringfence_model::{AddressSet, Dimension, LabelValue, NamePattern, PortMatch};
 
 use super::Ready;
 
@@ -30,14 +30,10 @@ pub fn status(
 
 /// What is wrong with an IPList.
 pub fn ip_list_problem(spec: &IpListSpec) -> Option<String> {
-    if let Some(name) = spec.fqdns.first() {
-        return Some(format!("'{name}' selects nothing: names are not resolved yet"));
-    }
-    spec.ranges
-        .iter()
-        .chain(&spec.exclusions)
-        .find_map(|range| AddressSet::parse(range).err())
-        .map(|error| error.to_string())
+    let mut ranges = spec.ranges.iter().chain(&spec.exclusions);
+    let range = ranges.find_map(|range| AddressSet::parse(range).err()).map(|error| error.to_string());
+    let name = || spec.fqdns.iter().find_map(|name| name.parse::<NamePattern>().err()).map(|error| error.to_string());
+    range.or_else(name)
 }
 
 /// What is wrong with a ServiceDefinition.
@@ -113,5 +109,8 @@ mod tests {
         assert_eq!(ip_list_problem(&list("192.0.2.0/24")), None);
         assert_eq!(ip_list_problem(&IpListSpec::default()), None, "empty is understood: it selects nothing");
         assert!(ip_list_problem(&list("192.0.2.1/24")).is_some());
+        let named = |name: &str| IpListSpec { fqdns: vec![name.to_owned()], ..IpListSpec::default() };
+        assert_eq!(ip_list_problem(&named("*.Example.com.")), None);
+        assert!(ip_list_problem(&named("bücher.example")).is_some_and(|text| text.contains("xn--")));
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod derive;
+pub mod domain;
 pub mod label;
 pub mod port;
 pub mod selector;
@@ -13,6 +14,7 @@ pub mod verdict;
 
 pub use address::{AddressSet, NetworkId, ParseAddressError};
 pub use derive::{DerivedLabels, DimensionRule, LabelMapping, LabelSource, ProfileLabels, Refusal, StringMap};
+pub use domain::{DomainName, InvalidName, NamePattern};
 pub use label::{Dimension, InvalidLabel, LabelValue, Labels};
 pub use port::{DISCOVERY, ParsePortError, PortMatch, Ports, Protocol, Services};
 pub use selector::{Constraint, Selector};

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use ringfence_crds::{
     AddressGroupSpec, ContainerClusterSpec, ContainerWorkloadProfileSpec, NodePolicySpec, PeerGroupSpec,
     WorkloadPolicySpec,
@@ -18,6 +19,8 @@ pub struct ObjectStore {
     pub node_policy: Option<NodePolicySpec>,
     /// The ContainerCluster; `None` means its defaults.
     pub cluster: Option<ContainerClusterSpec>,
+    /// The prefixes of the cluster's Pods and Services, as far as they are known: no name opens an address in them.
+    pub networks: BTreeSet<IpNet>,
     /// Profiles, by namespace.
     pub profiles: BTreeMap<String, Profile>,
     /// WorkloadPolicies, the marker among them.

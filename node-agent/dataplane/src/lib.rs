@@ -13,6 +13,7 @@
 //! * [`input`]: what the agent has read and knows about a Pod.
 //! * [`interest`]: which groups the agent has to read for that.
 //! * [`resolve`](mod@resolve): which rules apply to the Pod, and who their peers are, as a typed [`NetnsPolicy`].
+//! * [`names`]: names in IP lists, and what a Pod learns of them.
 //! * [`judge`]: what that policy does with a packet, written from the policy model and not from the rules.
 //! * [`render`](mod@render): the policy as text for iptables-restore and ipset.
 //! * [`sets`]: address sets, and how one revision's become the next one's.
@@ -29,6 +30,7 @@ pub mod host;
 pub mod input;
 pub mod interest;
 pub mod judge;
+pub mod names;
 pub mod policy;
 pub mod readback;
 pub mod render;
@@ -42,6 +44,7 @@ pub use family::Family;
 pub use input::{ContainerPort, LocalPod, ObjectStore, Profile};
 pub use interest::{Buckets, Interest};
 pub use judge::{Judgement, Packet};
+pub use names::{Answer, Learned, Names};
 pub use policy::{End, Enforcement, Entry, HostSet, Match, NetnsPolicy, Nets, Side};
 pub use readback::{Installed, Readback, removal, restoring_text};
 pub use render::{Rendered, render};

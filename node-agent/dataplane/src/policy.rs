@@ -13,6 +13,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use ringfence_model::{Action, Direction, EndState, Protocol, Services};
 
 use crate::chains::Place;
+use crate::names::Names;
 
 /// The states that put rules into a network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,9 +135,9 @@ impl HostSet {
         Self { origins: BTreeSet::from([Origin::Prefixes(nets.clone())]), nets }
     }
 
-    /// Whether members may come and go while the rules stay: those of groups do, and nodes with a gate.
+    /// Whether members may come and go while the rules stay: those of groups and names do, and nodes with a gate.
     pub fn is_dynamic(&self) -> bool {
-        self.origins.iter().any(|origin| matches!(origin, Origin::PeerGroup(_) | Origin::Gate))
+        self.origins.iter().any(|origin| matches!(origin, Origin::PeerGroup(_) | Origin::Names(_) | Origin::Gate))
     }
 }
 
@@ -220,6 +221,8 @@ pub enum Origin {
     PeerGroup(String),
     /// An IP list's prefixes.
     Prefixes(Arc<Nets>),
+    /// What the Pod has learned of an IP list's names.
+    Names(Arc<Names>),
     /// Addresses of this node.
     Node,
     /// Addresses of nodes whose gate judges what comes from them.

@@ -170,7 +170,7 @@ impl Kernel {
         for chains in self.tables.values() {
             for rule in chains.values().flatten() {
                 for pair in rule.windows(2).filter(|pair| pair[0] == "-j" || pair[0] == "-g") {
-                    let builtin = ["RETURN", "DROP", "MARK", "CONNMARK", "REJECT"].contains(&pair[1].as_str());
+                    let builtin = ["RETURN", "DROP", "MARK", "CONNMARK", "REJECT", "NFLOG"].contains(&pair[1].as_str());
                     assert!(builtin || chains.contains_key(&pair[1]), "{rule:?} leads nowhere");
                 }
             }
@@ -226,6 +226,10 @@ impl Kernel {
         for rule in &chains[chain] {
             walk.looked_at += 1;
             let Some(target) = self.matches(rule, probe, walk) else { continue };
+            if target.starts_with(&["-j", "NFLOG"]) {
+                // A copy of it, which decides nothing.
+                continue;
+            }
             if let Some(comment) = comment_of(rule) {
                 walk.rule = Some(comment.to_owned());
             }
@@ -299,6 +303,7 @@ impl Kernel {
             ("--src-type", ["LOCAL", ..]) => (probe.local, 2),
             ("-s", [address, ..]) => (src.to_string() == **address, 2),
             ("-d", [address, ..]) => (dst.to_string() == **address, 2),
+            ("--ctdir", ["REPLY", ..]) => (true, 2),
             ("--ctorigsrc", [address, ..]) => (src.to_string() == **address, 2),
             ("--match-set", [name, dirs, ..]) => (self.in_set(name, dirs, &probe.packet), 3),
             ("--icmpv6-type", [text, ..]) => (icmp_is(text, icmp), 2),

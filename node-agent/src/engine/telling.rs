@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ringfence_dataplane::ObjectStore;
+use ringfence_dataplane::{Learned, ObjectStore};
 use tokio::time::Instant;
 
 use super::{Engine, NodeSide, tell_if_other};
@@ -20,7 +20,12 @@ impl Engine {
         self.keep_at = None;
         if self.view.is_loaded() {
             let (store, pods) = (self.view.store().clone(), self.view.pods().clone());
-            self.outputs.ledger.send_replace(Some(Kept { store, pods, readings: self.readings() }));
+            self.outputs.ledger.send_replace(Some(Kept {
+                store,
+                pods,
+                readings: self.readings(),
+                learned: self.learned(),
+            }));
         }
     }
 
@@ -32,6 +37,13 @@ impl Engine {
         readings.extend(known.filter_map(|slot| Some((slot.cookie?, slot.readings.clone()))));
         readings.extend(self.node.as_ref().and_then(NodeSide::readings));
         readings
+    }
+
+    /// What Pods have learned of names, by sandbox.
+    fn learned(&self) -> BTreeMap<String, Learned> {
+        let known = self.slots.iter().map(|(id, slot)| (id, slot.hearing.learned()));
+        let all = self.learned_before.iter().chain(known).filter(|(_, learned)| !learned.is_empty());
+        all.map(|(id, learned)| (id.clone(), learned.clone())).collect()
     }
 
     fn problems(&self) -> Vec<String> {
@@ -88,6 +100,11 @@ impl Engine {
             node: self.node.as_ref().map(NodeSide::state).unwrap_or_default(),
             problems: self.problems(),
             interruptions: self.interruptions(),
+            names: self
+                .slots
+                .values()
+                .filter_map(|slot| Some(format!("{}: {}", slot.pod(), slot.hearing.problem()?)))
+                .collect(),
             pods_enforced: self.slots.values().filter(|slot| slot.has_rules()).count(),
             node_addresses: self.node_addresses.clone(),
         };

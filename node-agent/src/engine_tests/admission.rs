@@ -140,7 +140,7 @@ async fn who_knows_nothing_refuses() {
     // Who knows what holds without an agent is no stricter than that.
     for (namespace, expected) in [("shop", Start::Refuse), ("blog", Start::Allow)] {
         let before = Fallback { refuse: ["shop".to_owned()].into() };
-        let engine = Running::start_after(None, BTreeMap::new(), Some(before));
+        let engine = Running::start_after(None, BTreeMap::new(), Some(before), BTreeMap::new());
         assert_eq!(answer_of(engine.asks_about(namespace, &netns.path())).await.start, expected, "{namespace}");
     }
 }
@@ -153,7 +153,7 @@ async fn a_namespace_that_has_no_profile_yet_holds_nobody_up() {
         DefaultProfile { managed: true, policy_state: Some(PolicyState::Full), ..DefaultProfile::default() };
     let spec = ContainerClusterSpec { default_profile, ..Default::default() };
     let engine = Running::start(None, BTreeMap::new());
-    engine.say(Change::Put { name: "this".to_owned(), object: Object::Cluster(ClusterEntry { created: 1, spec }) });
+    engine.say(Change::Put { name: "this".to_owned(), object: Object::Cluster(ClusterEntry::new(1, spec, None)) });
     assert_eq!(answer_of(engine.asks_about("blog", &netns.path())).await, Answer::protected());
 }
 

@@ -9,7 +9,7 @@ use crate::report::Suspension;
 
 fn cluster(enforcement: Enforcement) -> Change {
     let spec = ContainerClusterSpec { enforcement, ..ContainerClusterSpec::default() };
-    Change::Put { name: "this".to_owned(), object: Object::Cluster(ClusterEntry { created: 1, spec }) }
+    Change::Put { name: "this".to_owned(), object: Object::Cluster(ClusterEntry::new(1, spec, None)) }
 }
 
 #[tokio::test(flavor = "multi_thread")]

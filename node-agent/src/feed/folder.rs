@@ -112,7 +112,8 @@ pub fn object_of(document: Value) -> Result<Option<(String, Object)>, serde_json
     let object = match document["kind"].as_str().unwrap_or_default() {
         "NodePolicy" => Object::NodePolicy(NodeEntry { generation: None, spec: typed::<NodePolicy>(document)?.spec }),
         "ContainerCluster" => {
-            Object::Cluster(ClusterEntry { created: 0, spec: typed::<ContainerCluster>(document)?.spec })
+            let object = typed::<ContainerCluster>(document)?;
+            Object::Cluster(ClusterEntry::new(0, object.spec, object.status.as_ref()))
         }
         "ContainerWorkloadProfile" => Object::Profile(profile_of(typed(document)?)),
         "WorkloadPolicy" => Object::WorkloadPolicy(typed::<WorkloadPolicy>(document)?.spec),

@@ -49,9 +49,9 @@ macro_rules! watched {
     };
 }
 watched!(NodePolicy, NodePolicy, |object| NodeEntry { generation: object.metadata.generation, spec: object.spec });
-watched!(Cluster, ContainerCluster, |object| ClusterEntry {
-    created: object.metadata.creation_timestamp.map_or(i64::MAX, |time| time.0.as_second()),
-    spec: object.spec,
+watched!(Cluster, ContainerCluster, |object| {
+    let created = object.metadata.creation_timestamp.map_or(i64::MAX, |time| time.0.as_second());
+    ClusterEntry::new(created, object.spec, object.status.as_ref())
 });
 watched!(Profile, ContainerWorkloadProfile, |object| Profile {
     spec: object.spec,

@@ -6,9 +6,12 @@ pub mod kubernetes;
 pub mod pod_file;
 pub mod pods;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ringfence_crds::{AddressGroupSpec, ContainerClusterSpec, NodePolicySpec, PeerGroupSpec, WorkloadPolicySpec};
+use ipnet::IpNet;
+use ringfence_crds::{
+    AddressGroupSpec, ContainerClusterSpec, ContainerClusterStatus, NodePolicySpec, PeerGroupSpec, WorkloadPolicySpec,
+};
 use ringfence_dataplane::{Buckets, LocalPod, Profile};
 
 /// The kinds of objects that an agent reads.
@@ -87,6 +90,20 @@ pub struct ClusterEntry {
     pub created: i64,
     /// Its settings.
     pub spec: ContainerClusterSpec,
+    /// The prefixes of its Pods and Services, as far as they are known.
+    pub networks: BTreeSet<IpNet>,
+}
+
+impl ClusterEntry {
+    /// From what the controller has found besides the settings.
+    pub fn new(created: i64, spec: ContainerClusterSpec, status: Option<&ContainerClusterStatus>) -> Self {
+        let given = spec.pod_networks.iter().flat_map(|network| &network.cidrs);
+        let found = status.into_iter().flat_map(|status| {
+            status.pod_networks.iter().flat_map(|network| &network.cidrs).chain(&status.service_ranges)
+        });
+        let networks = given.chain(found).filter_map(|text| text.parse().ok()).collect();
+        Self { created, spec, networks }
+    }
 }
 
 impl Object {

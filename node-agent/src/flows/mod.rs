@@ -13,6 +13,9 @@ mod sockets;
 pub mod tightening;
 pub mod usage;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use ringfence_dataplane::{NetnsPolicy, Packet};
 use ringfence_model::{Decision, Direction, Protocol};
 
@@ -84,6 +87,19 @@ pub fn forgive_all() -> Result<(), FlowError> {
         table.mark(&flow, false)?;
     }
     Ok(())
+}
+
+/// Which of these addresses flows of the calling thread's network namespace lead to, that may go on.
+///
+/// # Errors
+/// When the table cannot be read.
+pub fn in_use(addresses: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, FlowError> {
+    if is_without_flows() {
+        return Ok(BTreeSet::new());
+    }
+    let flows = Conntrack::open()?.flows()?.into_iter();
+    let targets = flows.filter(|flow| !flow.is_over && !flow.is_ended()).map(|flow| flow.packet.dst);
+    Ok(targets.filter(|target| addresses.contains(target)).collect())
 }
 
 /// Whether the network namespace is known to have none: it is then not looked for them among those of the whole machine.

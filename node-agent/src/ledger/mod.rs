@@ -13,23 +13,28 @@
 mod keeper;
 mod records;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use kube::Resource;
+use ringfence_crds::container_cluster::PodNetworkStatus;
 use ringfence_crds::container_workload_profile::ContainerWorkloadProfileStatus;
 use ringfence_crds::names::CLUSTER;
-use ringfence_crds::{AddressGroup, ContainerCluster, ContainerWorkloadProfile, NodePolicy, PeerGroup, WorkloadPolicy};
-use ringfence_dataplane::{LocalPod, ObjectStore, Profile};
+use ringfence_crds::{
+    AddressGroup, ContainerCluster, ContainerClusterSpec, ContainerClusterStatus, ContainerWorkloadProfile, NodePolicy,
+    PeerGroup, WorkloadPolicy,
+};
+use ringfence_dataplane::{Learned, LocalPod, ObjectStore, Profile};
 use serde::Serialize;
 
 use crate::feed::pod_file::PodEntry;
 use crate::netns::Cookie;
 use crate::readings::Readings;
 pub use keeper::keep;
-use records::{End, FORMAT, Found, Owner, POD, RULES, ReadError, Record, Writer};
+use records::{End, FORMAT, Found, NAMES, Owner, POD, RULES, ReadError, Record, Writer};
 
 /// The file in use.
 const CURRENT: &str = "ledger.jsonl";
@@ -63,6 +68,8 @@ pub struct Kept {
     pub pods: BTreeMap<String, LocalPod>,
     /// What was read back of the rules in each network namespace.
     pub readings: BTreeMap<Cookie, Readings>,
+    /// What each sandbox has learned of names.
+    pub learned: BTreeMap<String, Learned>,
 }
 
 /// The ledger of one node.
@@ -254,8 +261,11 @@ fn write_changes(writer: &mut Writer<impl Write>, node: &str, old: &Kept, new: &
     let (before, now) = (&old.store, &new.store);
     let [was, is] = [before, now].map(|store| named(node, store.node_policy.as_ref()));
     write_objects(writer, &was, &is, NodePolicy::new)?;
-    let [was, is] = [before, now].map(|store| named(CLUSTER, store.cluster.as_ref()));
-    write_objects(writer, &was, &is, ContainerCluster::new)?;
+    let [was, is] = [before, now].map(|store| {
+        let cluster = store.cluster.as_ref().map(|spec| (spec.clone(), store.networks.clone()));
+        named(CLUSTER, cluster.as_ref())
+    });
+    write_objects(writer, &was, &is, cluster)?;
     write_objects(writer, &before.profiles, &now.profiles, profile)?;
     write_objects(writer, &before.address_groups, &now.address_groups, AddressGroup::new)?;
     write_objects(writer, &before.peer_groups, &now.peer_groups, PeerGroup::new)?;
@@ -264,7 +274,12 @@ fn write_changes(writer: &mut Writer<impl Write>, node: &str, old: &Kept, new: &
     write_map(writer, POD, &old.pods, &new.pods, pod)?;
     let rules =
         |cookie: &Cookie, readings: &Readings| Record::<()>::Rules { cookie: *cookie, readings: readings.clone() };
-    write_map(writer, RULES, &old.readings, &new.readings, rules)
+    write_map(writer, RULES, &old.readings, &new.readings, rules)?;
+    let names = |sandbox: &String, learned: &Learned| Record::<()>::Names {
+        sandbox: sandbox.clone(),
+        learned: learned.clone(),
+    };
+    write_map(writer, NAMES, &old.learned, &new.learned, names)
 }
 
 fn write_objects<S: PartialEq + Clone, K: Serialize + Resource<DynamicType = ()>>(
@@ -290,6 +305,15 @@ fn write_map<K: Ord + ToString, S: PartialEq, O: Serialize>(
         writer.put(&Record::<()>::Gone { kind: kind.to_owned(), name: name.to_string() })?;
     }
     Ok(())
+}
+
+fn cluster(name: &str, (spec, networks): (ContainerClusterSpec, BTreeSet<IpNet>)) -> ContainerCluster {
+    let cidrs = networks.iter().map(ToString::to_string).collect();
+    let mut object = ContainerCluster::new(name, spec);
+    // Which of them is whose does not matter to an agent.
+    let known = PodNetworkStatus { cidrs, ..PodNetworkStatus::default() };
+    object.status = Some(ContainerClusterStatus { pod_networks: vec![known], ..ContainerClusterStatus::default() });
+    object
 }
 
 fn profile(name: &str, profile: Profile) -> ContainerWorkloadProfile {

@@ -2,12 +2,13 @@
 //! with a checksum of them and of every save before. What is not closed, or not as it was written, does not count, and
 //! nothing behind it.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::{fs, io};
 
 use k8s_openapi::jiff::Timestamp;
-use ringfence_dataplane::{LocalPod, ObjectStore};
+use ringfence_dataplane::{Learned, LocalPod, ObjectStore};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -24,6 +25,9 @@ pub const FORMAT: u32 = 1;
 pub const POD: &str = "Pod";
 /// As what rules are named by [`Record::Gone`]; their name is the cookie.
 pub const RULES: &str = "Rules";
+
+/// As what names that were learned are named by [`Record::Gone`]; their name is the sandbox.
+pub const NAMES: &str = "Names";
 
 /// Whose a file is, and of when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,9 +60,16 @@ pub enum Record<O> {
         /// What was read back.
         readings: Readings,
     },
+    /// What this sandbox has learned of names is.
+    Names {
+        /// The sandbox.
+        sandbox: String,
+        /// What it has learned.
+        learned: Learned,
+    },
     /// This is gone.
     Gone {
-        /// Kind of an object, [`POD`] or [`RULES`].
+        /// Kind of an object, [`POD`], [`RULES`] or [`NAMES`].
         kind: String,
         /// Its name.
         name: String,
@@ -270,6 +281,7 @@ impl Reader {
 enum Entry {
     Put(String, Object),
     Rules(Cookie, Readings),
+    Names(String, Learned),
     Gone(String, String),
 }
 
@@ -282,24 +294,27 @@ impl Entry {
                 Some(Self::Put(pods::key(&pod), Object::Pod(pod)))
             }
             Record::Rules { cookie, readings } => Some(Self::Rules(cookie, readings)),
+            Record::Names { sandbox, learned } => Some(Self::Names(sandbox, learned)),
             Record::Gone { kind, name } => Some(Self::Gone(kind, name)),
             Record::Owner(_) | Record::Saved { .. } => None,
         }
     }
 
-    fn apply(self, Kept { store, pods, readings }: &mut Kept) {
+    fn apply(self, Kept { store, pods, readings, learned }: &mut Kept) {
         match self {
             Self::Put(name, Object::Pod(pod)) => drop(pods.insert(name, pod)),
             Self::Put(name, object) => insert(store, name, object),
             Self::Rules(cookie, read) => drop(readings.insert(cookie, read)),
+            Self::Names(sandbox, names) => drop(learned.insert(sandbox, names)),
             Self::Gone(kind, name) => match kind.as_str() {
                 "NodePolicy" => store.node_policy = None,
-                "ContainerCluster" => store.cluster = None,
+                "ContainerCluster" => (store.cluster, store.networks) = (None, BTreeSet::new()),
                 "ContainerWorkloadProfile" => drop(store.profiles.remove(&name)),
                 "WorkloadPolicy" => drop(store.workload_policies.remove(&name)),
                 "PeerGroup" => drop(store.peer_groups.remove(&name)),
                 "AddressGroup" => drop(store.address_groups.remove(&name)),
                 POD => drop(pods.remove(&name)),
+                NAMES => drop(learned.remove(&name)),
                 _ => readings.retain(|cookie, _| cookie.to_string() != name),
             },
         }
@@ -309,7 +324,7 @@ impl Entry {
 fn insert(store: &mut ObjectStore, name: String, object: Object) {
     match object {
         Object::NodePolicy(entry) => store.node_policy = Some(entry.spec),
-        Object::Cluster(entry) => store.cluster = Some(entry.spec),
+        Object::Cluster(entry) => (store.cluster, store.networks) = (Some(entry.spec), entry.networks),
         Object::Profile(profile) => drop(store.profiles.insert(name, profile)),
         Object::WorkloadPolicy(spec) => drop(store.workload_policies.insert(name, spec)),
         Object::PeerGroup(spec) => drop(store.peer_groups.insert(name, spec)),

@@ -14,6 +14,7 @@ fn store() -> ObjectStore {
     let mut store = ObjectStore {
         node_policy: Some(NodePolicySpec { cluster_uid: "u".to_owned(), ..NodePolicySpec::default() }),
         cluster: Some(ContainerClusterSpec { policy_epoch: Some(3), ..ContainerClusterSpec::default() }),
+        networks: ["10.244.0.0/16".parse().expect("a prefix"), "fd00::/64".parse().expect("a prefix")].into(),
         ..ObjectStore::default()
     };
     store.peer_groups.insert("p-1".to_owned(), group("c-1"));
@@ -36,9 +37,14 @@ fn readings() -> BTreeMap<Cookie, Readings> {
     [(Cookie(0x4711), read)].into()
 }
 
+fn learned() -> BTreeMap<String, Learned> {
+    let learned = serde_json::from_str(r#"{"a.example.com": {"192.0.2.1": 60, "2001:db8::1": 90}}"#);
+    [("sandbox".to_owned(), learned.expect("a literal of the test"))].into()
+}
+
 /// What is saved first, second and third: each has something new, something different and something that is gone.
 fn first() -> Kept {
-    Kept { store: store(), pods: [pod("web")].into(), readings: readings() }
+    Kept { store: store(), pods: [pod("web")].into(), readings: readings(), learned: learned() }
 }
 
 fn second() -> Kept {
@@ -46,7 +52,8 @@ fn second() -> Kept {
     store.peer_groups.insert("p-1".to_owned(), group("c-2"));
     store.peer_groups.insert("p-2".to_owned(), group("c-3"));
     store.cluster = None;
-    Kept { store, pods: [pod("api")].into(), readings: BTreeMap::new() }
+    store.networks.clear();
+    Kept { store, pods: [pod("api")].into(), readings: BTreeMap::new(), learned: BTreeMap::new() }
 }
 
 fn third() -> Kept {

@@ -10,8 +10,8 @@ use std::io::{Error, ErrorKind};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
-use message::{Header, messages, request};
-pub use message::{attribute, attributes};
+use message::{Header, request};
+pub use message::{attribute, attributes, messages};
 
 /// The subsystems of netfilter, from linux/netfilter/nfnetlink.h.
 const CONNTRACK: u8 = 1;

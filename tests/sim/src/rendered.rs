@@ -24,6 +24,7 @@
 mod sample;
 mod traced;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ringfence_compile::compile::Computed;
@@ -102,6 +103,8 @@ fn store(world: &World, policy: &Policy, computed: &Computed) -> ObjectStore {
     ObjectStore {
         node_policy: None,
         cluster: Some(policy.cluster.clone()),
+        // Nobody knows what names lead to.
+        networks: BTreeSet::new(),
         profiles: profiles.collect(),
         workload_policies: computed.workload_policies.clone(),
         peer_groups: computed.peer_groups.clone(),

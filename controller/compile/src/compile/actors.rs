@@ -9,13 +9,18 @@ use ringfence_crds::common::NamespacedName;
 use ringfence_crds::compact::LabelTerms;
 use ringfence_crds::rule_set::Actor;
 use ringfence_model::address::{all_ipv4, all_ipv6};
-use ringfence_model::{Action, AddressSet, Constraint, Dimension, LabelValue, Labels, Selector, Values};
+use ringfence_model::{Action, AddressSet, Constraint, Dimension, LabelValue, Labels, NamePattern, Selector, Values};
 
 use super::limits::{GROUP_VALUES, LIST_PREFIXES};
-use super::rule::{Ref, ResolvedActor};
+use super::rule::{NamedList, Ref, ResolvedActor};
 use super::selector::{PeerSelector, WorkloadKind, WorkloadSelector};
 use super::world::Facts;
 use crate::policy::Policy;
+
+/// Why the names of a list count for nothing where it says who connects.
+pub const NAMES_FROM: &str = "who connects is known by address, and not by a name; list addresses under ranges";
+/// Why they count for nothing in a rule that blocks.
+pub const NAMES_BLOCK: &str = "what a name leads to is not known before it is asked for, so that it cannot be blocked; list addresses under ranges";
 
 /// Reads the actors of one RuleSet and collects what they refer to in vain.
 pub struct ActorReader<'a> {
@@ -33,12 +38,23 @@ pub struct ActorReader<'a> {
     last: Option<Arc<PeerSelector>>,
     /// Whether the rule blocks: what is over a limit blocks whoever it may mean, and opens nothing.
     blocks: bool,
-    /// Lists and groups that were read, with the warnings about them; by name, and whether for a rule that blocks.
-    lists: BTreeMap<(String, bool), Read<Arc<AddressSet>>>,
+    /// Lists and groups that were read, with the warnings about them; by name, and what for.
+    lists: BTreeMap<(String, Use), Read<ResolvedActor>>,
     groups: BTreeMap<(String, bool), Read<(Dimension, Constraint)>>,
     /// Objects that lie in a scope, and objects that lie outside of one.
     inside: BTreeSet<String>,
     outside: BTreeSet<String>,
+}
+
+/// What a rule uses an IP list for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Use {
+    /// Whom to let in.
+    From,
+    /// Whom to let out to.
+    To,
+    /// Whom to block.
+    Block,
 }
 
 /// What was read of an object that rules refer to.
@@ -150,19 +166,19 @@ impl<'a> ActorReader<'a> {
             self.warn("a virtual service does not connect: as a consumer it selects nothing");
             return None;
         }
-        self.actor(actor, scope)
+        self.actor(actor, scope, if self.blocks { Use::Block } else { Use::From })
     }
 
     /// A term of providers; the scope always holds for them.
     pub fn provider(&mut self, actor: &Actor, scope: &Selector) -> Option<ResolvedActor> {
-        self.actor(actor, Some(scope))
+        self.actor(actor, Some(scope), if self.blocks { Use::Block } else { Use::To })
     }
 
-    fn actor(&mut self, actor: &Actor, scope: Option<&Selector>) -> Option<ResolvedActor> {
+    fn actor(&mut self, actor: &Actor, scope: Option<&Selector>, list_for: Use) -> Option<ResolvedActor> {
         let everything = Selector::everything();
         let limit = scope.unwrap_or(&everything);
         if let Some(name) = &actor.ip_list {
-            return self.ip_list(name).map(ResolvedActor::Addresses);
+            return self.ip_list(name, list_for);
         }
         if let Some(text) = &actor.virtual_service {
             return self.virtual_service(text, limit).map(ResolvedActor::VirtualService);
@@ -283,19 +299,18 @@ impl<'a> ActorReader<'a> {
         Some((dimension, values))
     }
 
-    fn ip_list(&mut self, name: &str) -> Option<Arc<AddressSet>> {
-        let key = (name.to_owned(), self.blocks);
+    fn ip_list(&mut self, name: &str, list_for: Use) -> Option<ResolvedActor> {
+        let key = (name.to_owned(), list_for);
         if !self.lists.contains_key(&key) {
             self.refs.insert(Ref::IpList(name.to_owned()));
             let read = match self.policy.ip_lists.get(name) {
-                Some(list) => read_list(name, list, self.blocks),
+                Some(list) => read_list(name, list, list_for),
                 None => {
                     let warnings = vec![format!("there is no IPList {name}: it selects nothing")];
                     Read { found: None, warnings, over: false }
                 }
             };
-            let found = read.found.map(Arc::new);
-            self.lists.insert(key.clone(), Read { found, warnings: few(name, read.warnings), over: read.over });
+            self.lists.insert(key.clone(), Read { warnings: few(name, read.warnings), ..read });
         }
         let read = self.lists.get(&key).cloned()?;
         self.told(read)
@@ -327,12 +342,11 @@ impl<'a> ActorReader<'a> {
     }
 }
 
-/// The addresses of a list. Over the limit, it opens nothing, and blocks its ranges whatever is excluded from them.
-fn read_list(name: &str, list: &IpListSpec, blocks: bool) -> Read<AddressSet> {
+/// What a list stands for. Over the limit, it opens nothing, and blocks its ranges whatever is excluded from them.
+fn read_list(name: &str, list: &IpListSpec, list_for: Use) -> Read<ResolvedActor> {
+    let blocks = list_for == Use::Block;
     let mut read = Read { found: None, warnings: Vec::new(), over: false };
-    if !list.fqdns.is_empty() {
-        read.warnings.push(format!("IPList {name}: names are not resolved, they select nothing"));
-    }
+    let names = read_names(name, list, list_for, &mut read.warnings);
     // A range that cannot be read selects nothing; with an exclusion that cannot be read nobody knows what to
     // leave out, and the whole list selects nothing.
     let (ranges, bad) = parse_ranges(&list.ranges);
@@ -344,10 +358,13 @@ fn read_list(name: &str, list: &IpListSpec, blocks: bool) -> Read<AddressSet> {
         read.warnings.push(format!("IPList {name} selects nothing: its exclusion '{text}' cannot be read"));
         return read;
     }
-    let ranges = AddressSet::from_nets(ranges);
-    match ranges.minus_up_to(&AddressSet::from_nets(exclusions), LIST_PREFIXES) {
+    let (ranges, except) = (AddressSet::from_nets(ranges), AddressSet::from_nets(exclusions));
+    match ranges.minus_up_to(&except, LIST_PREFIXES) {
+        Some(addresses) if !names.is_empty() => {
+            read.found = Some(ResolvedActor::Names(Arc::new(NamedList { addresses, names, except })));
+        }
         Some(set) if set.is_empty() => read.warnings.push(format!("IPList {name} is empty and selects nothing")),
-        Some(set) => read.found = Some(set),
+        Some(set) => read.found = Some(ResolvedActor::Addresses(Arc::new(set))),
         None => {
             let effect = if blocks { "this rule blocks what may be in it" } else { "it opens nothing" };
             let advice = "write fewer or shorter exclusions";
@@ -355,10 +372,34 @@ fn read_list(name: &str, list: &IpListSpec, blocks: bool) -> Read<AddressSet> {
             read.warnings.push(text);
             read.over = true;
             let short = ranges.nets().len() <= LIST_PREFIXES;
-            read.found = blocks.then(|| if short { ranges } else { whole_families(&ranges) });
+            let most = || if short { ranges } else { whole_families(&ranges) };
+            read.found = blocks.then(|| ResolvedActor::Addresses(Arc::new(most())));
         }
     }
     read
+}
+
+/// The names of a list that count for a rule: who a connection comes from has no name, and what a name leads to is known to
+/// those only that have asked for it, so that a rule that blocks by it would block nobody.
+fn read_names(name: &str, list: &IpListSpec, list_for: Use, warnings: &mut Vec<String>) -> BTreeSet<NamePattern> {
+    let useless = match list_for {
+        _ if list.fqdns.is_empty() => return BTreeSet::new(),
+        Use::To => None,
+        Use::From => Some(NAMES_FROM),
+        Use::Block => Some(NAMES_BLOCK),
+    };
+    if let Some(why) = useless {
+        warnings.push(format!("IPList {name}: its names select nothing here: {why}"));
+        return BTreeSet::new();
+    }
+    let mut names = BTreeSet::new();
+    for text in &list.fqdns {
+        match text.parse() {
+            Ok(pattern) => drop(names.insert(pattern)),
+            Err(_) => warnings.push(format!("IPList {name}: '{text}' is no domain name and selects nothing")),
+        }
+    }
+    names
 }
 
 /// Every address of the families that are in a set.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ringfence_crds::workload_policy::{CompiledRule, LabelSelector, Peer, Subject};
+use ringfence_crds::workload_policy::{CompiledRule, LabelSelector, Peer, PeerNames, Subject};
 use ringfence_crds::{PortSpec, WorkloadPolicySpec};
 use ringfence_model::{AddressSet, Direction, Selector, Services};
 use rustc_hash::FxHashSet;
@@ -111,7 +111,7 @@ fn subjects(facts: &Facts, actors: &[&ResolvedActor]) -> Vec<Subject> {
             ResolvedActor::VirtualService(key) => {
                 subjects.push(Subject { virtual_service: Some(key.to_string()), ..Subject::default() });
             }
-            ResolvedActor::Addresses(_) => {}
+            ResolvedActor::Addresses(_) | ResolvedActor::Names(_) => {}
         }
     }
     fn order(subject: &Subject) -> impl Ord + '_ {
@@ -147,7 +147,8 @@ fn workload_subjects(facts: &Facts, selector: &WorkloadSelector) -> Vec<Subject>
 fn peers(actors: &[&ResolvedActor]) -> Vec<Peer> {
     let mut peers: Vec<Peer> = actors.iter().map(|actor| peer(actor)).collect();
     fn order(peer: &Peer) -> impl Ord + '_ {
-        (&peer.peer_group, &peer.virtual_service, &peer.addresses)
+        let names = peer.names.as_ref().map(|names| (&names.fqdns, &names.except));
+        (&peer.peer_group, &peer.virtual_service, &peer.addresses, names)
     }
     peers.sort_by(|a, b| order(a).cmp(&order(b)));
     peers.dedup();
@@ -158,6 +159,12 @@ fn peer(actor: &ResolvedActor) -> Peer {
     match actor {
         ResolvedActor::Workloads(selector) => Peer { peer_group: Some(selector.name.clone()), ..Peer::default() },
         ResolvedActor::Addresses(set) => Peer { addresses: Some(prefixes(set)), ..Peer::default() },
+        ResolvedActor::Names(list) => {
+            let fqdns = list.names.iter().map(ToString::to_string).collect();
+            let names = Some(PeerNames { fqdns, except: prefixes(&list.except) });
+            let addresses = (!list.addresses.is_empty()).then(|| prefixes(&list.addresses));
+            Peer { addresses, names, ..Peer::default() }
+        }
         ResolvedActor::VirtualService(key) => Peer { virtual_service: Some(names::service_id(key)), ..Peer::default() },
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ringfence_crds::common::NamespacedName;
-use ringfence_model::{Action, AddressSet, Services};
+use ringfence_model::{Action, AddressSet, NamePattern, Services};
 use smol_str::SmolStr;
 
 use super::selector::PeerSelector;
@@ -57,11 +57,34 @@ pub enum ResolvedActor {
     Workloads(Arc<PeerSelector>),
     /// The addresses of an IP list, its exclusions taken out.
     Addresses(Arc<AddressSet>),
+    /// The same with the names of the list: of an Allow towards it.
+    Names(Arc<NamedList>),
     /// A Service of a managed namespace.
     VirtualService(NamespacedName),
 }
 
+/// An IP list with names.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NamedList {
+    /// Its addresses, its exclusions taken out.
+    pub addresses: AddressSet,
+    /// Its names.
+    pub names: BTreeSet<NamePattern>,
+    /// Where its names open nothing: its exclusions.
+    pub except: AddressSet,
+}
+
 impl ResolvedActor {
+    /// The addresses that are known to be meant; nothing if it is no IP list. Those of names only the Pods know that ask for
+    /// them.
+    pub fn addresses(&self) -> Option<&AddressSet> {
+        match self {
+            Self::Addresses(set) => Some(set),
+            Self::Names(list) => Some(&list.addresses),
+            Self::Workloads(_) | Self::VirtualService(_) => None,
+        }
+    }
+
     /// What it comes to, counted as [`RULE_SET_ITEMS`](super::limits::RULE_SET_ITEMS) is.
     pub fn items(&self) -> usize {
         match self {
@@ -69,6 +92,7 @@ impl ResolvedActor {
                 1 + selector.labels.constraints().map(|(_, asked)| asked.values().len()).sum::<usize>()
             }
             Self::Addresses(set) => 1 + set.nets().len(),
+            Self::Names(list) => 1 + list.addresses.nets().len() + list.names.len() + list.except.nets().len(),
             Self::VirtualService(_) => 1,
         }
     }

@@ -34,8 +34,10 @@ impl Evaluator<'_> {
         for provider in &rule.providers {
             let (peer, hit) = match provider {
                 ResolvedActor::Workloads(selector) => workload_target(rule, selector, target),
-                ResolvedActor::Addresses(set) => {
-                    let peer = target.addresses.iter().any(|address| set.contains(*address));
+                // What a name leads to is not known here, and opens nothing.
+                ResolvedActor::Addresses(_) | ResolvedActor::Names(_) => {
+                    let set = provider.addresses();
+                    let peer = target.addresses.iter().any(|address| set.is_some_and(|set| set.contains(*address)));
                     (peer, peer && contains(stated, target.port))
                 }
                 ResolvedActor::VirtualService(key) => self.service_target(rule, key, target),

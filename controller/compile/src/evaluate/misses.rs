@@ -175,6 +175,12 @@ impl Evaluator<'_> {
             Some(ResolvedActor::Addresses(_)) => {
                 (2, self.of_list(actor.ip_list.as_deref().unwrap_or_default(), &party))
             }
+            Some(ResolvedActor::Names(list)) => {
+                let text = self.of_list(actor.ip_list.as_deref().unwrap_or_default(), &party);
+                let names: Vec<String> = list.names.iter().map(ToString::to_string).collect();
+                let unknown = "what they lead to is known only to the agent of the Pod that has asked for them";
+                (2, format!("{text}; of its names ({}) {unknown}", some(&names)))
+            }
             Some(ResolvedActor::VirtualService(key)) => {
                 (2, format!("the {} is not behind VirtualService {key}", side.word()))
             }

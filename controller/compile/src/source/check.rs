@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ringfence_crds::rule_set::{Actor, PolicyRule};
 use ringfence_crds::{LabelGroupSpec, RuleSetSpec};
+use ringfence_model::Action;
 
 use super::cycles::cycles;
 use super::index::{Document, Index, documents};
@@ -11,6 +12,7 @@ use super::limits::CHECK_PROBLEMS;
 use super::places::{at, field};
 use super::{LiveNames, Parsed, ParsedSpec, Place, Problem, Severity, to_policy, words};
 use crate::compile::Compiler;
+use crate::compile::actors::{NAMES_BLOCK, NAMES_FROM};
 use crate::policy::{Kind, ObjectKey};
 
 /// Where an object's name is written.
@@ -82,12 +84,27 @@ impl Checker<'_, '_> {
     fn check_rule_set(&mut self, spec: &RuleSetSpec) {
         for (index, rule) in spec.rules.iter().enumerate() {
             let path = at("spec.rules", index);
-            for (name, actors) in [("consumers", &rule.consumers), ("providers", &rule.providers)] {
+            // A connection comes from an address, and a rule that blocks would have to know what it is to block.
+            let blocks = (rule.action != Action::Allow).then_some(NAMES_BLOCK);
+            for (name, actors, useless) in
+                [("consumers", &rule.consumers, blocks.or(Some(NAMES_FROM))), ("providers", &rule.providers, blocks)]
+            {
                 for (index, actor) in actors.iter().enumerate() {
-                    self.check_actor(&at(&field(&path, name), index), actor);
+                    let path = at(&field(&path, name), index);
+                    self.check_actor(&path, actor);
+                    self.check_names(&path, actor, useless);
                 }
             }
             self.check_services(&path, rule);
+        }
+    }
+
+    /// Names of a list where they would count for nothing, and why.
+    fn check_names(&mut self, path: &str, actor: &Actor, useless: Option<&str>) {
+        let list = actor.ip_list.as_deref().filter(|list| self.index.has_names(list));
+        if let (Some(list), Some(why)) = (list, useless) {
+            let message = format!("IPList {list} has names (fqdns), which cannot be used here: {why}");
+            self.error(&field(path, "ipList"), message);
         }
     }
 

@@ -55,6 +55,8 @@ pub(super) struct Index<'a> {
     /// LabelGroups and IPLists that are whole, as are all that they are made of, and hold nothing.
     empty: BTreeSet<(Kind, &'a str)>,
     live: &'a BTreeSet<ObjectKey>,
+    /// IPLists with names that live in the cluster.
+    live_with_names: &'a BTreeSet<String>,
 }
 
 impl<'a> Index<'a> {
@@ -72,7 +74,7 @@ impl<'a> Index<'a> {
         }
         let declared = documents.iter().filter_map(|document| document.key).collect();
         let empty = empty_ones(&whole);
-        Self { declared, whole, label_groups, empty, live: &live.keys }
+        Self { declared, whole, label_groups, empty, live: &live.keys, live_with_names: &live.lists_with_names }
     }
 
     /// Whether an object is there. One whose document lacks the namespace may be the one that is meant.
@@ -84,6 +86,15 @@ impl<'a> Index<'a> {
     /// The spec of a cluster-wide object without an error.
     pub(super) fn spec(&self, kind: Kind, name: &str) -> Option<&'a ParsedSpec> {
         self.whole.get(&ObjectKey::cluster_wide(kind, name)).copied()
+    }
+
+    /// Whether an IPList has names, here or, where it is not here, in the cluster.
+    pub(super) fn has_names(&self, list: &str) -> bool {
+        let key = ObjectKey::cluster_wide(Kind::IpList, list);
+        match self.whole.get(&key) {
+            Some(ParsedSpec::IpList(spec)) => !spec.fqdns.is_empty(),
+            _ => !self.declared.contains(&key) && self.live_with_names.contains(list),
+        }
     }
 
     /// A LabelGroup, as far as it could be read.
@@ -108,7 +119,9 @@ fn empty_ones<'a>(whole: &BTreeMap<&'a ObjectKey, &'a ParsedSpec>) -> BTreeSet<(
     let mut groups: BTreeMap<&str, &LabelGroupSpec> = BTreeMap::new();
     for (key, spec) in whole {
         let is_empty = match spec {
-            ParsedSpec::IpList(spec) => meaning::prefixes_of(spec).is_some_and(|set| set.is_empty()),
+            ParsedSpec::IpList(spec) => {
+                spec.fqdns.is_empty() && meaning::prefixes_of(spec).is_some_and(|set| set.is_empty())
+            }
             ParsedSpec::ServiceDefinition(spec) => spec.ports.is_empty(),
             ParsedSpec::LabelGroup(spec) => {
                 groups.insert(&key.name, spec);

@@ -10,7 +10,7 @@ use ringfence_crds::rule_set::{Actor, ServiceRef};
 use ringfence_crds::{
     ContainerClusterSpec, ContainerWorkloadProfileSpec, IpListSpec, PortSpec, RuleSetSpec, WorkloadSpec,
 };
-use ringfence_model::{AddressSet, Dimension, LabelValue, ParsePortError, PortMatch};
+use ringfence_model::{AddressSet, Dimension, LabelValue, NamePattern, ParsePortError, PortMatch};
 
 use super::ParsedSpec;
 use super::places::{Report, at, field};
@@ -81,6 +81,14 @@ fn check_workload(spec: &WorkloadSpec, report: &mut Report<'_>) {
 fn check_ip_list(spec: &IpListSpec, report: &mut Report<'_>) {
     check_ranges("spec.ranges", &spec.ranges, report);
     check_ranges("spec.exclusions", &spec.exclusions, report);
+    for (index, name) in spec.fqdns.iter().enumerate() {
+        let path = at("spec.fqdns", index);
+        if let Err(error) = name.parse::<NamePattern>()
+            && !report.is_faulty(&path)
+        {
+            report.error(&path, error.to_string());
+        }
+    }
     if !report.is_faulty("spec") && prefixes_of(spec).is_none() {
         let field = if spec.exclusions.is_empty() { "spec.ranges" } else { "spec.exclusions" };
         let advice = "write fewer or shorter ones, or ranges that leave the hole out";

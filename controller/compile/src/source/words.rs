@@ -65,6 +65,10 @@ pub(super) fn form(pattern: &str) -> String {
         pattern::DIMENSION => pattern::DIMENSION_KEYS_HELP,
         pattern::ADDRESS => "write an address such as 192.0.2.10 or 2001:db8::10",
         pattern::PREFIX => "write a prefix such as 192.0.2.0/24 or 2001:db8::/64",
+        pattern::NAME => {
+            "write a whole domain name such as db.example.com, or *.example.com for what is one label longer; letters of other \
+             alphabets in their ASCII form (xn--…), and addresses under ranges"
+        }
         pattern::RANGE => "write an address (192.0.2.1), a prefix (192.0.2.0/24) or a range (192.0.2.10-192.0.2.20)",
         r"^(TCP|UDP|SCTP|ICMP|ICMPv6|[0-9]{1,3})$" => {
             "write TCP, UDP, SCTP, ICMP, ICMPv6 or a protocol number in quotes (\"47\")"

@@ -3,7 +3,7 @@
 use ringfence_model::{DISCOVERY, Direction};
 
 use super::lines::{Line, Lines, Seen};
-use super::{Chain, ENDED, MARKS, REJECT};
+use super::{ANSWERS, Chain, ENDED, MARKS, REJECT};
 use crate::chains::{Names, Place};
 use crate::family::Family;
 use crate::policy::{Enforcement, NetnsPolicy};
@@ -30,7 +30,10 @@ pub fn chains(policy: &NetnsPolicy, family: Family, generation: u32) -> Chains {
     for (name, old, direction) in
         [(names.input, names.input_old, Direction::Inbound), (names.output, names.output_old, Direction::Outbound)]
     {
-        let mut rules = head(policy, family, direction, old);
+        // A node learns no names.
+        let learns = policy.place == Place::Pod && direction == Direction::Inbound;
+        let answers = lines.resolvers().filter(|_| learns);
+        let mut rules = head(policy, family, direction, old, answers);
         rules.extend(steps(policy, &lines, &[Seen::first(direction)]));
         chains.push(Chain::new(name, rules));
         let both = [Seen::first(direction), Seen::backwards(direction)];
@@ -98,13 +101,25 @@ fn discovery(family: Family) -> Vec<String> {
     }
 }
 
-/// What comes before every rule.
-fn head(policy: &NetnsPolicy, family: Family, direction: Direction, old: &str) -> Vec<String> {
+/// Copies what resolvers answer: of questions that the Pod itself has asked, so that nobody teaches it anything unasked.
+fn copy_answers(resolvers: &str) -> impl Iterator<Item = String> + '_ {
+    ["udp", "tcp"].into_iter().map(move |protocol| {
+        format!(
+            "-p {protocol} -m {protocol} --sport 53 -m conntrack --ctstate ESTABLISHED --ctdir REPLY \
+             -m set --match-set {resolvers} src -m comment --comment \"rf:names\" \
+             -j NFLOG --nflog-group {ANSWERS} --nflog-threshold 1"
+        )
+    })
+}
+
+/// What comes before every rule. `answers`: the set with the resolvers whose answers are to be copied.
+fn head(policy: &NetnsPolicy, family: Family, direction: Direction, old: &str, answers: Option<&str>) -> Vec<String> {
     let state = policy.state;
     let mut rules = vec![local(direction)];
     if state != Enforcement::VisibilityOnly && policy.place == Place::Pod {
         rules.push(format!("-m connmark --mark {ENDED:#x}/{ENDED:#x} -j DROP"));
     }
+    rules.extend(answers.into_iter().flat_map(copy_answers));
     rules.push("-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned());
     rules.extend(discovery(family));
     if state == Enforcement::Full {

@@ -58,6 +58,8 @@ fn peer_of(direction: Direction) -> &'static str {
 pub struct Lines {
     inbound: SideLines,
     outbound: SideLines,
+    /// The set with the resolvers whose answers are to be copied.
+    resolvers: Option<String>,
     sets: Vec<SetDef>,
 }
 
@@ -93,7 +95,8 @@ impl Lines {
         let own = policy.own.iter().copied().filter(|address| Family::of(*address) == family).collect();
         let inbound = side_lines(&policy.inbound, &own, &mut slots);
         let outbound = side_lines(&policy.outbound, &own, &mut slots);
-        Self { inbound, outbound, sets: slots.sets }
+        let resolvers = policy.names().next().and_then(|_| resolvers(&policy.outbound, &mut slots));
+        Self { inbound, outbound, resolvers, sets: slots.sets }
     }
 
     pub fn side(&self, direction: Direction) -> &SideLines {
@@ -105,12 +108,25 @@ impl Lines {
 
     /// Whether both come to the same rules: members do not count.
     pub fn same_rules(&self, other: &Self) -> bool {
-        self.inbound == other.inbound && self.outbound == other.outbound
+        self.inbound == other.inbound && self.outbound == other.outbound && self.resolvers == other.resolvers
+    }
+
+    pub fn resolvers(&self) -> Option<&str> {
+        self.resolvers.as_deref()
     }
 
     pub fn into_sets(self) -> Vec<SetDef> {
         self.sets
     }
+}
+
+/// The set of the resolvers that the Pod may ask, if the family has any.
+fn resolvers(side: &Side, slots: &mut Slots) -> Option<String> {
+    let peers = side.essential.iter().find_map(|entry| match &entry.matching {
+        Match::Hosts { peers, .. } if peers.origins.contains(&Origin::Resolvers) => Some(peers),
+        _ => None,
+    })?;
+    matches!(Members::of(&peers.nets, slots.family), Members::Some).then(|| slots.hosts(peers))
 }
 
 fn side_lines(side: &Side, own: &BTreeSet<IpAddr>, slots: &mut Slots) -> SideLines {

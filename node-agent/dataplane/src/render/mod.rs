@@ -29,6 +29,8 @@
 //! In a node's own network namespace ([`Place::Host`]) the same chains are called `RF-HOST-…` and hang in INPUT and OUTPUT, so that
 //! nothing that is forwarded comes by. They use no mark, since those of a node are its network plugin's: flows are not ended
 //! there, and what is blocked is dropped.
+//! Where a Pod may connect to names, what its resolvers answer it is copied to who listens (NFLOG), and passes whether anybody
+//! does or not.
 //!
 //! Both families have the same chains; IPv6 lets discovery pass besides, of which conntrack knows nothing.
 
@@ -49,6 +51,8 @@ use lines::Lines;
 pub const ENDED: u32 = 0x4000_0000;
 /// Bit of the packet mark, and of the conntrack mark, that asks table filter to reject.
 pub const REJECT: u32 = 0x2000_0000;
+/// The group of NFLOG that answers of resolvers are copied to, for whoever listens in the network namespace.
+pub const ANSWERS: u16 = 0x5246;
 /// How a rule ends that marks for rejection.
 const MARKS: &str = "-g RF-MARK";
 

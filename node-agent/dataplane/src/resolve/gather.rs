@@ -12,6 +12,7 @@ use ringfence_model::{Action, Direction, PortMatch, Protocol, Services};
 use super::Missing;
 use super::classes::{self, Classes};
 use super::subject::{contains, covers_target, widest_services, written_services};
+use crate::names::Names;
 use crate::policy::{End, Enforcement, Entry, HostSet, Match, NetnsPolicy, Nets, Origin};
 
 /// Where rules of one kind meet. The order of the fields is the order of entries in a step; `drops` comes before
@@ -103,6 +104,7 @@ impl<'c, 'a> Gatherer<'c, 'a> {
                 }
             } else {
                 self.add_prefixes(&placed, &services, peer);
+                self.add_names(&placed, &services, peer);
             }
         }
     }
@@ -161,6 +163,14 @@ impl<'c, 'a> Gatherer<'c, 'a> {
         // What does not change with membership needs no entry while it is empty.
         if !nets.is_empty() {
             self.add_hosts(placed, services, Origin::Prefixes(nets.clone()), nets);
+        }
+    }
+
+    /// Nobody is a member before the Pod has learned of it, and who blocks by a name would block nobody.
+    fn add_names(&mut self, placed: &Placed<'_>, services: &Services, peer: &Peer) {
+        let names = peer.names.as_ref().filter(|_| placed.rule.action == Action::Allow).map(Names::from);
+        if let Some(names) = names.filter(|names| !names.patterns.is_empty()) {
+            self.add_hosts(placed, services, Origin::Names(Arc::new(names)), Arc::default());
         }
     }
 

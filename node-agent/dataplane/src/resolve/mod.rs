@@ -31,6 +31,7 @@ use crate::input::{LocalPod, ObjectStore, Profile};
 use crate::interest::Interest;
 use crate::policy::{Enforcement, NetnsPolicy};
 use classes::Classes;
+pub(crate) use classes::prefixes;
 use gather::Gatherer;
 pub use host::Host;
 use rules::{FiledRule, Rules};

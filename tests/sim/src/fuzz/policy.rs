@@ -9,9 +9,9 @@ use ringfence_compile::policy::Policy;
 use ringfence_compile::source::{
     LiveNames, Parsed, ParsedSpec, Problem, Severity, SourceFile, check, file, parse, to_policy,
 };
-use ringfence_crds::RuleSetSpec;
 use ringfence_crds::workload_policy::{CompiledRule, Peer};
-use ringfence_model::{Action, AddressSet};
+use ringfence_crds::{IpListSpec, RuleSetSpec};
+use ringfence_model::{Action, AddressSet, Direction, NamePattern};
 use ringfence_oracle::World;
 use serde_json::Value;
 
@@ -120,19 +120,26 @@ fn check_rule(policy: &Policy, computed: &Computed, spec: &RuleSetSpec, rule: &C
     let named = rule.all_services || rule.virtual_service_ports || !rule.services.is_empty();
     assert!(named, "no port means none, and such a rule is not written: {rule:?}");
     if rule.action != Action::Allow {
+        assert!(rule.peers.iter().all(|peer| peer.names.is_none()), "{rule:?}");
         return;
     }
     let everywhere = spec.scopes.iter().any(|scope| scope.labels.is_empty());
     let mut actors = written.iter().flat_map(|own| own.consumers.iter().chain(&own.providers));
     let extra = written.iter().any(|own| own.extra_scope);
     let anybody = (everywhere || extra) && actors.any(|actor| actor.all_workloads);
-    let ranges: Vec<(IpAddr, IpAddr)> = written
+    let lists: Vec<&IpListSpec> = written
         .iter()
         .flat_map(|own| own.consumers.iter().chain(&own.providers))
         .filter_map(|actor| policy.ip_lists.get(actor.ip_list.as_ref()?))
-        .flat_map(|list| list.ranges.iter().filter_map(|text| range(text)))
         .collect();
-    for Peer { peer_group, addresses, .. } in &rule.peers {
+    let ranges: Vec<(IpAddr, IpAddr)> =
+        lists.iter().flat_map(|list| list.ranges.iter().filter_map(|text| range(text))).collect();
+    for Peer { peer_group, addresses, names, .. } in &rule.peers {
+        assert!(names.is_none() || rule.direction == Direction::Outbound, "{rule:?}");
+        for name in names.iter().flat_map(|names| &names.fqdns) {
+            let is = |text: &String| text.parse().is_ok_and(|own: NamePattern| own.to_string() == *name);
+            assert!(lists.iter().any(|list| list.fqdns.iter().any(is)), "{name} of {rule:?} is in no list");
+        }
         if let Some(group) = peer_group {
             let group = computed.peer_groups.get(group).unwrap_or_else(|| panic!("there is no {group}: {rule:?}"));
             let wide = ["everything", "managed workloads"].contains(&group.selector.as_str());

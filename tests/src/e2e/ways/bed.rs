@@ -8,13 +8,16 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 
 use super::super::dual_stack::both;
-use super::objects::{EXTERNAL_IPS, LOAD_BALANCERS, PORTS, PROXY_PORT};
+use super::objects::{EXTERNAL_IPS, LOAD_BALANCERS, NAMED_ADDRESSES, PORTS, PROXY_PORT};
 use super::scene::{Place, place};
 use crate::kernel::in_netns;
 use crate::lab::Lab;
 
 /// The smallest MTU that IPv6 allows.
 pub const SMALL_MTU: u16 = 1280;
+
+/// What translates, IPv4 first.
+const NAT: [&str; 2] = ["iptables-nft", "ip6tables-nft"];
 
 /// The test bed's addresses and network namespaces.
 pub struct Bed {
@@ -63,6 +66,19 @@ impl Bed {
         Ok(())
     }
 
+    /// The addresses of names lead to the listeners outside, which answer datagrams from an address of theirs.
+    pub fn named(&self) -> Result<()> {
+        let outside = self.address("EXT")?.map(|address| address.to_string());
+        for addresses in NAMED_ADDRESSES {
+            for ((address, to), program) in addresses.iter().zip(&outside).zip(NAT) {
+                in_netns(&self.netns("fabric"), &["ip", "route", "replace", address, "via", to])?;
+                let rule = ["-A", "PREROUTING", "-d", address, "-j", "DNAT", "--to-destination", to];
+                in_netns(&self.netns("ext"), &[&[program, "-t", "nat"][..], &rule].concat())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Each node's way to the other's Pod takes no more than so much.
     pub fn small_mtu(&self, far: [IpAddr; 2], small: [IpAddr; 2]) -> Result<()> {
         for (node, via, to) in [("node3", "NODE2", small), ("node2", "NODE3", far)] {
@@ -74,9 +90,12 @@ impl Bed {
         Ok(())
     }
 
-    /// Takes every route away that the two above have made.
+    /// Takes every route and translation away that the above have made.
     pub fn restore(&self) -> Result<()> {
         let mtu = format!("mtu {SMALL_MTU}");
+        for program in NAT {
+            in_netns(&self.netns("ext"), &[program, "-t", "nat", "-F", "PREROUTING"])?;
+        }
         for (part, made) in [("fabric", "203.0.113."), ("fabric", "2001:db8:113:"), ("node2", &mtu), ("node3", &mtu)] {
             for family in ["-4", "-6"] {
                 let netns = self.netns(part);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::super::dual_stack::both;
 use super::bed::Bed;
-use super::objects::{EXTERNAL_IPS, HOST_NETWORK_PORTS, HOST_PORTS, LOAD_BALANCERS, PORTS, SERVERS};
+use super::objects::{EXTERNAL_IPS, HOST_NETWORK_PORTS, HOST_PORTS, LOAD_BALANCERS, NAMED_ADDRESSES, PORTS, SERVERS};
 use super::scene::{Place, place};
 use super::table::Target;
 use crate::lab::{Lab, SLOW};
@@ -67,6 +67,7 @@ pub async fn doors(lab: &Lab, bed: &Bed, places: &BTreeMap<String, Place>) -> Re
         (Target::HostPod, Door::new(bed.address("NODE2")?, HOST_NETWORK_PORTS)),
         (Target::Node, Door::new(bed.address("NODE1")?, HOST_NETWORK_PORTS)),
         (Target::Outside, Door::new(bed.address("EXT")?, PORTS)),
+        (Target::Named, Door::new(parsed(NAMED_ADDRESSES[0])?, PORTS)),
         // Only its IPv4 address is dialled.
         (Target::Dns, Door { addresses: [dns; 2], tcp: [53; 2], udp: [53; 2] }),
         (Target::Webhook, Door::new(server, PORTS)),

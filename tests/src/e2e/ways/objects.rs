@@ -30,6 +30,15 @@ const SERVICE_PORTS: [(u16, &str, u16); 4] =
 pub const LOAD_BALANCERS: [[&str; 2]; 2] = [["203.0.113.10", "2001:db8:113::10"], ["203.0.113.11", "2001:db8:113::11"]];
 /// The same, as externalIPs.
 pub const EXTERNAL_IPS: [[&str; 2]; 2] = [["203.0.113.20", "2001:db8:113::20"], ["203.0.113.21", "2001:db8:113::21"]];
+/// The IPList of a name.
+pub const NAMED: &str = "ways-named";
+/// That name, which the cluster's DNS answers, and one that no rule has.
+pub const NAME: &str = "named.ringfence.test";
+/// See [`NAME`].
+pub const OTHER_NAME: &str = "other.ringfence.test";
+/// What they lead to outside; the Corefile of the test cluster says so.
+pub const NAMED_ADDRESSES: [[&str; 2]; 2] =
+    [["203.0.113.30", "2001:db8:113::30"], ["203.0.113.31", "2001:db8:113::31"]];
 
 fn netexec(name: &str, port: u16) -> Value {
     json!({
@@ -238,10 +247,11 @@ pub fn webhook() -> [Value; 2] {
     [service, configuration]
 }
 
-/// The client outside, and the rules.
-pub fn policy(outside: [IpAddr; 2]) -> [Value; 2] {
+/// The client outside, a name, and the rules.
+pub fn policy(outside: [IpAddr; 2]) -> [Value; 3] {
     let list =
         json!({"apiVersion": OURS, "kind": "IPList", "metadata": {"name": CLIENTS}, "spec": {"ranges": outside}});
+    let named = json!({"apiVersion": OURS, "kind": "IPList", "metadata": {"name": NAMED}, "spec": {"fqdns": [NAME]}});
     let label = |app: &str, role: &str| json!({"labels": {"app": [app], "role": [role]}});
     let clients = || label(CLIENTS, "client");
     let listed = || json!({"ipList": CLIENTS});
@@ -266,9 +276,10 @@ pub fn policy(outside: [IpAddr; 2]) -> [Value; 2] {
         rule("rejecting", vec![clients()], label(SERVERS, "rejecting"), usual()),
         reject,
         rule("outside", vec![clients()], listed(), usual()),
+        rule("name", vec![clients()], json!({"ipList": NAMED}), usual()),
         rule("host-network", vec![clients()], hosts(), allowed(HOST_NETWORK_PORTS[0], HOST_NETWORK_PORTS[1])),
         rule("node", vec![listed()], hosts(), allowed(HOST_NETWORK_PORTS[0], HOST_NETWORK_PORTS[1])),
         rule("host-ports", vec![clients()], hosts(), allowed(HOST_PORTS[0].0, HOST_PORTS[1].0)),
     ];
-    [list, rule_set(CLIENTS, &rules)]
+    [list, named, rule_set(CLIENTS, &rules)]
 }

@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context, Result};
 
 use super::doors::Door;
-use super::objects::{CLOSED_PORT, PROBE_PORTS, PROXY_PORT, UNPROBED_PORT};
+use super::objects::{CLOSED_PORT, NAMED_ADDRESSES, PROBE_PORTS, PROXY_PORT, UNPROBED_PORT};
 use super::scene::Scene;
 use super::table::{Client, Judges, Packets, Row, Target};
 use crate::packets::{self, Extension};
@@ -199,8 +199,19 @@ impl Way<'_> {
             if self.row.to == Target::Redirect {
                 found.push(self.blocked(*kind, PROXY_PORT));
             }
+            if self.row.to == Target::Named {
+                found.push(self.under_another_name(*kind, allowed));
+            }
         }
         found
+    }
+
+    /// What the client has asked for under a name that no rule has.
+    fn under_another_name(&self, kind: Kind, port: u16) -> Check {
+        // A literal.
+        let address = NAMED_ADDRESSES[1][self.family].parse().unwrap_or(self.address);
+        let what = format!("{}: the client, {kind:?} to {address} under another name", self.row.key);
+        Check { what, target: SocketAddr::new(address, port), ..self.blocked(kind, port) }
     }
 
     /// One port, by the client and by strangers.

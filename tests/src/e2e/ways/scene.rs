@@ -11,7 +11,7 @@ use super::super::dual_stack::both;
 use super::super::host;
 use super::bed::{self, Bed, Listeners, SMALL_MTU};
 use super::doors::{Door, doors};
-use super::objects::{self, CLIENTS, EXTERNAL_IPS, PROBE_PORTS, SERVERS};
+use super::objects::{self, CLIENTS, EXTERNAL_IPS, NAME, NAMED, NAMED_ADDRESSES, OTHER_NAME, PROBE_PORTS, SERVERS};
 use super::paths::Phase;
 use super::table::{Client, Origin, Row, Target};
 use crate::kernel::in_netns;
@@ -66,6 +66,7 @@ impl Scene {
             }
         }
         bed.routes()?;
+        bed.named()?;
         let outside = bed::listeners(lab)?;
         let places = places(lab, &bed).await?;
         let server = place(&places, "server")?.addresses;
@@ -86,7 +87,23 @@ impl Scene {
         };
         scene.doors.insert(Target::Probe, Door::new(scene.probed(lab, "probed").await?, [PROBE_PORTS[0]; 2]));
         lab.await_ready("RuleSet", None, CLIENTS).await?;
+        scene.ask_for_names()?;
         Ok(scene)
+    }
+
+    /// Who dials by name asks for it, and for the name that no rule has; strangers do so too.
+    fn ask_for_names(&self) -> Result<()> {
+        let server = self.door(Target::Dns)?.addresses[0];
+        for netns in ["far", "far-stranger"] {
+            for (name, addresses) in [NAME, OTHER_NAME].into_iter().zip(NAMED_ADDRESSES) {
+                for (v6, address) in [false, true].into_iter().zip(addresses) {
+                    let netns = &place(&self.places, netns)?.netns;
+                    let found = packets::addresses_of(netns, SocketAddr::new(server, 53), false, name, v6)?;
+                    ensure!(found.iter().map(ToString::to_string).eq([address]), "{name} means {found:?}");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A Pod with probes that starts now; from here on it is the one that rows mean.
@@ -224,8 +241,8 @@ impl Scene {
             lab.delete("v1", "Namespace", None, space).await?;
             lab.delete(OURS, "ContainerWorkloadProfile", None, space).await?;
         }
-        for kind in ["RuleSet", "IPList"] {
-            lab.delete(OURS, kind, None, CLIENTS).await?;
+        for (kind, name) in [("RuleSet", CLIENTS), ("IPList", CLIENTS), ("IPList", NAMED)] {
+            lab.delete(OURS, kind, None, name).await?;
         }
         lab.delete("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", None, CLIENTS).await
     }

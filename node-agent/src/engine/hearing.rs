@@ -1,0 +1,55 @@
+//! What Pods hear of the names that they may connect to.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::Engine;
+use crate::names::{self, Heard, What};
+
+impl Engine {
+    /// Takes in what was heard or seen. What a Pod learns is in force as soon as its members are written: nothing is resolved
+    /// anew for it.
+    pub(super) fn take_heard(&mut self, Heard { id, what }: Heard) {
+        let now = Instant::now();
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let differs = match what {
+            What::Answer(answer) => slot.hearing.hear(&answer, names::now()),
+            What::InUse(in_use) => slot.hearing.looked(in_use, names::now()),
+            What::Deaf(problem) => {
+                slot.hearing.deaf(problem, now);
+                false
+            }
+        };
+        if !differs {
+            return;
+        }
+        if let Some((resolution, may_close)) = slot.hearing.filled(&self.reserved) {
+            slot.resolved(resolution, may_close, now);
+        }
+        self.keep_at.get_or_insert(now + super::LEDGER_DELAY);
+    }
+
+    /// Looks for connections where the time of addresses is over.
+    pub(super) fn look_for_connections(&mut self, now: Instant) {
+        let unix = names::now();
+        for (id, slot) in &mut self.slots {
+            let Some(cookie) = slot.cookie else { continue };
+            let Some(asked) = slot.hearing.begin_look(now, unix) else { continue };
+            let (id, location, heard) = (id.clone(), slot.sandbox.netns.clone(), self.heard.clone());
+            let threads = Arc::clone(&self.threads);
+            tokio::spawn(async move {
+                // Only work in namespaces is done at the same time, so that this takes its turn.
+                let _permit = threads.acquire_owned().await;
+                let looked = tokio::task::spawn_blocking({
+                    let id = id.clone();
+                    move || names::look(id, &location, cookie, &asked)
+                });
+                let problem = |panic| What::InUse(Err(format!("look for connections: {panic}")));
+                let looked = looked.await.unwrap_or_else(|panic| Heard { id, what: problem(panic) });
+                // Nobody listens if the engine has ended.
+                let _ = heard.send(looked).await;
+            });
+        }
+    }
+}
