@@ -105,7 +105,7 @@ pub async fn off(options: &Options) -> anyhow::Result<()> {
         failed.push(format!("the node itself: {error}"));
     }
     // Also one that another agent, with other settings, has left.
-    if let Err(error) = tokio::task::block_in_place(remove_gate) {
+    if let Err(error) = tokio::task::block_in_place(|| tried(remove_gate)) {
         failed.push(format!("the gate of this node: {error}"));
     }
     if let Some(Err(error)) = options.cni_place().map(|place| place.remove()) {
@@ -135,11 +135,15 @@ pub fn remove_gate() -> Result<(), String> {
 fn remove(backend: Backend, location: &Location, place: Place) -> Result<Done, String> {
     let terms = Terms { place, ..Terms::default() };
     let work = || netns::run_in(location, |_| apply(backend, &Wanted::Nothing, Known::Unread, &terms));
-    let once = || match work() {
+    tried(|| match work() {
         Ok(Ok(outcome)) => Ok(outcome.done),
         Ok(Err(error)) => Err(error.to_string()),
         Err(error) => Err(error.to_string()),
-    };
+    })
+}
+
+/// Does it until it succeeds, a few times.
+fn tried<T>(once: impl Fn() -> Result<T, String>) -> Result<T, String> {
     let mut last = once();
     for _ in 1..TRIES {
         if last.is_ok() {

@@ -34,6 +34,8 @@ pub struct Held {
     sets: Vec<SetDef>,
     v4: Installed,
     v6: Installed,
+    /// Some Pods are closed, since their rules were refused.
+    closed: bool,
     /// Flows may be there that the gate decides otherwise than when they were last looked at.
     flows_due: bool,
     /// Sets that no rule names any more, and that the kernel still holds.
@@ -56,9 +58,9 @@ pub enum Done {
 }
 
 impl Known {
-    /// Whether it is this gate.
+    /// Whether it is this gate, and all of it.
     pub fn is(&self, wanted: &Arc<GatePolicy>) -> bool {
-        matches!(self, Self::Held(held) if Arc::ptr_eq(&held.policy, wanted) || held.policy == *wanted)
+        matches!(self, Self::Held(held) if !held.closed && (Arc::ptr_eq(&held.policy, wanted) || held.policy == *wanted))
     }
 
     /// Whether something is left to be done: flows to be looked at, sets to go.
@@ -113,6 +115,7 @@ pub fn bring(
     if rendered.sets.is_empty() {
         flows::forgive(&pods_of(&held.sets))?;
     }
+    held.closed = problem.is_some();
     held.sets = rendered.sets.clone();
     held.rendered = rendered;
     held.policy = wanted.clone();
@@ -206,7 +209,7 @@ fn read(backend: Backend) -> Result<Held, ApplyError> {
     let (v4, v6) = (installed(Family::V4)?, installed(Family::V6)?);
     let Found { sets, odd } = Found::read_named(&names::SETS)?;
     let (policy, rendered) = (Arc::default(), RenderedGate::default());
-    Ok(Held { policy, rendered, sets, v4, v6, flows_due: false, unused: odd, generation })
+    Ok(Held { policy, rendered, sets, v4, v6, closed: false, flows_due: false, unused: odd, generation })
 }
 
 /// The Pods that sets of a gate name.

@@ -27,6 +27,8 @@ use kernel::{Brought, Done, Known};
 const FIRST: Duration = Duration::from_secs(5);
 /// Others write rules in the node's network namespace, and some of them take all away: so often it is looked at.
 const CHECK: Duration = Duration::from_secs(10);
+/// What translates Services hardly ever changes, and to find it out is to list all chains: so often it is asked again.
+const ASK: Duration = Duration::from_secs(60);
 /// Existing flows follow so much later, as in Pods.
 const QUIET: Duration = Duration::from_millis(200);
 /// After so long they follow even while Pods and rules come and go.
@@ -69,8 +71,9 @@ pub struct Gate {
     retry_at: Option<Instant>,
     /// What went wrong the last time, by what was to be done.
     problems: BTreeMap<Kind, String>,
-    /// On which ports Pods may let the node in.
+    /// On which ports Pods may let the node in, and when that was found out.
     ports: Ports,
+    asked_at: Instant,
     finished: UnboundedSender<Finished>,
     arrivals: UnboundedReceiver<Finished>,
 }
@@ -128,6 +131,7 @@ impl Gate {
             retry_at: None,
             problems: BTreeMap::new(),
             ports: Ports::Probes,
+            asked_at: now,
             finished,
             arrivals,
         }
@@ -200,8 +204,9 @@ impl Gate {
         let Some(job) = self.job(moment) else { return };
         self.running = true;
         let (backend, finished, kind) = (self.backend, self.finished.clone(), job.kind());
+        let asks = self.ports == Ports::Probes || moment.now >= self.asked_at + ASK;
         tokio::spawn(async move {
-            let done = tokio::task::spawn_blocking(move || job.run(backend)).await;
+            let done = tokio::task::spawn_blocking(move || job.run(backend, asks)).await;
             let lost = |panic: tokio::task::JoinError| Finished::failed(kind, panic.to_string(), Known::Unread);
             // Whoever is not there any more has no use for it.
             drop(finished.send(done.unwrap_or_else(lost)));
@@ -240,9 +245,14 @@ impl Gate {
         let Finished { kind, known, behind, ports, problem } = finished;
         self.running = false;
         self.known = known;
-        self.ports = ports.unwrap_or(self.ports);
+        if let Some(ports) = ports {
+            self.ports = ports;
+            self.asked_at = now;
+        }
         self.check_at = now + CHECK;
-        self.left = kind == Kind::Bring && behind.is_none() && problem.is_none();
+        if kind == Kind::Bring {
+            self.left = behind.is_none() && problem.is_none();
+        }
         if let Some(behind) = behind {
             self.answered = true;
             self.written_at = now;
@@ -251,13 +261,15 @@ impl Gate {
         }
         let due = self.known.is_due();
         self.due_since = due.then(|| self.due_since.unwrap_or(now));
-        self.failures = if problem.is_some() { self.failures + 1 } else { 0 };
-        let wait = FIRST_WAIT.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(LONGEST_WAIT);
-        let again = problem.is_some().then(|| now + wait);
         match kind {
             // What is in the way of cleaning up is not in the way of anything else.
-            Kind::CleanUp => self.clean_at = again,
-            Kind::Bring | Kind::Check => self.retry_at = again,
+            Kind::CleanUp => self.clean_at = problem.is_some().then(|| now + FIRST_WAIT),
+            Kind::Check => {}
+            Kind::Bring => {
+                self.failures = if problem.is_some() { self.failures + 1 } else { 0 };
+                let wait = FIRST_WAIT.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(LONGEST_WAIT);
+                self.retry_at = problem.is_some().then(|| now + wait);
+            }
         }
         match problem {
             Some(problem) => {
@@ -301,7 +313,8 @@ impl Job {
         }
     }
 
-    fn run(self, backend: Backend) -> Finished {
+    /// `asks`: whether to find out what translates Services.
+    fn run(self, backend: Backend, asks: bool) -> Finished {
         let kind = self.kind();
         let failed = |error: ApplyError| Finished::failed(kind, error.to_string(), Known::Unread);
         let came = match self {
@@ -323,8 +336,7 @@ impl Job {
                 Finished { kind, known, behind: None, ports: None, problem }
             }),
         };
-        // What is there when rules are written may come or go later; a doubt changes nothing.
-        let asks = kind != Kind::CleanUp;
+        // A doubt changes nothing.
         let ports = asks.then(Backend::sees_kube_proxy).flatten();
         let ports = ports.map(|sees| if sees { Ports::Judged } else { Ports::Probes });
         Finished { ports, ..came }

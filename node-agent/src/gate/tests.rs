@@ -1,16 +1,12 @@
 //! The gate in a real network namespace that stands for a node: two Pods are behind it, clients are before it. Needs root.
 
-use std::net::IpAddr;
-use std::sync::Arc;
-
-use ringfence_dataplane::gate::GatePolicy;
 use ringfence_dataplane::policy::Origin;
-use ringfence_dataplane::{Enforcement, Entry, HostSet, Match, NetnsPolicy};
-use ringfence_model::{PortMatch, Ports, Protocol, Services};
+use ringfence_dataplane::{Entry, HostSet, Match, Resolution};
+use ringfence_model::{PortMatch, Protocol, Services};
 
 use super::kernel::{Done, Known, bring, check, clean_up};
+use super::*;
 use crate::lab::Netns;
-use crate::tools::Backend;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
@@ -101,7 +97,7 @@ fn what_somebody_takes_away_is_put_back() {
 fn a_rule_that_the_kernel_refuses_closes_its_pods_and_no_others() {
     let Some(node) = Netns::new("a_rule_that_the_kernel_refuses_closes_its_pods_and_no_others") else { return };
     let mut odd = policy("10.244.1.6", &["192.0.2.7"]);
-    let ports = PortMatch { protocol: Protocol::SCTP, ports: Ports::Range(2, 1) };
+    let ports = PortMatch { protocol: Protocol::SCTP, ports: ringfence_model::Ports::Range(2, 1) };
     let (peers, services) = (HostSet::anyone(), Services::Only([ports].into()));
     let matching = Match::Hosts { peers, services };
     odd.inbound.allow.push(Entry { matching, reject: false, rule: "lab/refused".to_owned() });
@@ -121,9 +117,84 @@ fn a_rule_that_the_kernel_refuses_closes_its_pods_and_no_others() {
 fn a_node_whose_policy_is_not_known_yet_keeps_its_gate() {
     let Some(node) = Netns::new("a_node_whose_policy_is_not_known_yet_keeps_its_gate") else { return };
     put(&node, &gate(&[policy("10.244.1.5", &["192.0.2.7"])]), Known::Unread);
-    let before = node.holds();
+    // What iptables-save says of the time is none of it.
+    let holds = || node.holds().lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>();
+    let before = holds();
     let other = gate(&[policy("10.244.1.6", &["192.0.2.9"])]);
     let brought = node.within(|_| bring(Backend::Nft, &other, Known::Unread, true).expect("it is read"));
     assert_eq!(brought.done, Done::Left);
-    assert_eq!(node.holds(), before);
+    assert_eq!(holds(), before);
+}
+
+/// A Pod with this policy, as the engine has it.
+fn slot(policy: NetnsPolicy) -> Slot {
+    let sandbox = serde_json::from_value(serde_json::json!({
+        "id": "s", "uid": "u", "namespace": "shop", "name": "web", "labels": {}, "annotations": {},
+        "created_at": 0, "host_network": false, "netns": {}, "ips": [], "dns_servers": []
+    }));
+    let mut slot = Slot::new(sandbox.expect("a sandbox"));
+    slot.resolved(Resolution::Enforce(policy), true, Instant::now());
+    slot
+}
+
+/// A gate that was brought to what these Pods want.
+fn brought(slots: &BTreeMap<String, Slot>) -> Gate {
+    let mut gate = Gate::new(Backend::Nft);
+    gate.want(slots.iter());
+    let behind = Some(gate.wanted_behind.clone());
+    let came = Finished { kind: Kind::Bring, known: Known::Unread, behind, ports: None, problem: None };
+    gate.finish(came, Instant::now());
+    gate
+}
+
+/// By which addresses the Pod is to let its node in.
+fn lets_in(gate: &Gate, slots: &BTreeMap<String, Slot>) -> Vec<String> {
+    match gate.door("s", &slots["s"], &[ip("10.244.1.1"), ip("fd00::1")]) {
+        crate::slot::Door::Gate { nodes, .. } => nodes.iter().map(ToString::to_string).collect(),
+        crate::slot::Door::NoGate => panic!("there is one"),
+    }
+}
+
+#[tokio::test]
+async fn a_pod_lets_its_node_in_only_where_the_gate_is_as_strict_as_it_is() {
+    let pods = |policy| BTreeMap::from([("s".to_owned(), slot(policy))]);
+    let web = || policy("10.244.1.5", &["192.0.2.7"]);
+    let full = pods(web());
+    assert!(lets_in(&Gate::new(Backend::Nft), &full).is_empty(), "nothing is in force yet");
+    assert_eq!(lets_in(&brought(&full), &full), ["10.244.1.1"], "the Pod has no address of IPv6");
+    for laxer in [Enforcement::VisibilityOnly, Enforcement::Selective] {
+        let before = brought(&pods(NetnsPolicy { state: laxer, ..web() }));
+        assert!(lets_in(&before, &full).is_empty(), "the gate judges it by {laxer:?}");
+    }
+    let moved = pods(policy("10.244.1.9", &["192.0.2.7"]));
+    assert!(lets_in(&brought(&full), &moved).is_empty(), "the gate knows another address");
+}
+
+#[tokio::test]
+async fn pods_wait_for_the_first_answer_of_the_gate_and_not_for_ever() {
+    let slots = BTreeMap::from([("s".to_owned(), slot(policy("10.244.1.5", &["192.0.2.7"])))]);
+    let (mut gate, now) = (Gate::new(Backend::Nft), Instant::now());
+    gate.want(slots.iter());
+    assert!(gate.is_known(now), "what is on disk replaces nothing anyway");
+    gate.fresh_since = Some(now);
+    let failed = Finished::failed(Kind::Bring, "take a lock".to_owned(), Known::Unread);
+    gate.finish(failed, now);
+    assert!(!gate.is_known(now), "a failure is no answer");
+    assert!(gate.is_known(now + FIRST));
+    assert_eq!(gate.problem().as_deref(), Some("gate: failed to take a lock"));
+    assert!(gate.retry_at.is_some_and(|at| at > now));
+}
+
+#[tokio::test]
+async fn nothing_is_done_at_the_gate_before_all_pods_are_listed() {
+    let slots = BTreeMap::from([("s".to_owned(), slot(policy("10.244.1.5", &["192.0.2.7"])))]);
+    let (mut gate, now) = (Gate::new(Backend::Nft), Instant::now());
+    let moment = |now| Moment { now, fresh: true, closed: true };
+    gate.want(slots.iter());
+    assert!(gate.job(moment(now)).is_none());
+    gate.pods_are_listed(false, now);
+    assert!(gate.job(moment(now)).is_none(), "one of them is missing");
+    assert!(matches!(gate.job(moment(now + FIRST)), Some(Job::Bring { .. })), "it may be missing for long");
+    gate.pods_are_listed(true, now);
+    assert!(matches!(gate.job(moment(now)), Some(Job::Bring { .. })));
 }
