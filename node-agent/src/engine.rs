@@ -57,6 +57,8 @@ const GATHER: Duration = Duration::from_millis(3);
 const PARALLEL: usize = 8;
 /// For so long after an error nobody knows what a watch has missed: it is tried again within five seconds.
 const INTERRUPTED: Duration = Duration::from_secs(6);
+/// So many answers of resolvers are looked at together.
+const HEARD_AT_ONCE: usize = 64;
 /// What changed goes to disk this much later, together with what changes until then.
 const LEDGER_DELAY: Duration = Duration::from_secs(1);
 /// So much of what is heard of names waits to be taken in.
@@ -111,6 +113,8 @@ pub struct Engine {
     /// When the ledger is to be written next, if anything differs.
     keep_at: Option<Instant>,
     threads: Arc<Semaphore>,
+    /// The turn of who looks for connections.
+    looks: Arc<Semaphore>,
     finished: UnboundedSender<Finished>,
     outputs: Outputs,
 }
@@ -147,6 +151,7 @@ impl Engine {
             wake_at: None,
             keep_at: None,
             threads: Arc::new(Semaphore::new(PARALLEL)),
+            looks: Arc::new(Semaphore::new(1)),
             finished,
             outputs,
         };
@@ -232,7 +237,9 @@ impl Engine {
                 }
                 Some(heard) = self.heard_in.recv() => {
                     self.take_heard(heard);
-                    while let Ok(heard) = self.heard_in.try_recv() {
+                    // Not for ever: who floods one Pod with answers must not keep all from their rules.
+                    for _ in 0..HEARD_AT_ONCE {
+                        let Ok(heard) = self.heard_in.try_recv() else { break };
                         self.take_heard(heard);
                     }
                 }

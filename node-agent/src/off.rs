@@ -100,9 +100,12 @@ pub async fn off(options: &Options) -> anyhow::Result<()> {
             Err(error) => failed.push(format!("{location}: {error}")),
         }
     }
+    // The kubelet may use another back end than when its rules were written.
     let own = options.host_location();
-    if let Err(error) = tokio::task::block_in_place(|| remove(backend, &own, Place::Host)) {
-        failed.push(format!("the node itself: {error}"));
+    for backend in Backend::in_use_on_node() {
+        if let Err(error) = tokio::task::block_in_place(|| remove(backend, &own, Place::Host)) {
+            failed.push(format!("the node itself: {error}"));
+        }
     }
     // Also one that another agent, with other settings, has left.
     if let Err(error) = tokio::task::block_in_place(|| tried(remove_gate)) {

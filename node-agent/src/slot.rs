@@ -27,6 +27,8 @@ const UNLISTED: Duration = Duration::from_secs(30);
 const QUIET: Duration = Duration::from_millis(200);
 /// After so long they follow even a publication that nobody has closed.
 const OVERDUE: Duration = Duration::from_secs(2);
+/// After so long they follow even while members come and go all the time.
+const LATEST: Duration = Duration::from_secs(5);
 
 /// Work in a network namespace. Whoever takes it must hand back [`Finished`].
 #[derive(Debug)]
@@ -111,6 +113,8 @@ pub struct Slot {
     door: Door,
     /// When rules were last written.
     written_at: Instant,
+    /// Since when something is left to be cleaned up.
+    due_since: Option<Instant>,
     known: Known,
     running: bool,
     /// What is wanted takes more than members: that was found out, and it waits for a thread.
@@ -151,6 +155,7 @@ impl Slot {
             ruled: Ruled::default(),
             door: Door::NoGate,
             written_at: Instant::now(),
+            due_since: None,
             known: Known::Unread,
             running: false,
             needs_thread: false,
@@ -256,6 +261,11 @@ impl Slot {
         }))
     }
 
+    /// Whether everything that its rules refer to is known.
+    pub fn is_complete(&self) -> bool {
+        self.incomplete.is_none()
+    }
+
     /// Whether not all of its rules are known, and others may be in its kernel.
     pub fn may_hold_other_rules(&self) -> bool {
         self.wanted.is_none() && self.incomplete.is_some() && matches!(self.known, Known::Unread) && !self.is_admitted()
@@ -336,7 +346,8 @@ impl Slot {
     }
 
     fn may_clean_up(&self, Moment { now, closed, .. }: Moment) -> bool {
-        self.known.is_due() && now >= self.written_at + if closed { QUIET } else { OVERDUE }
+        let overdue = self.due_since.is_some_and(|since| now >= since + LATEST);
+        self.known.is_due() && (overdue || now >= self.written_at + if closed { QUIET } else { OVERDUE })
     }
 
     /// Takes in what came of the work.
@@ -357,6 +368,11 @@ impl Slot {
             self.readings = readings;
         }
         self.known = known;
+        self.due_since = self.known.is_due().then(|| match done {
+            // What could not be done is not tried at once.
+            Done::CleanedUp => now,
+            _ => self.due_since.unwrap_or(now),
+        });
         self.left = done == Done::Left;
         self.closed = match done {
             Done::Closed => true,
@@ -417,7 +433,8 @@ impl Slot {
         let stalls = self.incomplete.as_ref().map(|(since, _)| *since + PATIENCE);
         let cleans = [QUIET, OVERDUE].map(|wait| self.known.is_due().then_some(self.written_at + wait));
         let [quiet, overdue] = cleans;
-        let others = [self.retry_at, stalls, quiet, overdue, self.admitted_until, self.hearing.deadline()];
+        let latest = self.due_since.map(|since| since + LATEST);
+        let others = [self.retry_at, stalls, quiet, overdue, latest, self.admitted_until, self.hearing.deadline()];
         others.into_iter().flatten().filter(|at| *at > now).min()
     }
 

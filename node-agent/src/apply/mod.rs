@@ -97,7 +97,8 @@ pub fn bring_back(backend: Backend, texts: &Texts) -> Result<(), ApplyError> {
 /// When the kernel or a program refuses. What is in force is then not known any more, and never wider than before or
 /// after.
 pub fn apply(backend: Backend, wanted: &Wanted, known: Known, terms: &Terms) -> Result<Outcome, ApplyError> {
-    let done = match follow_members(wanted, known) {
+    let followed = if terms.anew { Followed::NotAlone(known) } else { follow_members(wanted, known) };
+    let done = match followed {
         Followed::Members(done) => done,
         Followed::NotAlone(known) => bring(backend, wanted, known, terms),
     };
@@ -240,7 +241,9 @@ fn replace(
     if let Err(error) = in_force.put(backend) {
         // Sets that no rule names, new ones or old ones, must not pile up with every try. What is in use refuses to go, and
         // would keep those behind it.
-        for name in names(&in_force.rendered.sets).union(&in_force.due.sets) {
+        // Those of a node's rules of before are needed to bring these back.
+        let old = if policy.place == Place::Pod { in_force.due.sets.clone() } else { BTreeSet::new() };
+        for name in names(&in_force.rendered.sets).union(&old) {
             let _ = in_force.sets.destroy(name);
         }
         return Err(error);

@@ -110,6 +110,8 @@ pub struct Terms {
     pub may_close: bool,
     /// What its rules were when they were last read back.
     pub readings: Readings,
+    /// Write rules and sets anew even if members alone differ: those of before stay as they were, to be brought back.
+    pub anew: bool,
 }
 
 /// What was done.

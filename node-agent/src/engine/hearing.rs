@@ -12,7 +12,7 @@ impl Engine {
     /// anew for it.
     pub(super) fn take_heard(&mut self, Heard { id, what }: Heard) {
         let now = Instant::now();
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id).filter(|slot| !slot.departed) else { return };
         let differs = match what {
             What::Answer(answer) => slot.hearing.hear(&answer, names::now()),
             What::InUse(in_use) => slot.hearing.looked(in_use, names::now()),
@@ -24,7 +24,8 @@ impl Engine {
         if !differs {
             return;
         }
-        if let Some((resolution, may_close)) = slot.hearing.filled(&self.reserved) {
+        // What is missing is no less so for what was heard: it comes with the next resolution.
+        if let Some((resolution, may_close)) = slot.hearing.filled(&self.reserved).filter(|_| slot.is_complete()) {
             slot.resolved(resolution, may_close, now);
         }
         self.keep_at.get_or_insert(now + super::LEDGER_DELAY);
@@ -37,10 +38,11 @@ impl Engine {
             let Some(cookie) = slot.cookie else { continue };
             let Some(asked) = slot.hearing.begin_look(now, unix) else { continue };
             let (id, location, heard) = (id.clone(), slot.sandbox.netns.clone(), self.heard.clone());
-            let threads = Arc::clone(&self.threads);
+            let looks = Arc::clone(&self.looks);
             tokio::spawn(async move {
-                // Only work in namespaces is done at the same time, so that this takes its turn.
-                let _permit = threads.acquire_owned().await;
+                // Each walks the flows of the whole machine, and nothing waits for it: one after the other, and never in the
+                // place of rules that are to be written.
+                let _permit = looks.acquire_owned().await;
                 let looked = tokio::task::spawn_blocking({
                     let id = id.clone();
                     move || names::look(id, &location, cookie, &asked)

@@ -1,6 +1,5 @@
 //! Names in IP lists, with a resolver that really answers: what the Pod asks for itself is opened, and nothing else.
 
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Mutex;
 
@@ -62,16 +61,6 @@ impl Wire {
                 let _ = socket.send_to(&answer(&buffer[..length], address), from);
             }
         });
-        let (listener, said) =
-            (outside.within(|_| TcpListener::bind((RESOLVER, 53)).expect("it is free")), answers.clone());
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().flatten() {
-                let question = framed(&mut stream);
-                let answer = answer(&question, *said.lock().expect("nobody panics with it"));
-                let length = u16::try_from(answer.len()).expect("it is short");
-                let _ = stream.write_all(&[&length.to_be_bytes()[..], &answer].concat());
-            }
-        });
         for address in [NAMED, OTHER] {
             let listener = outside.within(|_| TcpListener::bind((address, 443)).expect("it is free"));
             std::thread::spawn(move || listener.incoming().for_each(drop));
@@ -91,17 +80,6 @@ impl Wire {
         })
     }
 
-    /// The same over TCP.
-    fn ask_by_tcp(&self, name: &str) -> Vec<u8> {
-        let question = query(name);
-        self.pod.within(|_| {
-            let mut stream = TcpStream::connect((RESOLVER, 53)).expect("it listens");
-            let length = u16::try_from(question.len()).expect("it is short");
-            stream.write_all(&[&length.to_be_bytes()[..], &question].concat()).expect("it reads");
-            framed(&mut stream)
-        })
-    }
-
     /// Whether the Pod gets through at once: a lost SYN is sent again after a second.
     fn opens(&self, address: &str) -> bool {
         let target = SocketAddr::new(address.parse().expect("an address"), 443);
@@ -112,15 +90,6 @@ impl Wire {
     fn rules(&self) -> String {
         self.pod.exec("iptables-nft-save", &["-t", "mangle"], "")
     }
-}
-
-/// A message behind its length.
-fn framed(stream: &mut TcpStream) -> Vec<u8> {
-    let mut length = [0; 2];
-    stream.read_exact(&mut length).expect("a length");
-    let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
-    stream.read_exact(&mut message).expect("a message");
-    message
 }
 
 /// Everybody may connect to `*.example.com`.
@@ -214,16 +183,6 @@ fn resolver_socket() -> UdpSocket {
     let address: std::net::SocketAddrV4 = format!("{RESOLVER}:53").parse().expect("an address");
     bind(std::os::fd::AsRawFd::as_raw_fd(&own), &SockaddrIn::from(address)).expect("it may be shared");
     UdpSocket::from(own)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_resolver_answers_over_tcp_is_opened() {
-    let Some(wire) = Wire::new("what_the_resolver_answers_over_tcp_is_opened") else { return };
-    let _engine = engine(&wire, Kept::default()).await;
-    wire.ask_by_tcp("a.example.org");
-    wire.ask_by_tcp("a.example.com");
-    until("what was learned to be open", || wire.opens(NAMED)).await;
-    assert!(!wire.opens(OTHER));
 }
 
 #[tokio::test(flavor = "multi_thread")]

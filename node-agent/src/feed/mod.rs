@@ -101,7 +101,8 @@ impl ClusterEntry {
         let found = status.into_iter().flat_map(|status| {
             status.pod_networks.iter().flat_map(|network| &network.cidrs).chain(&status.service_ranges)
         });
-        let networks = given.chain(found).filter_map(|text| text.parse().ok()).collect();
+        let networks =
+            given.chain(found).filter_map(|text| text.parse::<IpNet>().ok()).map(|net| net.trunc()).collect();
         Self { created, spec, networks }
     }
 }

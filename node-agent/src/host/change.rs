@@ -10,6 +10,7 @@ use super::Keeper;
 use super::marker::Unconfirmed;
 use super::probe::{Answered, probe, still_answers};
 use crate::apply::{self, ApplyError, Done, Known, Outcome, Terms, Texts, apply, bring_back, texts_of_host};
+use crate::machine;
 
 /// How long to wait for answers.
 #[derive(Debug, Clone, Copy)]
@@ -57,16 +58,23 @@ impl Keeper {
             self.known = known;
             return Err(Failure::Other(problem.to_owned()));
         }
-        let before = texts_of_host(self.backend)?;
-        self.notes.begin(Unconfirmed {
-            fingerprint: print.to_owned(),
-            before: before.clone(),
-            answered: answered.clone(),
-        })?;
+        // By this the rules of before are known again once they are back.
+        if let Some(readings) = known.readings().filter(|readings| !readings.is_empty()) {
+            self.remembered = readings;
+        }
+        let noted = self.note(print, &answered);
+        let before = match noted {
+            Ok(before) => before,
+            // Nothing was done.
+            Err(failure) => {
+                self.known = known;
+                return Err(failure);
+            }
+        };
         let begun = Instant::now();
         let wanted = apply::Wanted::Policy(Arc::clone(policy));
         // What a Pod in Full gets when its policy is refused is no good for a node: it stays as it is.
-        let terms = Terms { may_close: false, ..self.terms() };
+        let terms = Terms { may_close: false, anew: true, ..self.terms() };
         let outcome = match apply(self.backend, &wanted, known, &terms) {
             Ok(outcome) => outcome,
             Err(refused) => {
@@ -97,11 +105,27 @@ impl Keeper {
         }
     }
 
+    /// Notes a change before it is made; gives the rules of before.
+    fn note(&mut self, print: &str, answered: &Answered) -> Result<Texts, Failure> {
+        let before = texts_of_host(self.backend)?;
+        self.notes.begin(Unconfirmed {
+            fingerprint: print.to_owned(),
+            before: before.clone(),
+            answered: answered.clone(),
+            boot: machine::boot_id(),
+        })?;
+        Ok(before)
+    }
+
     /// What an agent before this one has written and not confirmed is confirmed now, or taken back.
     pub(super) fn settle_unconfirmed(&mut self) -> Result<(), String> {
-        let Some(Unconfirmed { fingerprint, before, answered }) = self.notes.unconfirmed().cloned() else {
+        let Some(Unconfirmed { fingerprint, before, answered, boot }) = self.notes.unconfirmed().cloned() else {
             return Ok(());
         };
+        if boot != machine::boot_id() {
+            self.notes.end();
+            return Ok(());
+        }
         tracing::warn!(
             "an agent has ended before it confirmed a policy of the node itself: looking whether it is good"
         );

@@ -17,6 +17,9 @@ pub struct Unconfirmed {
     pub before: Texts,
     /// Whether the apiserver answered before, and which other nodes did.
     pub answered: super::probe::Answered,
+    /// In which boot of the machine it was made: in another one nothing of it is in force.
+    #[serde(default)]
+    pub boot: Option<String>,
 }
 
 /// A policy that is not tried again until it changes.

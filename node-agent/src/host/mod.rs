@@ -27,11 +27,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringfence_dataplane::host::fingerprint;
+use ringfence_dataplane::host::{fingerprint, with_members_of};
 use ringfence_dataplane::{NetnsPolicy, Place};
 use tokio::sync::watch;
 
 use crate::apply::{self, Done, Followed, Known, Outcome, Terms, clean_up, follow_members};
+use crate::machine;
 use crate::netns::{self, Cookie, Location};
 use crate::readings::Readings;
 use crate::tools::Backend;
@@ -39,6 +40,8 @@ pub use change::Patience;
 use marker::Notes;
 pub use probe::Apiserver;
 
+/// An interface of a kube-proxy that works with IPVS.
+const IPVS: &str = "kube-ipvs0";
 /// Wait after a failure; doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// See [`FIRST_WAIT`].
@@ -104,6 +107,8 @@ pub struct Keeper {
     /// What an agent before this one has read back, until it was looked at.
     remembered: Readings,
     known: Known,
+    /// The policy that is in force, with what it is known by.
+    confirmed: Option<(Arc<NetnsPolicy>, String)>,
 }
 
 /// What came of a try.
@@ -131,6 +136,7 @@ impl Keeper {
             notes: Notes::in_folder(state_dir),
             remembered: Readings::default(),
             known: Known::Unread,
+            confirmed: None,
         }
     }
 
@@ -173,6 +179,7 @@ impl Keeper {
         match apply::apply(self.backend, &apply::Wanted::Nothing, known, &self.terms()) {
             Ok(Outcome { known, done, .. }) => {
                 self.known = known;
+                self.confirmed = None;
                 self.notes.forget_all();
                 if done == Done::Removed {
                     tracing::info!("nothing of ours is in force on the node itself any more");
@@ -184,12 +191,23 @@ impl Keeper {
     }
 
     fn put(&mut self, policy: &Arc<NetnsPolicy>, witnesses: &[IpAddr]) -> Came {
+        if machine::has_interface(IPVS) {
+            return failed(
+                "Services are translated by IPVS, which leads what is for Pods through the node's own traffic",
+            );
+        }
         let print = fingerprint(policy);
         if let Some(problem) = self.notes.refused(&print) {
-            return Came { problem: Some(problem), ..Came::good(State::TakenBack) };
+            let kept =
+                self.keep_members(policy).err().map(|error| format!("{problem}; failed to follow members: {error}"));
+            return Came { problem: Some(kept.unwrap_or(problem)), ..Came::good(State::TakenBack) };
         }
         let wanted = apply::Wanted::Policy(Arc::clone(policy));
-        let outcome = match follow_members(&wanted, std::mem::take(&mut self.known)) {
+        // What people have written is confirmed, also where it is members of sets alone.
+        let is_another = self.confirmed.as_ref().is_some_and(|(_, confirmed)| *confirmed != print);
+        let known = std::mem::take(&mut self.known);
+        let followed = if is_another { Followed::NotAlone(known) } else { follow_members(&wanted, known) };
+        let outcome = match followed {
             Followed::Members(done) => done.map_err(|error| error.to_string()),
             Followed::NotAlone(known) => match self.change(policy, witnesses, &print, known) {
                 Ok(outcome) => Ok(outcome),
@@ -200,9 +218,24 @@ impl Keeper {
             },
         };
         match outcome.and_then(|outcome| self.clean_up(outcome)) {
-            Ok(problem) => Came { again: self.known.is_due(), problem, state: State::InForce },
+            Ok(problem) => {
+                self.confirmed = Some((Arc::clone(policy), print));
+                Came { again: self.known.is_due(), problem, state: State::InForce }
+            }
             Err(problem) => failed(problem),
         }
+    }
+
+    /// Where another policy was taken back, the one of before goes on with the members of now: Pods and nodes come all the same.
+    fn keep_members(&mut self, newer: &NetnsPolicy) -> Result<(), String> {
+        let Some((confirmed, _)) = &self.confirmed else { return Ok(()) };
+        let followed = Arc::new(with_members_of(confirmed, newer));
+        let known = std::mem::take(&mut self.known);
+        let wanted = apply::Wanted::Policy(Arc::clone(&followed));
+        let outcome = apply::apply(self.backend, &wanted, known, &self.terms()).map_err(|error| error.to_string())?;
+        self.clean_up(outcome)?;
+        self.confirmed = self.confirmed.take().map(|(_, print)| (followed, print));
+        Ok(())
     }
 
     /// What can wait until a change is confirmed: it is read back, and the sets of before go.

@@ -235,7 +235,8 @@ fn crashed(scene: &Scene, policy: NetnsPolicy) {
     let before = scene.rules();
     let answered = Answered { apiserver: true, witnesses: vec![address(OTHER)] };
     let mut notes = Notes::in_folder(Some(scene.folder.path()));
-    notes.begin(Unconfirmed { fingerprint: fingerprint(&policy), before, answered }).expect("written");
+    let boot = crate::machine::boot_id();
+    notes.begin(Unconfirmed { fingerprint: fingerprint(&policy), before, answered, boot }).expect("written");
     let terms = Terms { place: Place::Host, ..Terms::default() };
     let put = |_| {
         apply::apply(Backend::Nft, &apply::Wanted::Policy(Arc::new(policy.clone())), Known::Unread, &terms).map(drop)

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use ringfence_dataplane::Names;
-use ringfence_dataplane::names::{messages, read_answer};
+use ringfence_dataplane::names::{message, read_answer};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
 
@@ -43,24 +43,17 @@ async fn follow(
             Ok(Err(error)) if error.kind() == ErrorKind::Interrupted => continue,
             Ok(Err(error)) => return Err(error),
         };
-        let Ok(answers) = messages(&heard) else {
-            malformed += 1;
-            tracing::debug!(id, malformed, "not understood: a packet from a resolver");
-            continue;
-        };
-        for message in answers {
-            match read_answer(message) {
-                Ok(Some(answer)) if named.borrow().iter().any(|names| names.matches(&answer.name)) => {
-                    let what = What::Answer(answer);
-                    if tell.send(Heard { id: id.to_owned(), what }).await.is_err() {
-                        return Ok(());
-                    }
+        match message(&heard).and_then(read_answer) {
+            Ok(Some(answer)) if named.borrow().iter().any(|names| names.matches(&answer.name)) => {
+                let what = What::Answer(answer);
+                if tell.send(Heard { id: id.to_owned(), what }).await.is_err() {
+                    return Ok(());
                 }
-                Ok(_) => {}
-                Err(_) => {
-                    malformed += 1;
-                    tracing::debug!(id, malformed, "not understood: an answer of a resolver");
-                }
+            }
+            Ok(_) => {}
+            Err(_) => {
+                malformed += 1;
+                tracing::debug!(id, malformed, "not understood: what a resolver has sent");
             }
         }
     }

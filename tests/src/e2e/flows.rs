@@ -1,12 +1,14 @@
 //! Flows that are open while policy changes: exactly those that it denies end.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Outcome;
 use super::scene::Scene;
+use crate::kernel::in_netns;
 use crate::lab::{Lab, SLOW, pod_ip};
 use crate::manifests::{OURS, namespace, pod, profile, rule, rule_set};
 use crate::probe::{LongDatagrams, LongFlow, Seen};
@@ -86,8 +88,9 @@ pub async fn a_tightened_policy_ends_flows_through_the_gate(lab: Lab) -> Result<
     let name = scene.name.as_str();
     let addresses = lab.bed.addresses()?;
     let address = |key: &str| addresses.get(key).with_context(|| format!("no {key}"));
-    for (list, key) in [("fl-gate-kept", "EXT_ADDRESS"), ("fl-gate-lost", "HOST_ADDRESS")] {
-        let spec = json!({"ranges": [address(key)?]});
+    let (node, kept, lost) = (address("NODE2_ADDRESS")?, lab.bed.client_netns(), lab.bed.fabric_netns());
+    for (list, netns) in [("fl-gate-kept", &kept), ("fl-gate-lost", &lost)] {
+        let spec = json!({"ranges": [source_towards(netns, node)?]});
         lab.apply(&json!({"apiVersion": OURS, "kind": "IPList", "metadata": {"name": list}, "spec": spec})).await?;
     }
     let from = |list: &str| {
@@ -97,8 +100,7 @@ pub async fn a_tightened_policy_ends_flows_through_the_gate(lab: Lab) -> Result<
     let client = rule("client-to-server", "Allow", (name, "client"), (name, "server"));
     lab.apply(&rule_set(name, &[client.clone(), from("fl-gate-kept"), from("fl-gate-lost")])).await?;
     lab.await_ready("RuleSet", None, name).await?;
-    let door = SocketAddr::new(address("NODE2_ADDRESS")?.parse()?, node_port(&lab, name).await?);
-    let (kept, lost) = (lab.bed.client_netns(), lab.bed.fabric_netns());
+    let door = SocketAddr::new(node.parse()?, node_port(&lab, name).await?);
     for netns in [&kept, &lost] {
         lab.await_seen(netns, door, Seen::Open, SLOW).await?;
     }
@@ -118,6 +120,13 @@ pub async fn a_tightened_policy_ends_flows_through_the_gate(lab: Lab) -> Result<
         lab.delete(OURS, "IPList", None, list).await?;
     }
     Ok(Outcome::Passed)
+}
+
+/// The address that connections to another one have from a network namespace.
+fn source_towards(netns: &Path, target: &str) -> Result<String> {
+    let route = in_netns(netns, &["ip", "-4", "route", "get", target])?;
+    let mut words = route.split_whitespace().skip_while(|word| *word != "src");
+    words.nth(1).map(str::to_owned).with_context(|| format!("no source in '{}'", route.trim()))
 }
 
 /// A Service on the nodes' ports, TCP and UDP on the same one, in front of the server.

@@ -9,6 +9,9 @@ use simple_dns::{CLASS, Name, OPCODE, Packet, PacketFlag, RCODE, ResourceRecord}
 
 use super::Malformed;
 
+/// What resolvers send over UDP is no longer (RFC 9715 asks for 1,400 bytes). Names in a message may lead to one another in chains,
+/// and what reading one costs grows with the square of its length.
+const LONGEST_MESSAGE: usize = 4096;
 /// Records of one section. An answer that is true has a few.
 const MOST_RECORDS: u16 = 512;
 /// Names by which one leads to another.
@@ -28,6 +31,9 @@ pub struct Answer {
 /// # Errors
 /// When it is no DNS message.
 pub fn read_answer(message: &[u8]) -> Result<Option<Answer>, Malformed> {
+    if message.len() > LONGEST_MESSAGE {
+        return Err(Malformed);
+    }
     // The parser makes room for as many records as are announced.
     let announced = message.get(6..12).ok_or(Malformed)?.chunks(2);
     if announced.into_iter().any(|count| u16::from_be_bytes([count[0], count[1]]) > MOST_RECORDS) {

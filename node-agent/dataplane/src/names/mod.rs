@@ -25,7 +25,7 @@ use ringfence_model::{DomainName, NamePattern};
 
 pub use answer::{Answer, read_answer};
 pub use learned::{LONGEST, Learned, MOST, SHORTEST, Taken};
-pub use message::messages;
+pub use message::message;
 
 use crate::policy::{Entry, HostSet, Match, NetnsPolicy, Nets, Origin};
 use crate::resolve::{Resolution, prefixes};

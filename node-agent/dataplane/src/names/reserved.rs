@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200)];
 /// See [`METADATA_V4`].
 const METADATA_V6: [Ipv6Addr; 2] =
-    [Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x254)];
+    [Ipv6Addr::new(0xfd00, 0x00c1, 0, 0, 0, 0, 0xa9fe, 0xa9fe), Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x254)];
+/// The first words of those of AWS: metadata, time, names, the credentials of Pods.
+const AWS_V6: [u16; 2] = [0xfd00, 0x0ec2];
 
 /// Whether an address is never opened by a name, whatever the cluster's networks are.
 pub fn is_reserved(address: IpAddr) -> bool {
@@ -40,6 +42,7 @@ fn is_reserved_v6(address: Ipv6Addr) -> bool {
         || address.is_unicast_link_local()
         || address.is_multicast()
         || METADATA_V6.contains(&address)
+        || address.segments().starts_with(&AWS_V6)
 }
 
 #[cfg(test)]

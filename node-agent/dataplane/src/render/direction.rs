@@ -102,14 +102,23 @@ fn discovery(family: Family) -> Vec<String> {
 }
 
 /// Copies what resolvers answer: of questions that the Pod itself has asked, so that nobody teaches it anything unasked.
-fn copy_answers(resolvers: &str) -> impl Iterator<Item = String> + '_ {
-    ["udp", "tcp"].into_iter().map(move |protocol| {
-        format!(
-            "-p {protocol} -m {protocol} --sport 53 -m conntrack --ctstate ESTABLISHED --ctdir REPLY \
-             -m set --match-set {resolvers} src -m comment --comment \"rf:names\" \
-             -j NFLOG --nflog-group {ANSWERS} --nflog-threshold 1"
-        )
-    })
+///
+/// Of a stream of TCP a segment does not say where a message begins, so that whoever has text in an answer could have it taken
+/// for one of its own.
+fn copy_answers(resolvers: &str) -> String {
+    format!(
+        "-p udp -m udp --sport 53 -m conntrack --ctstate ESTABLISHED --ctdir REPLY -m set --match-set {resolvers} src \
+         -m comment --comment \"rf:names\" -j NFLOG --nflog-group {ANSWERS} --nflog-threshold 1"
+    )
+}
+
+/// Who takes the DNS of a node out of conntrack, as node-local caches do, does so on purpose, and answers are then not known by
+/// their questions.
+fn untracked_names() -> [String; 4] {
+    let rule = |protocol: &str, port: &str| {
+        format!("-p {protocol} -m {protocol} --{port} 53 -m conntrack --ctstate UNTRACKED -j RETURN")
+    };
+    [rule("udp", "dport"), rule("udp", "sport"), rule("tcp", "dport"), rule("tcp", "sport")]
 }
 
 /// What comes before every rule. `answers`: the set with the resolvers whose answers are to be copied.
@@ -119,11 +128,14 @@ fn head(policy: &NetnsPolicy, family: Family, direction: Direction, old: &str, a
     if state != Enforcement::VisibilityOnly && policy.place == Place::Pod {
         rules.push(format!("-m connmark --mark {ENDED:#x}/{ENDED:#x} -j DROP"));
     }
-    rules.extend(answers.into_iter().flat_map(copy_answers));
+    rules.extend(answers.into_iter().map(copy_answers));
     rules.push("-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned());
     rules.extend(discovery(family));
-    if state == Enforcement::Full {
-        rules.push("-m conntrack --ctstate INVALID -j DROP".to_owned());
+    match policy.place {
+        Place::Pod if state == Enforcement::Full => rules.push("-m conntrack --ctstate INVALID -j DROP".to_owned()),
+        Place::Pod => {}
+        // A node's own connections may be older than conntrack, whose settings are not ours: they are judged like others.
+        Place::Host => rules.extend(untracked_names()),
     }
     rules.push(format!("-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -g {old}"));
     rules
