@@ -50,6 +50,11 @@ pub async fn ask(lab: &Lab, node: &str, state: &str) -> Result<()> {
         .map(drop)
 }
 
+/// Asks for nothing any more: Kubelink makes the Workload anew, as long as there is the node.
+pub async fn release(lab: &Lab, node: &str) -> Result<()> {
+    lab.delete(OURS, "Workload", None, node).await
+}
+
 /// The condition that tells of a node's own policy: its reason and message.
 async fn said(lab: &Lab, node: &str) -> Result<Option<(String, String)>> {
     let object = lab.ours("NodePolicy", node).await?.context("there is no NodePolicy")?;
@@ -124,7 +129,7 @@ pub async fn a_node_in_full_is_open_where_it_must_be(lab: Lab) -> Result<Outcome
     let open = [Seen::Open; 3];
     await_sees(&lab, open).await?;
     let ran = in_full(&lab).await;
-    ask(&lab, NODE, "Idle").await?;
+    release(&lab, NODE).await?;
     cluster(&lab, None).await?;
     ran?;
     await_said(&lab, NODE, None).await?;
@@ -271,7 +276,7 @@ async fn opened(lab: &Lab) -> Result<()> {
 }
 
 async fn clear(lab: &Lab) -> Result<()> {
-    ask(lab, NODE, "Idle").await?;
+    release(lab, NODE).await?;
     for kind in ["RuleSet", "IPList"] {
         lab.delete(OURS, kind, None, NAME).await?;
     }

@@ -254,7 +254,7 @@ impl Scene {
 /// When it cannot be made so.
 pub async fn restore(lab: &Lab) -> Result<()> {
     Bed::new(lab)?.restore()?;
-    host::ask(lab, "node1", "Idle").await?;
+    host::release(lab, "node1").await?;
     lab.apply(&external_ranges(&[])).await.map(drop)
 }
 
