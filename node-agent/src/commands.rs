@@ -20,6 +20,7 @@ use crate::engine::{Engine, Inputs, NodeSide, Outputs};
 use crate::feed::pod_file::PodEntry;
 use crate::feed::{self, Change, Kind, Object, folder, kubernetes, pods};
 use crate::flows::usage;
+use crate::gate::Gate;
 use crate::health::{Fault, Health};
 use crate::host::{self, Apiserver};
 use crate::ledger::{self, Ledger};
@@ -76,13 +77,11 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
         Some(apiserver) => apiserver.clone(),
         None => kubernetes::apiserver().await.context("find the apiserver")?,
     };
-    let node = follow_node(options, Backend::of_node()?, &readings, Some(options.state_dir()), Some(apiserver));
+    let on_node = Backend::of_node()?;
+    let node = follow_node(options, on_node, &readings, Some(options.state_dir()), Some(apiserver));
     let engine =
         engine.remembering(readings).knowing(learned).waiting(options.pod_start_wait(), before).with_node(node);
-    let engine = match options.gate()? {
-        Some(gate) => engine.with_gate(gate),
-        None => engine.dismissing_gate(),
-    };
+    let engine = if options.keeps_gate() { engine.with_gate(Gate::new(on_node)) } else { engine.dismissing_gate() };
     let switch = Switch::of(options.state_dir());
     let (turned, off) = watch::channel(switch.is_off());
     tokio::spawn(switch.follow(turned));
@@ -166,10 +165,7 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
     let engine =
         engine.releasing_departed().remembering(readings).knowing(learned).waiting(options.pod_start_wait(), None);
     let engine = engine.with_node(host);
-    let engine = match options.gate()? {
-        Some(gate) => engine.with_gate(gate),
-        None => engine,
-    };
+    let engine = if options.keeps_gate() { engine.with_gate(Gate::new(Backend::of_node()?)) } else { engine };
     let (_, off) = watch::channel(false);
     let missed = Arc::new(Notify::new());
     let inputs = Inputs { changes: changes_in, sandboxes, asks, off, missed, stop: stop.clone() };

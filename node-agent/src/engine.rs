@@ -25,7 +25,7 @@ use std::time::Duration;
 use ringfence_cni::Fallback;
 use ringfence_crds::Revision;
 use ringfence_crds::names::MARKER;
-use ringfence_dataplane::{Learned, LocalPod, Nets, Resolution, Resolver};
+use ringfence_dataplane::{Learned, Nets, Resolution, Resolver};
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
@@ -392,6 +392,7 @@ impl Engine {
         let mut resolver = Resolver::new(self.view.store());
         for (_, slot) in self.slots.iter_mut().filter(|(id, _)| only.is_none_or(|only| only == *id)) {
             if slot.departed {
+                slot.hearing.rest();
                 slot.resolved(Resolution::Unmanaged, false, now);
                 continue;
             }
@@ -413,17 +414,16 @@ impl Engine {
             let resolution = slot.hearing.fill(resolution, may_close, &self.reserved);
             slot.resolved(resolution, may_close, now);
         }
-        if only.is_some() {
-            return;
-        }
-        let standing = self.standing();
-        if let Some(node) = &mut self.node {
-            let here = self.slots.values().filter(|slot| !slot.departed);
-            let pods: Vec<LocalPod> = here.map(|slot| self.view.pod_in(&slot.sandbox)).collect();
-            node.resolve(&self.view, standing, &mut resolver, (&self.node_addresses, &pods), now);
-        }
-        if self.view.held().is_none() {
-            self.want(resolver);
+        if only.is_none() {
+            let standing = self.standing();
+            if let Some(node) = &mut self.node {
+                let here = self.slots.values().filter(|slot| !slot.departed);
+                let pods = here.map(|slot| self.view.pod_in(&slot.sandbox));
+                node.resolve(&self.view, standing, &mut resolver, (&self.node_addresses, pods), now);
+            }
+            if self.view.held().is_none() {
+                self.want(resolver);
+            }
         }
         self.ask_gate();
     }

@@ -162,10 +162,9 @@ impl Options {
         Duration::from_secs(self.pod_start_wait)
     }
 
-    /// The gate of this node, if this agent keeps it.
-    fn gate(&self) -> Result<Option<gate::Gate>, tools::ToolError> {
-        let keeps = self.gate.unwrap_or(self.objects.is_none());
-        keeps.then(|| tools::Backend::of_node().map(gate::Gate::new)).transpose()
+    /// Whether this agent keeps the gate of this node.
+    fn keeps_gate(&self) -> bool {
+        self.gate.unwrap_or(self.objects.is_none())
     }
 
     /// Where the CNI plugin is to be, if this agent is to put it there.

@@ -86,6 +86,13 @@ pub enum Door {
     },
 }
 
+impl Door {
+    /// By which nothing is let in: of a Pod of which its node's gate, or that there is none, has not been told.
+    pub fn closed() -> Self {
+        Self::Gate { ports: Ports::Probes, nodes: Arc::default() }
+    }
+}
+
 /// What the policy of a Pod says.
 #[derive(Debug, Default)]
 struct Ruled {
@@ -153,7 +160,7 @@ impl Slot {
             hearing: Hearing::default(),
             wanted: None,
             ruled: Ruled::default(),
-            door: Door::NoGate,
+            door: Door::closed(),
             written_at: Instant::now(),
             due_since: None,
             known: Known::Unread,

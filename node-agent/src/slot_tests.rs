@@ -1,7 +1,9 @@
 //! What a slot has done when, written out from the architecture: rules first, nothing left open, nothing forgotten.
 
 use super::*;
-use ringfence_dataplane::{Enforcement, NetnsPolicy};
+use ringfence_dataplane::policy::Origin;
+use ringfence_dataplane::{Enforcement, Entry, HostSet, Match, Packet};
+use ringfence_model::{Direction, PortMatch, Protocol, Services};
 
 fn slot() -> Slot {
     Slot::new(
@@ -237,4 +239,39 @@ async fn a_job_that_no_thread_is_free_for_is_begun_anew() {
     let Some(Job::Apply { wanted, known, .. }) = slot.begin(at(now)) else { panic!("other rules") };
     assert_eq!(wanted, Wanted::Policy(Arc::new(NetnsPolicy::new(Enforcement::VisibilityOnly))));
     assert!(known.has_rules(), "what is known was not lost");
+}
+
+/// The CNI plugin tells of a Pod before anybody has told it of a gate.
+#[tokio::test]
+async fn a_pod_that_starts_lets_no_node_in_before_it_is_told_by_which_door() {
+    let node: IpAddr = "10.244.1.1".parse().expect("an address");
+    let nets = Arc::new([node].into_iter().collect());
+    let port = PortMatch::single(Protocol::TCP, 8080);
+    let peers = HostSet { origins: [Origin::Node].into(), nets };
+    let matching = Match::Hosts { peers, services: Services::Only(port.into_iter().collect()) };
+    let mut policy = NetnsPolicy::new(Enforcement::Full);
+    policy.inbound.essential.push(Entry { matching, reject: false, rule: "essential:probe".to_owned() });
+    let probe = Packet {
+        direction: Direction::Inbound,
+        protocol: Protocol::TCP,
+        src: node,
+        dst: "10.244.1.5".parse().expect("an address"),
+        sport: 40000,
+        dport: 8080,
+        icmp: None,
+    };
+    let now = Instant::now();
+    let mut slot = Slot::admitted(slot().sandbox, false, now);
+    slot.resolved(Resolution::Enforce(policy), true, now);
+    let lets_in = |slot: &Slot| match &slot.wanted {
+        Some(Wanted::Policy(policy)) => !policy.judge(&probe).blocks,
+        other => panic!("{other:?}"),
+    };
+    assert!(!lets_in(&slot));
+    slot.let_in(Door::Gate { ports: Ports::Probes, nodes: [node].into() });
+    assert!(lets_in(&slot), "the gate is in force for it");
+    slot.let_in(Door::closed());
+    assert!(!lets_in(&slot));
+    slot.let_in(Door::NoGate);
+    assert!(lets_in(&slot), "its node has no gate");
 }

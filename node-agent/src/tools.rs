@@ -126,8 +126,12 @@ impl Backend {
         if machine::has_interface(CILIUM) {
             return Some(false);
         }
-        if netfilter::has_kube_proxy().ok()? {
-            return Some(true);
+        match netfilter::has_kube_proxy() {
+            Ok(true) => return Some(true),
+            // Somebody writes rules just now.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return None,
+            // Or the kernel has the old back end alone.
+            Ok(false) | Err(_) => {}
         }
         if !has_legacy_table("nat") {
             return Some(false);

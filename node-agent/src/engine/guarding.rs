@@ -3,17 +3,19 @@
 use tokio::time::Instant;
 
 use super::Engine;
-use crate::gate::Finished;
+use crate::gate::{Finished, Gate};
 use crate::off;
-use crate::slot::{Moment, Slot};
+use crate::slot::{Door, Moment, Slot};
 
 impl Engine {
-    /// Tells the gate which Pods there are, and Pods for whom it is in force.
+    /// Tells the gate which Pods there are, and Pods whether it is in force for them.
     pub(super) fn ask_gate(&mut self) {
-        let Some(gate) = &mut self.gate else { return };
-        gate.want(self.slots.iter());
+        if let Some(gate) = &mut self.gate {
+            gate.want(self.slots.iter());
+        }
         for (id, slot) in &mut self.slots {
-            let door = gate.door(id, slot, &self.node_addresses);
+            let by_gate = |gate: &Gate| gate.door(id, slot, &self.node_addresses);
+            let door = self.gate.as_ref().map_or(Door::NoGate, by_gate);
             slot.let_in(door);
         }
     }

@@ -53,11 +53,11 @@ impl NodeSide {
         view: &View,
         standing: Standing,
         resolver: &mut Resolver<'_>,
-        (addresses, pods): (&[IpAddr], &[LocalPod]),
+        (addresses, pods): (&[IpAddr], impl Iterator<Item = LocalPod>),
         now: Instant,
     ) {
         addresses.clone_into(&mut self.host.addresses);
-        let resolution = resolver.resolve_host(&self.host, pods.iter());
+        let resolution = resolver.resolve_host(&self.host, pods);
         self.open = false;
         let missing = match &resolution {
             Resolution::Incomplete { missing, .. } if standing == Standing::Enforced && view.is_loaded() => {

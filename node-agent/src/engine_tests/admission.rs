@@ -66,6 +66,19 @@ async fn a_pod_in_full_may_start_when_its_rules_are_there() {
     engine.until("rules", |report| report.settled && report.pods_enforced == 1).await;
 }
 
+/// Nothing comes in from the node before the Pod is told that no gate judges it, and it is told with its rules.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_starts_is_told_that_its_node_has_no_gate() {
+    let Some(netns) = Netns::new("a_pod_that_starts_is_told_that_its_node_has_no_gate") else { return };
+    let engine = Running::start(None, BTreeMap::new());
+    let (name, Object::Pod(pod)) = local_pod() else { panic!("it is a Pod") };
+    let probed = LocalPod { probe_ports: [(ringfence_model::Protocol::TCP, 8080)].into(), ..pod };
+    engine.say(Change::Put { name: name.to_owned(), object: Object::Pod(probed) });
+    assert_eq!(answer_of(engine.asks_about("shop", &netns.path())).await, Answer::protected());
+    assert!(netns.holds().contains("--comment \"rf:essential:probe\""), "{}", netns.holds());
+    assert!(!netns.holds().contains("rf:gate"), "{}", netns.holds());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_of_which_nothing_is_known_starts_closed() {
     let Some(netns) = Netns::new("a_pod_of_which_nothing_is_known_starts_closed") else { return };

@@ -44,7 +44,7 @@ impl Node {
 
     fn resolve(&mut self, standing: Standing) -> OfNode {
         let mut resolver = Resolver::new(self.view.store());
-        self.side.resolve(&self.view, standing, &mut resolver, (&[], &[]), Instant::now());
+        self.side.resolve(&self.view, standing, &mut resolver, (&[], std::iter::empty()), Instant::now());
         self.wanted.borrow().clone()
     }
 }
@@ -85,7 +85,7 @@ async fn what_nobody_has_told_changes_nothing_on_the_node_but_off_does() {
     let mut side = NodeSide::new(Host::default(), wanted_out, said_in);
     let view = View::new(None);
     let mut resolve = |standing| {
-        side.resolve(&view, standing, &mut Resolver::new(view.store()), (&[], &[]), Instant::now());
+        side.resolve(&view, standing, &mut Resolver::new(view.store()), (&[], std::iter::empty()), Instant::now());
         wanted.borrow().clone()
     };
     assert_eq!(resolve(Standing::Enforced), OfNode::Keep);

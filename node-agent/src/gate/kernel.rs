@@ -11,7 +11,7 @@ use ringfence_dataplane::sets::{self, Member, SetChange, SetDef};
 use ringfence_dataplane::{Enforcement, Family, Installed, Readback};
 
 use super::flows;
-use crate::apply::{ApplyError, destroy};
+use crate::apply::{ApplyError, Done, destroy};
 use crate::flows::tightening::side_may_tighten;
 use crate::ipset::{Found, Sets};
 use crate::tools::Backend;
@@ -42,19 +42,6 @@ pub struct Held {
     unused: BTreeSet<String>,
     /// The number of the rules when they were last read.
     generation: Option<u32>,
-}
-
-/// What was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Done {
-    /// Nothing: it was right already.
-    Nothing,
-    /// Left alone, since something is there and only an empty namespace was to be filled.
-    Left,
-    /// Members of sets came and went.
-    Members,
-    /// Rules were written.
-    Rules,
 }
 
 impl Known {
@@ -106,6 +93,10 @@ pub fn bring(
         let refused = refused(backend, &rendered, &held);
         if !refused.is_empty() {
             problem = Some(format!("load rules, whose Pods are closed to what they judge: {error}"));
+            // What came of the tries is looked up and not foreseen.
+            let Held { v4, v6, sets, unused, .. } = read(backend)?;
+            (held.v4, held.v6, held.sets) = (v4, v6, sets);
+            held.unused.extend(unused);
             rendered = RenderedGate::without(wanted, &refused);
             written = held.put(backend, &rendered);
         }

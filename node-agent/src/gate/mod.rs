@@ -18,10 +18,10 @@ use ringfence_dataplane::{Enforcement, NetnsPolicy};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
-use crate::apply::ApplyError;
+use crate::apply::{ApplyError, Done};
 use crate::slot::{Door, Moment, Slot};
 use crate::tools::Backend;
-use kernel::{Brought, Done, Known};
+use kernel::{Brought, Known};
 
 /// For so long nothing is written in Pods that have rules before the gate is known: what they let in depends on it.
 const FIRST: Duration = Duration::from_secs(5);

@@ -58,11 +58,6 @@ impl GatePolicy {
         }
     }
 
-    /// Addresses of all Pods.
-    pub fn pods(&self) -> BTreeSet<IpAddr> {
-        self.doors.iter().flat_map(|door| &door.pods).copied().collect()
-    }
-
     /// The door that an address is behind.
     pub fn door(&self, pod: IpAddr) -> Option<&Door> {
         self.doors.iter().find(|door| door.pods.contains(&pod))

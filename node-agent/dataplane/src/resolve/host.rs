@@ -30,8 +30,8 @@ pub struct Host {
 }
 
 impl Resolver<'_> {
-    /// The policy of the node itself. `pods`: those that run on it, for their probes.
-    pub fn resolve_host<'p>(&mut self, host: &Host, pods: impl Iterator<Item = &'p LocalPod>) -> Resolution {
+    /// The policy of the node itself. `pods`: those that run on it, for their probes; not looked at where it has none.
+    pub fn resolve_host(&mut self, host: &Host, pods: impl Iterator<Item = LocalPod>) -> Resolution {
         let Some(node) = self.store.node_policy.as_ref() else {
             return Resolution::Incomplete { missing: vec![Missing::NodePolicy], closed: None };
         };
@@ -145,14 +145,14 @@ fn apiserver(ends: &[SocketAddr]) -> Vec<Entry> {
 
 /// The kubelet's probes of the node's own Pods, each exactly. It is there without a Pod too, so that a Pod that starts changes
 /// members and no rule.
-fn probes<'p>(pods: impl Iterator<Item = &'p LocalPod>) -> Entry {
-    let ends = pods.filter(|pod| !pod.host_network).flat_map(|pod| {
-        let ports = pod.probe_ports.iter();
-        ports.flat_map(|(protocol, port)| {
-            pod.ips.iter().map(|address| End { address: *address, protocol: *protocol, port: *port })
-        })
-    });
-    let matching = Match::Ends(Arc::new(ends.collect()));
+fn probes(pods: impl Iterator<Item = LocalPod>) -> Entry {
+    let mut ends = BTreeSet::new();
+    for pod in pods.filter(|pod| !pod.host_network) {
+        for (protocol, port) in pod.probe_ports {
+            ends.extend(pod.ips.iter().map(|address| End { address: *address, protocol, port }));
+        }
+    }
+    let matching = Match::Ends(Arc::new(ends));
     Entry { matching, reject: false, rule: "essential:probe".to_owned() }
 }
 

@@ -302,11 +302,6 @@ pub fn generation(name: &str) -> Option<u32> {
     rest.split('-').next()?.parse().ok()
 }
 
-/// The family of a set of this name, if it is one of ours of this place.
-pub fn family_of(place: Place, name: &str) -> Option<Family> {
-    names(place).family(name)
-}
-
 fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{line}");

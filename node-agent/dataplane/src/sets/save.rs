@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Member, Members, PROTOCOLS, SetDef, SetKind, family_of};
+use super::{Member, Members, PROTOCOLS, SetDef, SetKind, names};
 use crate::chains::Place;
 use crate::policy::End;
 
@@ -17,7 +17,7 @@ pub fn parse_save(text: &str) -> Vec<SetDef> {
     for line in text.lines() {
         let mut words = line.split_whitespace();
         let (Some(verb), Some(name), Some(what)) = (words.next(), words.next(), words.next()) else { continue };
-        if family_of(Place::Pod, name).is_none() {
+        if names(Place::Pod).family(name).is_none() {
             continue;
         }
         if verb == "create" {
@@ -28,7 +28,7 @@ pub fn parse_save(text: &str) -> Vec<SetDef> {
         }
     }
     let defs = sets.into_iter().filter_map(|(name, read)| {
-        let family = family_of(Place::Pod, name)?;
+        let family = names(Place::Pod).family(name)?;
         Some(SetDef { name: name.to_owned(), family, members: read?.members() })
     });
     defs.collect()

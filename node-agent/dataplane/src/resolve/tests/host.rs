@@ -53,7 +53,7 @@ fn host() -> Host {
 }
 
 fn policy(store: &ObjectStore, host: &Host, pods: &[LocalPod]) -> NetnsPolicy {
-    match Resolver::new(store).resolve_host(host, pods.iter()) {
+    match Resolver::new(store).resolve_host(host, pods.iter().cloned()) {
         Resolution::Enforce(policy) => policy,
         other => panic!("{other:?}"),
     }
@@ -71,7 +71,7 @@ fn inbound(policy: &NetnsPolicy, peer: &str, port: u16) -> Decision {
 
 #[test]
 fn a_node_without_a_state_has_no_rules() {
-    let resolve = |store: &ObjectStore| Resolver::new(store).resolve_host(&host(), [].iter());
+    let resolve = |store: &ObjectStore| Resolver::new(store).resolve_host(&host(), std::iter::empty());
     assert_eq!(resolve(&store(PolicyState::Idle, Vec::new())), Resolution::Idle);
     let mut none = store(PolicyState::Full, Vec::new());
     none.node_policy.as_mut().expect("it is there").host = None;
@@ -159,7 +159,7 @@ fn what_is_missing_is_no_policy_and_no_stopgap() {
     let store = store(PolicyState::Full, vec![nodes]);
     let expected = Resolution::Incomplete { missing: vec![Missing::PeerGroup("p-1".to_owned())], closed: None };
     let mut resolver = Resolver::new(&store);
-    assert_eq!(resolver.resolve_host(&host(), [].iter()), expected);
+    assert_eq!(resolver.resolve_host(&host(), std::iter::empty()), expected);
     assert!(resolver.into_interest().peer_groups.holds("p-1"), "so that it is read");
 }
 
