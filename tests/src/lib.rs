@@ -13,6 +13,7 @@ pub mod manifests;
 pub mod packets;
 pub mod pod_start;
 pub mod probe;
+pub mod programs;
 pub mod repo;
 pub mod source;
 pub mod testbed;

@@ -192,17 +192,12 @@ impl Testbed {
 
     /// The network namespace of the client outside the cluster.
     pub fn client_netns(&self) -> PathBuf {
-        PathBuf::from(format!("/run/netns/rf-{}-ext", self.name))
+        self.netns("ext")
     }
 
-    /// The network namespace of the router between the nodes, which is outside too.
-    pub fn fabric_netns(&self) -> PathBuf {
-        PathBuf::from(format!("/run/netns/rf-{}-fabric", self.name))
-    }
-
-    /// The network namespace of a node, by its number.
-    pub fn node_netns(&self, number: &str) -> PathBuf {
-        PathBuf::from(format!("/run/netns/rf-{}-node{number}", self.name))
+    /// The network namespace of a part: `node1` and so on, `cp`, `ext`, or `fabric`, the router between them.
+    pub fn netns(&self, part: &str) -> PathBuf {
+        PathBuf::from(format!("/run/netns/rf-{}-{part}", self.name))
     }
 
     /// The folder with kubectl, helm and the rest.

@@ -4,12 +4,12 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use ringfence_tests::kernel;
 use ringfence_tests::probe::{self, Seen};
+use ringfence_tests::programs::{CLUSTER, Running, missing, program, run, until};
 
 const POLICY: &str = "\
 apiVersion: ringfence.dev/v1alpha1
@@ -32,18 +32,6 @@ spec:
     consumers: [{labels: {role: [web]}}]
     providers: [{labels: {role: [db]}}]
     services: [{protocol: TCP, port: 8080}]
-";
-
-const CLUSTER: &str = "\
-apiVersion: v1
-kind: List
-items:
-- {apiVersion: v1, kind: Namespace, metadata: {name: kube-system, uid: 11111111-1111-1111-1111-111111111111}}
-- {apiVersion: v1, kind: Namespace, metadata: {name: shop, uid: 22222222-2222-2222-2222-222222222222}}
-- apiVersion: v1
-  kind: Node
-  metadata: {name: n1}
-  status: {addresses: [{type: InternalIP, address: 192.0.2.1}], nodeInfo: {machineID: abc}}
 ";
 
 /// The Pods, which are called like their roles, and the last number of their addresses.
@@ -220,22 +208,6 @@ impl Drop for Lab {
     }
 }
 
-/// A program that runs until the test ends.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn run(command: &mut Command) -> Output {
-    let output = command.output().expect("it runs");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output
-}
-
 /// The cluster with its Pods, as kubectl would print it.
 fn cluster() -> String {
     let pod = |(name, number): (&str, u8)| {
@@ -249,31 +221,6 @@ fn cluster() -> String {
         )
     };
     PODS.into_iter().map(pod).fold(CLUSTER.to_owned(), |text, pod| text + &pod)
-}
-
-/// A program of the workspace, which cargo leaves in the folder above that of the tests.
-fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("this test is a file");
-    let folder = test.ancestors().nth(2).expect("cargo puts tests into deps");
-    folder.join(name)
-}
-
-/// Awaits a condition; what it is about is said when it does not come.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !holds() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "gave up waiting for {what}");
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// Why this cannot run here, if it cannot.
-fn missing(programs: &[&Path]) -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("needs root".to_owned());
-    }
-    let absent = programs.iter().find(|program| !program.is_file());
-    absent.map(|program| format!("there is no {}: run 'make build'", program.display()))
 }
 
 #[test]
@@ -306,7 +253,7 @@ fn a_compiled_folder_is_enforced_without_kubernetes() {
         assert_eq!(lab.seen(from, to, port), seen, "{from} to {to} on {port}");
     }
 
-    let _following = Running(lab.cven(&cven).spawn().expect("it runs"));
+    let _following = Running::start(&mut lab.cven(&cven));
     lab.write("policy/shop.yaml", &POLICY.replace("8080", "8081"));
     lab.compile(&ringfence);
     until("a changed rule to be in force", || lab.seen("web", "db", 8081) == Seen::Open);
@@ -368,7 +315,7 @@ fn a_node_judges_what_it_translates_by_who_connects() {
     assert_eq!(written(), before, "a new agent finds everything as it is to be");
     assert_eq!(verdicts(), [Seen::Open, Seen::Dropped, Seen::Dropped]);
 
-    let _following = Running(agent().spawn().expect("it runs"));
+    let _following = Running::start(&mut agent());
     lab.within("hub", &["iptables-nft", "-t", "mangle", "-F"]);
     until("the gate to be put back", || rules("hub").contains("-A POSTROUTING -j RF-GATE\n"));
     assert_eq!(verdicts(), [Seen::Open, Seen::Dropped, Seen::Dropped]);
@@ -439,7 +386,7 @@ fn a_nodes_own_policy_is_enforced_without_kubernetes() {
     run(cven().arg("--once"));
     assert_eq!(kernel::ours(&lab.netns("hub")).expect("the kernel can be read"), before);
 
-    let _following = Running(cven().spawn().expect("it runs"));
+    let _following = Running::start(&mut cven());
     lab.write("policy/nodes.yaml", &NODE_POLICY.replace("9080", "9081"));
     lab.compile(&ringfence);
     until("a changed rule to be in force", || seen() == [Seen::Open, Seen::Dropped, Seen::Open]);

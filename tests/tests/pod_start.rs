@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use ringfence_tests::kernel;
 use ringfence_tests::pod_start::{FULL, Node, PORT, Pod, Refused, Tcp, UNMANAGED, count};
 use ringfence_tests::probe;
+use ringfence_tests::programs::program;
 use socket2::{Domain, Socket, Type};
 
 const STARTS: u16 = 1000;
@@ -20,12 +21,6 @@ const STARTS: u16 = 1000;
 const AT_A_TIME: usize = 4;
 /// So many packets must have come after the Pod listens, before it is believed that none is answered.
 const TRIES: u64 = 5;
-
-/// A program of the workspace, which cargo leaves in the folder above that of the tests.
-fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("this test is a file");
-    test.ancestors().nth(2).expect("cargo puts tests into deps").join(name)
-}
 
 fn node(test: &str, wait: Duration, pods: u16) -> Option<Node> {
     let (cven, plugin) = (program("cven"), program("cven-cni"));

@@ -88,7 +88,7 @@ pub async fn a_tightened_policy_ends_flows_through_the_gate(lab: Lab) -> Result<
     let name = scene.name.as_str();
     let addresses = lab.bed.addresses()?;
     let address = |key: &str| addresses.get(key).with_context(|| format!("no {key}"));
-    let (node, kept, lost) = (address("NODE2_ADDRESS")?, lab.bed.client_netns(), lab.bed.fabric_netns());
+    let (node, kept, lost) = (address("NODE2_ADDRESS")?, lab.bed.client_netns(), lab.bed.netns("fabric"));
     for (list, netns) in [("fl-gate-kept", &kept), ("fl-gate-lost", &lost)] {
         let spec = json!({"ranges": [source_towards(netns, node)?]});
         lab.apply(&json!({"apiVersion": OURS, "kind": "IPList", "metadata": {"name": list}, "spec": spec})).await?;

@@ -28,11 +28,6 @@ const HELD: Duration = Duration::from_secs(4);
 /// Name of what a test makes.
 const NAME: &str = "ho-node";
 
-/// The network namespace of a part of the test bed.
-pub fn netns(lab: &Lab, part: &str) -> PathBuf {
-    PathBuf::from(format!("/run/netns/rf-{}-{part}", lab.bed.name()))
-}
-
 fn address(lab: &Lab, part: &str) -> Result<IpAddr> {
     let addresses = lab.bed.addresses()?;
     addresses
@@ -83,7 +78,7 @@ struct Listener(Child);
 impl Listener {
     fn on(lab: &Lab, node: &str, port: u16) -> Result<Self> {
         let child = Command::new("nsenter")
-            .arg(format!("--net={}", netns(lab, node).display()))
+            .arg(format!("--net={}", lab.bed.netns(node).display()))
             .arg(lab.bed.bin()?.join("agnhost"))
             .args(["netexec", &format!("--http-port={port}"), "--udp-port=-1"])
             .stdout(Stdio::null())
@@ -134,7 +129,7 @@ pub async fn a_node_in_full_is_open_where_it_must_be(lab: Lab) -> Result<Outcome
     ran?;
     await_said(&lab, NODE, None).await?;
     await_sees(&lab, open).await?;
-    ensure!(!has_rules(&netns(&lab, NODE))?, "rules are left on an Idle node");
+    ensure!(!has_rules(&lab.bed.netns(NODE))?, "rules are left on an Idle node");
     lab.delete("v1", "Namespace", None, NAME).await?;
     for (kind, name) in [("RuleSet", NAME), ("IPList", NAME), ("ContainerWorkloadProfile", NAME)] {
         lab.delete(OURS, kind, None, name).await?;
@@ -179,7 +174,7 @@ async fn in_full(lab: &Lab) -> Result<()> {
         .await?;
     await_sees(lab, [Seen::Open; 3]).await?;
     wait::until("a node without rules of ours", SLOW, || async {
-        let left = kernel::ours(&netns(lab, NODE))?;
+        let left = kernel::ours(&lab.bed.netns(NODE))?;
         if left.is_empty() { Ok(Some(())) } else { bail!("{left:?}") }
     })
     .await?;
@@ -196,7 +191,7 @@ struct Tunnel {
 impl Tunnel {
     /// Through it go `destinations`, with the node's own address; node2 sends them on, and answers come back directly.
     fn to_node2(lab: &Lab, destinations: &[String]) -> Result<Self> {
-        let ends = [netns(lab, NODE), netns(lab, "node2")];
+        let ends = [lab.bed.netns(NODE), lab.bed.netns("node2")];
         let outer = [address(lab, "NODE3")?, address(lab, "NODE2")?];
         // The node's end has the node's own address: what the node translates takes that of the device.
         for (index, inner) in [format!("{}/32", outer[0]), "192.168.77.2/30".to_owned()].iter().enumerate() {
@@ -234,7 +229,7 @@ impl Drop for Tunnel {
 async fn is_taken_back(lab: &Lab, works: impl Fn() -> Result<bool>, why: &str) -> Result<()> {
     ensure!(works()?, "what the policy is to cut does not work");
     ask(lab, NODE, "Full").await?;
-    let own = netns(lab, NODE);
+    let own = lab.bed.netns(NODE);
     wait::until("rules on the node itself", SLOW, || async { Ok(has_rules(&own)?.then_some(())) }).await?;
     let begin = Instant::now();
     wait::until("the rules to be taken back", TAKEN_BACK, || async { Ok((!has_rules(&own)?).then_some(())) }).await?;
@@ -289,18 +284,8 @@ pub async fn a_node_policy_that_cuts_the_apiserver_is_taken_back(lab: Lab) -> Re
     let apiserver = address(&lab, "APISERVER")?;
     let end = SocketAddr::new(apiserver, 6443);
     let tunnel = Tunnel::to_node2(&lab, &[apiserver.to_string()])?;
-    let own = netns(&lab, NODE);
-    let works = || Ok(probe::tcp(&own, end)? == Seen::Open);
-    let ran = async {
-        is_taken_back(&lab, works, "the apiserver at").await?;
-        opened(&lab).await?;
-        ensure!(works()?, "the rule does not open the way");
-        Ok(())
-    }
-    .await;
-    drop(tunnel);
-    let cleared = clear(&lab).await;
-    ran.and(cleared).map(|()| Outcome::Passed)
+    let own = lab.bed.netns(NODE);
+    cuts(&lab, tunnel, || Ok(probe::tcp(&own, end)? == Seen::Open), "the apiserver at").await
 }
 
 /// The same with the way to another node's Pods.
@@ -308,19 +293,24 @@ pub async fn a_node_policy_that_cuts_pods_of_two_nodes_is_taken_back(lab: Lab) -
     let node = lab.get("v1", "Node", None, "node2").await?.context("there is no node2")?;
     let cidr = node["spec"]["podCIDR"].as_str().context("it has no podCIDR")?.to_owned();
     let tunnel = Tunnel::to_node2(&lab, &[cidr])?;
-    let bridge = in_netns(&netns(&lab, "node2"), &["ip", "-4", "-oneline", "address", "show", "dev", "cni0"])?;
+    let bridge = in_netns(&lab.bed.netns("node2"), &["ip", "-4", "-oneline", "address", "show", "dev", "cni0"])?;
     let bridge = bridge.split_whitespace().skip_while(|word| *word != "inet").nth(1).context("cni0 has no address")?;
     let bridge: IpAddr = bridge.split('/').next().unwrap_or_default().parse()?;
-    let own = netns(&lab, NODE);
+    let own = lab.bed.netns(NODE);
     let works = || Ok(crate::packets::echo(&own, bridge)? == Seen::Open);
+    cuts(&lab, tunnel, works, "did not answer any more on the Pod network").await
+}
+
+/// A policy cuts what goes through the tunnel: it is taken back, and in force once a rule opens the way.
+async fn cuts(lab: &Lab, tunnel: Tunnel, works: impl Fn() -> Result<bool>, why: &str) -> Result<Outcome> {
     let ran = async {
-        is_taken_back(&lab, works, "did not answer any more on the Pod network").await?;
-        opened(&lab).await?;
+        is_taken_back(lab, &works, why).await?;
+        opened(lab).await?;
         ensure!(works()?, "the rule does not open the way");
         Ok(())
     }
     .await;
     drop(tunnel);
-    let cleared = clear(&lab).await;
+    let cleared = clear(lab).await;
     ran.and(cleared).map(|()| Outcome::Passed)
 }

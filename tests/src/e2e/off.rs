@@ -30,7 +30,7 @@ fn left(lab: &Lab, node: &str) -> Result<Option<String>> {
             return Ok(Some(format!("{}/{}: {line}", sandbox.namespace, sandbox.name)));
         }
     }
-    if let Some(line) = kernel::ours(&super::host::netns(lab, &format!("node{node}")))?.first() {
+    if let Some(line) = kernel::ours(&lab.bed.netns(&format!("node{node}")))?.first() {
         return Ok(Some(format!("node{node} itself: {line}")));
     }
     let conflist = on_node(lab, node, &["cat", CONFLIST])?;
@@ -73,7 +73,7 @@ async fn await_reason(lab: &Lab, kind: &str, name: &str, wanted: &str) -> Result
 /// is not said any more.
 pub async fn suspended_enforcement_leaves_nothing(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "off-cluster").await?;
-    ensure!(!kernel::gate(&lab.bed.node_netns("2"))?.is_empty(), "the server's node has no gate");
+    ensure!(!kernel::gate(&lab.bed.netns("node2"))?.is_empty(), "the server's node has no gate");
     enforcement(&lab, Some("Suspended")).await?;
     let gone = suspended(&lab, &scene).await;
     enforcement(&lab, None).await?;

@@ -2,7 +2,7 @@
 //! starts all by itself, from a file, is enforced like any other of its class.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -160,7 +160,7 @@ fn verdicts(lab: &Lab, netns: &Path, address: IpAddr) -> Result<()> {
     let addresses = lab.bed.addresses()?;
     let master: IpAddr = addresses.get("NODE1_ADDRESS").context("no NODE1_ADDRESS")?.parse()?;
     let outside = lab.bed.client_netns();
-    let another = PathBuf::from(format!("/run/netns/rf-{}-node1", lab.bed.name()));
+    let another = lab.bed.netns("node1");
     let expected = [
         (&outside, address, 8080, Seen::Open),
         (&outside, address, 8081, Seen::Dropped),

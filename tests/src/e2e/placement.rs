@@ -1,7 +1,6 @@
 //! Where agents run, what nodes are, and what is known about the cluster as a whole.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -22,10 +21,6 @@ const HOST_PORT: u16 = 18090;
 const JOIN: Duration = Duration::from_secs(120);
 
 /// The network namespace of a node itself.
-fn node_netns(lab: &Lab, number: u32) -> PathBuf {
-    PathBuf::from(format!("/run/netns/rf-{}-node{number}", lab.bed.name()))
-}
-
 fn host_pod(space: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -66,13 +61,13 @@ pub async fn host_network_pods_follow_their_node(lab: Lab) -> Result<Outcome> {
 
     // The namespace is in Full and no rule lets the outside in, but a node has no rules before its Workload has a state.
     lab.await_seen(&lab.bed.client_netns(), host, Seen::Open, SLOW).await?;
-    let own = kernel::ours(&node_netns(&lab, 2))?.into_iter().filter(|line| line.contains("RF-HOST-IN"));
+    let own = kernel::ours(&lab.bed.netns("node2"))?.into_iter().filter(|line| line.contains("RF-HOST-IN"));
     let own: Vec<String> = own.collect();
     ensure!(own.is_empty(), "the node of a host-network Pod has rules for its own traffic: {own:?}");
     // Outbound it is the node too: no default deny, but the client's own inbound side does not know it.
     let target = SocketAddr::new(own_client, 8080);
     ensure!(
-        probe::tcp(&node_netns(&lab, 2), target)? == Seen::Dropped,
+        probe::tcp(&lab.bed.netns("node2"), target)? == Seen::Dropped,
         "a node reached a Pod in Full that no rule opens"
     );
     // To a rule it is no Pod with the role `server` but a container host.

@@ -224,10 +224,8 @@ pub async fn every_kind_of_actor_service_and_scope(lab: Lab) -> Result<Outcome> 
 
 /// Where the clients are, and the providers' addresses.
 async fn places(lab: &Lab, providers: &[&str]) -> Result<(BTreeMap<String, PathBuf>, BTreeMap<String, IpAddr>)> {
-    let mut clients = BTreeMap::from([
-        ("ext".to_owned(), lab.bed.client_netns()),
-        ("node".to_owned(), PathBuf::from(format!("/run/netns/rf-{}-node2", lab.bed.name()))),
-    ]);
+    let mut clients =
+        BTreeMap::from([("ext".to_owned(), lab.bed.client_netns()), ("node".to_owned(), lab.bed.netns("node2"))]);
     let mut listeners = BTreeMap::new();
     for provider in providers {
         listeners.insert((*provider).to_owned(), pod_ip(&lab.await_pod(TARGET, provider).await?)?);

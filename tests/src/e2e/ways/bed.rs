@@ -12,6 +12,7 @@ use super::objects::{EXTERNAL_IPS, LOAD_BALANCERS, NAMED_ADDRESSES, PORTS, PROXY
 use super::scene::{Place, place};
 use crate::kernel::in_netns;
 use crate::lab::Lab;
+use crate::testbed::Testbed;
 
 /// The smallest MTU that IPv6 allows.
 pub const SMALL_MTU: u16 = 1280;
@@ -21,7 +22,7 @@ const NAT: [&str; 2] = ["iptables-nft", "ip6tables-nft"];
 
 /// The test bed's addresses and network namespaces.
 pub struct Bed {
-    name: String,
+    bed: Testbed,
     /// Of its parts, by name.
     pub addresses: BTreeMap<String, String>,
 }
@@ -29,12 +30,12 @@ pub struct Bed {
 impl Bed {
     /// Asks the test bed.
     pub fn new(lab: &Lab) -> Result<Self> {
-        Ok(Self { name: lab.bed.name().to_owned(), addresses: lab.bed.addresses()? })
+        Ok(Self { bed: lab.bed.clone(), addresses: lab.bed.addresses()? })
     }
 
     /// The network namespace of a part.
     pub fn netns(&self, part: &str) -> PathBuf {
-        PathBuf::from(format!("/run/netns/rf-{}-{part}", self.name))
+        self.bed.netns(part)
     }
 
     /// Both addresses of a part.
