@@ -11,8 +11,8 @@
 //!
 //! * `hostNetwork: true` (the node's addresses are read from its interfaces), `hostPID: true` (namespaces that are
 //!   known by process only, and sandbox process ids);
-//! * capabilities `SYS_ADMIN` (setns), `NET_ADMIN` (iptables, ipset, conntrack), `NET_RAW` (pings of other nodes), with
-//!   all others dropped; user 0;
+//! * capabilities `SYS_ADMIN` (setns), `NET_ADMIN` (iptables, ipset, conntrack), `NET_RAW` (the set match
+//!   of iptables, pings of other nodes), with all others dropped; user 0;
 //! * `/run/netns` of the host at the same path, mount propagation `HostToContainer`;
 //! * the container runtime's socket (`/run/containerd/containerd.sock`) at the same path, or its folder;
 //! * `/var/lib/ringfence` of the host at the same path, writable: the ledger;
