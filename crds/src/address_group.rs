@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::common::{NetworkAddress, Revision};
 use crate::compact;
 
-/// Computed: addresses of one label class, in slices of at most 100; or front ends and back ends of a virtual service.
-/// Named `<class>-<slice>`.
+/// Computed: addresses of one label class, in slices of at most 100; or front ends and back ends of a virtual service; or
+/// the Pods that a Service exposes on nodes other than their own; or the addresses of nodes whose gate seals. Named `<class>-<slice>`.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 #[kube(
     group = "ringfence.dev",
@@ -40,12 +40,15 @@ pub struct AddressGroupSpec {
     /// In slice 0, how many slices the class has; a reader without all of them does not have the class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slices: Option<i32>,
-    /// Addresses of the class's workloads; each is in exactly one class.
+    /// Addresses of the class's workloads; each is in exactly one class. Of class `gates`, those of nodes whose gate seals.
     #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<NetworkAddress>,
     /// Instead of members: the ends of a virtual service (one slice).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<Box<ServiceEnds>>,
+    /// Instead of members: the Pods that a Service exposes on every node (one slice).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exposed: Option<Box<Exposed>>,
 }
 
 /// The ends of a Kubernetes Service.
@@ -118,4 +121,54 @@ pub struct BackEnd {
     pub protocol: String,
     /// The port.
     pub port: i32,
+}
+
+/// Pods that are reached by way of nodes other than their own, which put an address of theirs in place of the client's: behind a
+/// Service with a nodePort, a load balancer or an externalIP, and `externalTrafficPolicy: Cluster`. The gate of every such node judges
+/// for them.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Exposed {
+    /// Namespace of the Service and its Pods.
+    pub namespace: String,
+    /// Name of the Service.
+    pub name: String,
+    /// Kubernetes labels of the Pods behind it; empty for a Service without a selector, which selects no Pod by label.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub selector: BTreeMap<String, String>,
+    /// Pods of the namespace that a targetRef names, for a Service without a selector.
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
+    pub target_pods: Vec<String>,
+    /// The Pods behind it that have an address.
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<ExposedPods>,
+}
+
+/// Pods that rules tell apart by nothing but their names.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ExposedPods {
+    /// Policy labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Kubernetes labels, by which Services and webhooks select.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pod_labels: BTreeMap<String, String>,
+    /// Container ports that have a name, which a Service may lead to.
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
+    pub named_ports: Vec<TargetPort>,
+    /// The Pods.
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<ExposedPod>,
+}
+
+/// A Pod.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct ExposedPod {
+    /// Name.
+    pub name: String,
+    /// Its addresses, as far as they are nobody else's.
+    #[serde(default, deserialize_with = "compact::list", skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<NetworkAddress>,
 }

@@ -48,6 +48,10 @@ pub const CREATED_BY_KUBELINK: &str = "kubelink";
 pub const LABEL_BUCKET: &str = "policy.ringfence.dev/bucket";
 /// The bucket of the PeerGroup [`MARKER`], beside those with numbers: every agent watches it.
 pub const BUCKET_MARKER: &str = "marker";
+/// The bucket of the AddressGroups that every agent watches: exposed Pods, and [`CLASS_GATES`].
+pub const BUCKET_EXPOSED: &str = "exposed";
+/// Class of the AddressGroups with the addresses of nodes whose gate seals. They are there as long as a Pod is exposed.
+pub const CLASS_GATES: &str = "gates";
 /// How many buckets there are. An agent gets whole buckets: with more of them it gets less that does not concern it, but
 /// a new class less often lies in a bucket that it watches anyway, and all of them must fit into the address of a request.
 pub const BUCKETS: u16 = 1024;
@@ -68,6 +72,11 @@ pub const ID_DIGITS: usize = 20;
 /// Class of the AddressGroup with the ends of a Service, `namespace/name`.
 pub fn service_class(service: &str) -> String {
     format!("s-{}", short_hash(service, ID_DIGITS))
+}
+
+/// Class of the AddressGroup with the Pods that a Service exposes, `namespace/name`.
+pub fn exposed_class(service: &str) -> String {
+    format!("x-{}", short_hash(service, ID_DIGITS))
 }
 
 /// The first `digits` hexadecimal digits of the SHA-256 of a text.

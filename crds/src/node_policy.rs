@@ -153,6 +153,9 @@ pub struct NodePolicyStatus {
     /// Addresses that the node itself uses, among them those of its bridges.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub node_addresses: Vec<String>,
+    /// Whether its gate judges what this node sends on to exposed Pods of other nodes, and seals what passes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub seals: bool,
     /// Pods whose network namespaces hold rules of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods_enforced: Option<i32>,

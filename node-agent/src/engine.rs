@@ -25,6 +25,7 @@ use std::time::Duration;
 use ringfence_cni::Fallback;
 use ringfence_crds::Revision;
 use ringfence_crds::names::MARKER;
+use ringfence_dataplane::gate::Exposed;
 use ringfence_dataplane::{Learned, Nets, Resolution, Resolver};
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -74,6 +75,8 @@ pub struct Engine {
     slots: BTreeMap<String, Slot>,
     /// The gate of the node, if it has one.
     gate: Option<Gate>,
+    /// Pods that are exposed on nodes other than their own, if any are.
+    exposed: Option<Vec<Exposed>>,
     /// A gate of an agent with other settings may be there, and is to go.
     stale_gate: bool,
     /// The Pods that wait to start.
@@ -130,6 +133,7 @@ impl Engine {
             backend,
             slots: BTreeMap::new(),
             gate: None,
+            exposed: None,
             stale_gate: false,
             admissions: Admissions::new(POD_START_WAIT, own_namespace.clone(), None),
             chained: None,
@@ -389,7 +393,7 @@ impl Engine {
         }
         let now = Instant::now();
         self.reserved = names::reserved(self.view.store(), &self.node_addresses);
-        let mut resolver = Resolver::new(self.view.store());
+        let mut resolver = Resolver::new(self.view.store()).looking_for_seals(self.looks_for_seals());
         for (_, slot) in self.slots.iter_mut().filter(|(id, _)| only.is_none_or(|only| only == *id)) {
             if slot.departed {
                 slot.hearing.rest();
@@ -415,6 +419,7 @@ impl Engine {
             slot.resolved(resolution, may_close, now);
         }
         if only.is_none() {
+            self.exposed = resolver.exposed().filter(|_| !suspended);
             let standing = self.standing();
             if let Some(node) = &mut self.node {
                 let here = self.slots.values().filter(|slot| !slot.departed);

@@ -60,7 +60,13 @@ impl Netns {
 
     /// Its rules of IPv4 and sets, as people see them.
     pub fn holds(&self) -> String {
-        self.exec("iptables-nft-save", &[], "") + &self.exec("ipset", &["save"], "")
+        self.saves("iptables-nft-save", &[]) + &self.exec("ipset", &["save"], "")
+    }
+
+    /// What a program saves, without the time at which it does.
+    pub fn saves(&self, program: &str, arguments: &[&str]) -> String {
+        let saved = self.exec(program, arguments, "");
+        saved.lines().filter(|line| !line.starts_with('#')).flat_map(|line| [line, "\n"]).collect()
     }
 }
 

@@ -62,6 +62,8 @@ pub struct Report {
     pub pods_enforced: usize,
     /// Addresses of the node.
     pub node_addresses: Vec<IpAddr>,
+    /// Whether its gate seals what it lets pass to exposed Pods of other nodes.
+    pub seals: bool,
 }
 
 impl Report {
@@ -158,6 +160,7 @@ fn status(
         agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         backend: Some(identity.backend.to_owned()),
         node_addresses: report.node_addresses.iter().map(ToString::to_string).collect(),
+        seals: report.seals,
         pods_enforced: i32::try_from(report.pods_enforced).ok(),
         problems,
     }

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use ringfence_crds::common::NamespacedName;
+use ringfence_crds::node_policy::NodePolicyStatus;
 
 pub use control_plane::ControlPlanePorts;
 pub use load::ClusterError;
@@ -105,6 +106,9 @@ pub struct NodeInfo {
     /// Addresses that its agent reports (NodePolicy.status.nodeAddresses), among them those that its own Pods see it at:
     /// bridges and tunnels. Empty until an agent reports. They are claims: the compiler believes the plausible ones.
     pub reported: BTreeSet<IpAddr>,
+    /// Whether its agent reports that its gate judges what the node sends on to exposed Pods of other nodes, and seals what it
+    /// lets pass (NodePolicy.status.seals).
+    pub seals: bool,
     /// Prefixes that Pods get their addresses from, when the cluster allots them to nodes.
     pub pod_cidrs: Vec<IpNet>,
     /// machine-id as the kubelet reports it.
@@ -131,6 +135,7 @@ impl From<&Node> for NodeInfo {
                 .any(|role| labels.contains_key(&format!("node-role.kubernetes.io/{role}"))),
             addresses: addresses.into_iter().flatten().filter_map(|entry| entry.address.parse().ok()).collect(),
             reported: BTreeSet::new(),
+            seals: false,
             kubelet_port: status
                 .and_then(|status| status.daemon_endpoints.as_ref()?.kubelet_endpoint.as_ref())
                 .and_then(|endpoint| u16::try_from(endpoint.port).ok())
@@ -143,6 +148,19 @@ impl From<&Node> for NodeInfo {
                 .unwrap_or_default(),
             labels,
         }
+    }
+}
+
+impl NodeInfo {
+    /// Takes in what its agent reports, if it does, and says whether that is something else than before. What is no address is
+    /// left out.
+    pub fn take_report(&mut self, status: Option<&NodePolicyStatus>) -> bool {
+        let texts = status.into_iter().flat_map(|status| &status.node_addresses);
+        let reported = texts.filter_map(|text| text.parse().ok()).collect();
+        let seals = status.is_some_and(|status| status.seals);
+        let changed = (&self.reported, self.seals) != (&reported, seals);
+        (self.reported, self.seals) = (reported, seals);
+        changed
     }
 }
 

@@ -19,6 +19,7 @@ mod compiler;
 mod dirty;
 mod emit;
 pub(crate) mod essentials;
+mod exposed;
 mod hosts;
 pub(crate) mod labels;
 pub mod limits;
@@ -64,13 +65,14 @@ pub struct Computed {
     pub workload_policies: BTreeMap<String, WorkloadPolicySpec>,
     /// One per distinct peer selector.
     pub peer_groups: BTreeMap<String, PeerGroupSpec>,
-    /// One or more per label class, one per Service of a managed namespace.
+    /// One or more per label class, one per Service of a managed namespace, one more where its Pods are exposed on every node,
+    /// and then those of the nodes whose gate seals.
     pub address_groups: BTreeMap<String, AddressGroupSpec>,
     /// What a RuleSet refers to and does not find, by RuleSet.
     pub warnings: BTreeMap<String, Vec<String>>,
     /// What of a Service is not opened and why, by Service.
     pub service_warnings: BTreeMap<NamespacedName, Vec<String>>,
-    /// The Services whose outside is not opened, because the node hides who connects, with what helps.
+    /// The Services whose outside is not opened, because a node hides who connects and does not judge first, with what helps.
     pub hidden_sources: BTreeMap<NamespacedName, String>,
     /// What concerns the cluster as a whole: addresses that two claim, label keys that a kubelet can set.
     pub cluster_warnings: Vec<String>,

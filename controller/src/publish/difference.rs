@@ -77,7 +77,8 @@ published!(PeerGroup, PeerGroupSpec {
 });
 published!(AddressGroup, AddressGroupSpec {
     fn bucket(_name: &str, spec: &AddressGroupSpec) -> Option<String> {
-        Some(names::bucket(&spec.class).to_string())
+        let everywhere = spec.exposed.is_some() || spec.class == names::CLASS_GATES;
+        Some(if everywhere { names::BUCKET_EXPOSED.to_owned() } else { names::bucket(&spec.class).to_string() })
     }
 });
 

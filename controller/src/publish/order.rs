@@ -6,6 +6,9 @@
 //!    announces fewer slices is among them: until then the slices that go are still counted.
 //! 4. A slice that loses some and gains what another slice loses cannot do both at once: it is first written with both,
 //!    and nothing loses in that publication. The next one, which follows at once, finishes.
+//! 5. Pods that Services expose on every node come and go before all that: a Pod that is in no such group is let in less, never
+//!    more, and where one has gone, another may have its address by now. Nodes whose gate seals are a class like any other: a
+//!    node that is missing among them is believed without a seal.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +32,8 @@ pub struct Ordered {
     pub losses: Vec<Write>,
     /// Groups that are gone.
     pub deletions: Vec<Write>,
+    /// Groups of exposed Pods, whatever becomes of them.
+    pub exposed: Vec<Write>,
     /// Whether the losses are left to the next publication.
     pub unfinished: bool,
 }
@@ -44,9 +49,10 @@ enum Step {
 /// What to write so that the AddressGroups are what was computed, as far as is looked at.
 pub fn address_groups(world: &World, computed: &Computed, look: &Look, revision: Revision) -> Ordered {
     let names = look.at(|names| &names.address_groups);
-    let difference = difference(&world.address_groups, &computed.address_groups, names, revision);
+    let mut difference = difference(&world.address_groups, &computed.address_groups, names, revision);
+    let exposed = take_exposed(world, computed, &mut difference);
     let lost = lost(world, computed, &difference);
-    let mut ordered = Ordered { deletions: difference.deletions, ..Ordered::default() };
+    let mut ordered = Ordered { deletions: difference.deletions, exposed, ..Ordered::default() };
     for write in difference.upserts {
         let name = &write.key.name;
         let live = world.address_groups.get(&write.key);
@@ -63,9 +69,20 @@ pub fn address_groups(world: &World, computed: &Computed, look: &Look, revision:
         }
     }
     if ordered.unfinished {
-        ordered = Ordered { gains: ordered.gains, unfinished: true, ..Ordered::default() };
+        ordered = Ordered { gains: ordered.gains, exposed: ordered.exposed, unfinished: true, ..Ordered::default() };
     }
     ordered
+}
+
+/// Takes out what is about exposed Pods, or was.
+fn take_exposed(world: &World, computed: &Computed, difference: &mut Difference) -> Vec<Write> {
+    let is_exposed = |write: &mut Write| {
+        let live = world.address_groups.get(&write.key).map(|live| &live.spec);
+        let wanted = computed.address_groups.get(&write.key.name);
+        live.into_iter().chain(wanted).any(|spec| spec.exposed.is_some())
+    };
+    let Difference { upserts, deletions } = difference;
+    upserts.extract_if(.., is_exposed).chain(deletions.extract_if(.., is_exposed)).collect()
 }
 
 fn step(live: Option<&AddressGroupSpec>, wanted: &AddressGroupSpec) -> Step {

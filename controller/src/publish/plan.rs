@@ -128,6 +128,7 @@ pub fn plan(
         revision,
         commit,
         ranks: vec![
+            addresses.exposed.into(),
             addresses.gains.into(),
             peers.upserts.into(),
             Rank { writes: peer_marker.into_iter().collect(), after: &[Target::PeerGroup] },

@@ -3,7 +3,8 @@
 //!
 //! Nothing may widen by that. What lives in place of what was refused stays in force, and so do the other rules of its
 //! RuleSet that would go; nothing is written that refers to what does not exist; and a class of Pods is never left out,
-//! since a Pod in no class would slip out of every Deny.
+//! since a Pod in no class would slip out of every Deny. Exposed Pods are the other way round: what lives says for whom other
+//! nodes may let in, and an address in it may be another Pod's by now. So it goes.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,7 +79,7 @@ impl Refused {
         match write.target {
             Target::WorkloadPolicy | Target::PeerGroup => write.key.name != names::MARKER,
             Target::NodePolicy => true,
-            Target::AddressGroup => spec.get("service").is_some(),
+            Target::AddressGroup => spec.get("service").is_some() || spec.get("exposed").is_some(),
             _ => false,
         }
     }
@@ -113,7 +114,7 @@ impl Refused {
         self.0.keys().filter(move |(kind, _)| *kind == target).map(|(_, key)| key.name.as_str())
     }
 
-    /// Puts what lives in place of what was refused. Gives what does not live either.
+    /// Puts what lives in place of what was refused, and nothing in place of exposed Pods. Gives what does not live either.
     fn leave_groups(&self, world: &World, possible: &mut Computed) -> Missing {
         let mut missing = Missing::default();
         macro_rules! leave {
@@ -139,6 +140,11 @@ impl Refused {
                 missing.services.extend(gone.as_ref().and_then(Service::of));
             }
         );
+        for name in self.names(Target::AddressGroup) {
+            if possible.address_groups.get(name).is_some_and(|spec| spec.exposed.is_some()) {
+                possible.address_groups.remove(name);
+            }
+        }
         missing
     }
 

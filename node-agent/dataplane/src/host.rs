@@ -57,6 +57,8 @@ fn note(text: &mut String, step: usize, Entry { matching, rule, .. }: &Entry) {
         Match::Hosts { peers, services } => write!(text, "\n{step} {rule} {:?} {services:?}", peers.origins),
         Match::Ends(_) => write!(text, "\n{step} {rule} ends"),
         Match::OwnOrigin => write!(text, "\n{step} {rule} own"),
+        Match::Sealed { services, .. } => write!(text, "\n{step} {rule} sealed {services:?}"),
+        Match::Unsealed { .. } => write!(text, "\n{step} {rule} unsealed"),
     };
 }
 

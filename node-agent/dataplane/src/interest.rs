@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use ringfence_crds::names::{BUCKET_MARKER, LABEL_BUCKET, bucket};
+use ringfence_crds::names::{BUCKET_EXPOSED, BUCKET_MARKER, LABEL_BUCKET, bucket};
 
 /// Buckets of one kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,17 +34,20 @@ impl Buckets {
         self.0.is_empty()
     }
 
-    /// The label selector that selects what is in them; `None` if there is none: an empty selector selects everything.
-    pub fn selector(&self) -> Option<String> {
-        let numbers: Vec<String> = self.0.iter().map(u16::to_string).collect();
-        (!numbers.is_empty()).then(|| format!("{LABEL_BUCKET} in ({})", numbers.join(",")))
+    /// The label selector that selects the AddressGroups in them, with what every agent reads.
+    pub fn of_address_groups(&self) -> String {
+        self.selector_with(BUCKET_EXPOSED)
     }
 
-    /// The same for PeerGroups, with the marker among them, also where nothing else is of interest: whoever has seen it has
-    /// seen all that was written before it.
-    pub fn selector_with_marker(&self) -> String {
+    /// The same for PeerGroups, the marker among them: whoever has seen it has seen all that was written before it.
+    pub fn of_peer_groups(&self) -> String {
+        self.selector_with(BUCKET_MARKER)
+    }
+
+    /// Never empty: an empty selector selects everything.
+    fn selector_with(&self, named: &str) -> String {
         let numbers = self.0.iter().map(u16::to_string);
-        let all: Vec<String> = [BUCKET_MARKER.to_owned()].into_iter().chain(numbers).collect();
+        let all: Vec<String> = [named.to_owned()].into_iter().chain(numbers).collect();
         format!("{LABEL_BUCKET} in ({})", all.join(","))
     }
 
@@ -76,10 +79,10 @@ mod tests {
 
     #[test]
     fn nothing_is_never_asked_for_with_an_empty_selector() {
-        assert_eq!(of([]).selector(), None);
-        assert_eq!(of([17, 3]).selector().as_deref(), Some("policy.ringfence.dev/bucket in (3,17)"));
-        assert_eq!(of([]).selector_with_marker(), "policy.ringfence.dev/bucket in (marker)");
-        assert_eq!(of([17, 3]).selector_with_marker(), "policy.ringfence.dev/bucket in (marker,3,17)");
+        assert_eq!(of([]).of_address_groups(), "policy.ringfence.dev/bucket in (exposed)");
+        assert_eq!(of([17, 3]).of_address_groups(), "policy.ringfence.dev/bucket in (exposed,3,17)");
+        assert_eq!(of([]).of_peer_groups(), "policy.ringfence.dev/bucket in (marker)");
+        assert_eq!(of([17, 3]).of_peer_groups(), "policy.ringfence.dev/bucket in (marker,3,17)");
     }
 
     #[test]

@@ -48,6 +48,8 @@ struct View<'a> {
     port: u16,
     /// Whether the packet goes from consumer to provider.
     forward: bool,
+    /// Whether it certainly does.
+    certain: bool,
 }
 
 impl NetnsPolicy {
@@ -72,9 +74,10 @@ impl NetnsPolicy {
             Direction::Inbound => (inbound, outbound, src),
             Direction::Outbound => (outbound, inbound, dst),
         };
-        let mut views = vec![View { side: same, peer, port: flow.dport, forward: true }];
-        if picked_up && flow.protocol == Protocol::TCP {
-            views.push(View { side: other, peer, port: flow.sport, forward: false });
+        let certain = !(picked_up && flow.protocol == Protocol::TCP);
+        let mut views = vec![View { side: same, peer, port: flow.dport, forward: true, certain }];
+        if !certain {
+            views.push(View { side: other, peer, port: flow.sport, forward: false, certain });
         }
         let (decision, reject) = self.decide(flow, &views);
         self.outcome(decision, reject)
@@ -104,6 +107,9 @@ impl NetnsPolicy {
                 ends.contains(&crate::policy::End { address: view.peer, protocol: packet.protocol, port: view.port })
             }
             Match::OwnOrigin => view.forward && self.own.contains(&view.peer),
+            // Of a flow nobody knows whether it was sealed: its gate ends what it does not let pass.
+            Match::Sealed { nodes, services } => nodes.nets.contains(view.peer) && serves(services, packet, view.port),
+            Match::Unsealed { nodes } => view.certain && nodes.nets.contains(view.peer),
         }
     }
 

@@ -116,6 +116,19 @@ pub enum Match {
     Ends(Arc<BTreeSet<End>>),
     /// Inbound connections that began at an address of the Pod itself.
     OwnOrigin,
+    /// Nodes whose gate seals what it lets pass, on services of the provider: what is sealed, inbound only. Of a connection that
+    /// exists nobody sees a seal: that is for the gate that it came through to end.
+    Sealed {
+        /// The nodes.
+        nodes: HostSet,
+        /// The provider's ports.
+        services: Services,
+    },
+    /// New connections from these nodes that are not sealed: their gate has not let them pass, or knows nothing of the Pod yet.
+    Unsealed {
+        /// The nodes.
+        nodes: HostSet,
+    },
 }
 
 /// A set of addresses with where it comes from. Entries with equal origins share one kernel set, and keep sharing it
@@ -137,7 +150,9 @@ impl HostSet {
 
     /// Whether members may come and go while the rules stay: those of groups and names do, and nodes with a gate.
     pub fn is_dynamic(&self) -> bool {
-        self.origins.iter().any(|origin| matches!(origin, Origin::PeerGroup(_) | Origin::Names(_) | Origin::Gate))
+        let comes_and_goes =
+            |origin: &Origin| matches!(origin, Origin::PeerGroup(_) | Origin::Names(_) | Origin::Gate | Origin::Gates);
+        self.origins.iter().any(comes_and_goes)
     }
 }
 
@@ -225,8 +240,10 @@ pub enum Origin {
     Names(Arc<Names>),
     /// Addresses of this node.
     Node,
-    /// Addresses of nodes whose gate judges what comes from them.
+    /// Addresses of this node, whose gate judges what comes from them.
     Gate,
+    /// Addresses of other nodes, whose gates seal what they let pass.
+    Gates,
     /// Resolvers.
     Resolvers,
 }

@@ -12,7 +12,7 @@ use ringfence_model::{Direction, Protocol};
 
 use crate::chains::Place;
 use crate::family::Family;
-use crate::gate::{self, RenderedGate};
+use crate::gate::{self, RenderedGate, SEAL};
 use crate::judge::Packet;
 use crate::readback::Installed;
 use crate::render::Rendered;
@@ -36,6 +36,8 @@ pub struct Probe {
     pub translated: bool,
     /// It comes from an address of the network namespace itself.
     pub local: bool,
+    /// Its codepoint is that of a gate's seal.
+    pub sealed: bool,
     /// A rule of somebody else, after ours in mangle, overwrites the mark of the packet, as Istio's TPROXY does.
     pub overwritten: bool,
 }
@@ -51,6 +53,7 @@ impl Probe {
             connmark: 0,
             translated: false,
             local: false,
+            sealed: false,
             overwritten: false,
         }
     }
@@ -108,9 +111,17 @@ enum Verdict {
 struct Walk {
     mark: u32,
     connmark: u32,
+    sealed: bool,
     would: bool,
     rule: Option<String>,
     looked_at: usize,
+}
+
+impl Walk {
+    fn of(probe: &Probe) -> Self {
+        let Probe { connmark, sealed, .. } = *probe;
+        Self { mark: 0, connmark, sealed, would: false, rule: None, looked_at: 0 }
+    }
 }
 
 impl Kernel {
@@ -170,7 +181,8 @@ impl Kernel {
         for chains in self.tables.values() {
             for rule in chains.values().flatten() {
                 for pair in rule.windows(2).filter(|pair| pair[0] == "-j" || pair[0] == "-g") {
-                    let builtin = ["RETURN", "DROP", "MARK", "CONNMARK", "REJECT", "NFLOG"].contains(&pair[1].as_str());
+                    let builtin =
+                        ["RETURN", "DROP", "MARK", "CONNMARK", "DSCP", "REJECT", "NFLOG"].contains(&pair[1].as_str());
                     assert!(builtin || chains.contains_key(&pair[1]), "{rule:?} leads nowhere");
                 }
             }
@@ -188,16 +200,22 @@ impl Kernel {
             Direction::Inbound => &[("mangle", "PREROUTING"), ("mangle", "INPUT"), ("filter", "INPUT")],
             Direction::Outbound => &[("mangle", "OUTPUT"), ("filter", "OUTPUT")],
         };
-        let mut walk = Walk { mark: 0, connmark: probe.connmark, would: false, rule: None, looked_at: 0 };
+        let mut walk = Walk::of(probe);
         let fate = self.walk_tables(chains, probe, &mut walk);
         Trace { fate, rule: walk.rule, looked_at: walk.looked_at }
     }
 
     /// Walks a packet through the gate of its node.
     pub fn gate_fate(&self, probe: &Probe) -> Fate {
-        let mut walk = Walk { mark: 0, connmark: probe.connmark, would: false, rule: None, looked_at: 0 };
+        self.gate_seal(probe).0
+    }
+
+    /// The same, and whether it leaves the node sealed.
+    pub fn gate_seal(&self, probe: &Probe) -> (Fate, bool) {
+        let mut walk = Walk::of(probe);
         let forwarded = if probe.local { ("filter", "OUTPUT") } else { ("filter", "FORWARD") };
-        self.walk_tables(&[("mangle", "PREROUTING"), forwarded, ("mangle", "POSTROUTING")], probe, &mut walk)
+        let chains = [("mangle", "PREROUTING"), forwarded, ("mangle", "POSTROUTING")];
+        (self.walk_tables(&chains, probe, &mut walk), walk.sealed)
     }
 
     fn walk_tables(&self, chains: &[(&str, &str)], probe: &Probe, walk: &mut Walk) -> Fate {
@@ -241,6 +259,7 @@ impl Kernel {
                     assert_eq!(*with == "tcp-reset", tcp, "{rule:?}");
                     return Verdict::Reject;
                 }
+                ["-j", "DSCP", "--set-dscp", codepoint] => walk.sealed = *codepoint == SEAL,
                 ["-j", "MARK", "--set-xmark", mark] => {
                     let (value, mask) = masked(mark);
                     walk.mark = (walk.mark & !mask) ^ value;
@@ -277,6 +296,7 @@ impl Kernel {
                     (!negated, 2)
                 }
                 ["--mark", mark, ..] => (marked(module, mark, probe, walk), 2),
+                ["--dscp", SEAL, ..] => (walk.sealed, 2),
                 [option, ..] => self.option(option, &body[1..], probe),
                 [] => panic!("{rule:?} has no target"),
             };
@@ -303,7 +323,7 @@ impl Kernel {
             ("--src-type", ["LOCAL", ..]) => (probe.local, 2),
             ("-s", [address, ..]) => (src.to_string() == **address, 2),
             ("-d", [address, ..]) => (dst.to_string() == **address, 2),
-            ("--ctdir", ["REPLY", ..]) => (true, 2),
+            ("--ctdir", ["REPLY" | "ORIGINAL", ..]) => (true, 2),
             ("--ctorigsrc", [address, ..]) => (src.to_string() == **address, 2),
             ("--match-set", [name, dirs, ..]) => (self.in_set(name, dirs, &probe.packet), 3),
             ("--icmpv6-type", [text, ..]) => (icmp_is(text, icmp), 2),

@@ -11,7 +11,7 @@ impl Engine {
     /// Tells the gate which Pods there are, and Pods whether it is in force for them.
     pub(super) fn ask_gate(&mut self) {
         if let Some(gate) = &mut self.gate {
-            gate.want(self.slots.iter());
+            gate.want(self.slots.iter(), self.exposed.as_deref());
         }
         for (id, slot) in &mut self.slots {
             let by_gate = |gate: &Gate| gate.door(id, slot, &self.node_addresses);
@@ -45,9 +45,18 @@ impl Engine {
     }
 
     pub(super) fn take_gate(&mut self, finished: Finished) {
+        let could_seal = self.looks_for_seals();
         if let Some(gate) = &mut self.gate {
             gate.finish(finished, Instant::now());
         }
+        if self.looks_for_seals() != could_seal {
+            self.resolve_all();
+        }
         self.ask_gate();
+    }
+
+    /// Whether Pods look for the seals of other nodes' gates.
+    pub(super) fn looks_for_seals(&self) -> bool {
+        self.gate.as_ref().is_some_and(Gate::can_seal)
     }
 }

@@ -11,7 +11,8 @@ use crate::feed::{Kind, Wanted};
 impl Engine {
     /// What feeds say does not count yet; what it refers to is read all the same.
     pub(super) fn look_ahead(&self) {
-        let mut resolver = Resolver::new(self.view.told());
+        let mut resolver = Resolver::new(self.view.told()).looking_for_seals(self.looks_for_seals());
+        resolver.exposed();
         for slot in self.slots.values().filter(|slot| !slot.departed) {
             resolver.resolve(&self.view.pod_in(&slot.sandbox), &[]);
         }

@@ -107,6 +107,7 @@ impl Engine {
                 .collect(),
             pods_enforced: self.slots.values().filter(|slot| slot.has_rules()).count(),
             node_addresses: self.node_addresses.clone(),
+            seals: self.gate.as_ref().is_some_and(Gate::seals),
         };
         tell_if_other(&self.outputs.report, report);
     }

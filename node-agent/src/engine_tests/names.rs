@@ -88,7 +88,7 @@ impl Wire {
 
     /// The rules of the Pod's sets of learned addresses, as people see them.
     fn rules(&self) -> String {
-        self.pod.exec("iptables-nft-save", &["-t", "mangle"], "")
+        self.pod.saves("iptables-nft-save", &["-t", "mangle"])
     }
 }
 

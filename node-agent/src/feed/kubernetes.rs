@@ -98,13 +98,13 @@ pub fn start(client: &Client, node: &str, wanted: &watch::Receiver<Wanted>, chan
     follow::<Pod>(Api::all(client.clone()), local, changes);
     let peer_groups = Following {
         kind: |wanted| wanted.peer_groups.as_ref(),
-        selector: |buckets| Some(buckets.selector_with_marker()),
+        selector: Buckets::of_peer_groups,
         wanted: wanted.clone(),
         changes: changes.clone(),
     };
     let address_groups = Following {
         kind: |wanted| wanted.address_groups.as_ref(),
-        selector: Buckets::selector,
+        selector: Buckets::of_address_groups,
         wanted: wanted.clone(),
         changes: changes.clone(),
     };
@@ -141,8 +141,8 @@ async fn relay<K: Watched>(api: Api<K>, config: watcher::Config, changes: &Unbou
 /// A kind of which the buckets that are wanted are watched.
 struct Following {
     kind: fn(&Wanted) -> Option<&Buckets>,
-    /// What selects them; `None` if there is nothing to watch.
-    selector: fn(&Buckets) -> Option<String>,
+    /// What selects them.
+    selector: fn(&Buckets) -> String,
     wanted: watch::Receiver<Wanted>,
     changes: UnboundedSender<Change>,
 }
@@ -153,7 +153,7 @@ impl Following {
         loop {
             let (changes, selector) = (self.changes.clone(), (self.selector)(&watched));
             tokio::select! {
-                () = watch_selected(api.clone(), &config, selector, &changes) => return,
+                () = relay(api.clone(), config.clone().labels(&selector), &changes) => return,
                 next = self.next(&watched) => {
                     let Some(next) = next else { return };
                     tracing::debug!(kind = ?K::KIND, buckets = next.len(), "other groups are of interest");
@@ -178,22 +178,6 @@ impl Following {
         let next = |wanted: &Wanted| watched.next((self.kind)(wanted)?);
         let wanted = self.wanted.wait_for(|wanted| next(wanted).is_some()).await.ok()?;
         next(&wanted)
-    }
-}
-
-/// Hands over what a selector selects, until nobody listens.
-async fn watch_selected<K: Watched>(
-    api: Api<K>,
-    config: &watcher::Config,
-    selector: Option<String>,
-    changes: &UnboundedSender<Change>,
-) {
-    match selector {
-        Some(selector) => relay(api, config.clone().labels(&selector), changes).await,
-        None if changes.send(Change::All { kind: K::KIND, objects: BTreeMap::new() }).is_ok() => {
-            std::future::pending().await
-        }
-        None => {}
     }
 }
 

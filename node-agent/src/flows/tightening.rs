@@ -37,6 +37,11 @@ fn covers(big: &Entry, small: &Entry) -> bool {
         ) => services_cover(big_services, small_services) && peers_cover(big_peers, small_peers),
         (Match::Ends(big), Match::Ends(small)) => small.is_subset(big),
         (Match::OwnOrigin, Match::OwnOrigin) => true,
+        (
+            Match::Sealed { nodes: big_nodes, services: big_services },
+            Match::Sealed { nodes: small_nodes, services: small_services },
+        ) => services_cover(big_services, small_services) && peers_cover(big_nodes, small_nodes),
+        (Match::Unsealed { nodes: big }, Match::Unsealed { nodes: small }) => peers_cover(big, small),
         _ => false,
     }
 }

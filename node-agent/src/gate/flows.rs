@@ -106,7 +106,7 @@ mod tests {
         let matching = Match::Hosts { peers: HostSet { nets, ..HostSet::default() }, services };
         let allow = vec![Entry { matching, reject: false, rule: "shop/web".to_owned() }];
         let inbound = Side { allow, ..Side::default() };
-        GatePolicy { doors: vec![Door { state: Enforcement::Full, inbound, pods: [ip(POD)].into() }] }
+        GatePolicy { doors: vec![Door { state: Enforcement::Full, inbound, pods: [ip(POD)].into() }], away: None }
     }
 
     fn flow(src: &str, dst: &str, dport: u16, protocol: Protocol) -> Flow {
@@ -130,6 +130,18 @@ mod tests {
         assert_eq!(of(&through(POD, 81)), Some(Fate::GoesOn), "it reaches itself");
         let elsewhere = flow("192.0.2.8", NODE, 30080, Protocol::TCP).translated_to(ip("10.244.1.9"), 80);
         assert_eq!(of(&elsewhere), None);
+    }
+
+    /// Such a Pod sees this node, and leaves to its gate what comes from it.
+    #[test]
+    fn flows_to_exposed_pods_of_other_nodes_end_here() {
+        let GatePolicy { doors, .. } = gate();
+        let judge = GatePolicy { doors: Vec::new(), away: Some(doors) }.judge(&BTreeSet::new());
+        let through = |src, to| flow(src, NODE, 30080, Protocol::TCP).translated_to(ip(POD), to);
+        let of = |flow: &Flow| is_ours(&judge, &BTreeSet::new(), flow).then(|| fate(&judge, &BTreeSet::new(), flow));
+        assert_eq!(of(&through(CLIENT, 80)), Some(Fate::GoesOn));
+        assert_eq!(of(&through("192.0.2.8", 80)), Some(Fate::Ends));
+        assert_eq!(of(&flow("192.0.2.8", POD, 80, Protocol::TCP)), None, "the Pod sees who that is");
     }
 
     #[test]

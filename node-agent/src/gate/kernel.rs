@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ringfence_dataplane::gate::{Door, GatePolicy, RenderedGate, names};
 use ringfence_dataplane::sets::{self, Member, SetChange, SetDef};
-use ringfence_dataplane::{Enforcement, Family, Installed, Readback};
+use ringfence_dataplane::{Family, Installed, Readback};
 
 use super::flows;
 use crate::apply::{ApplyError, Done, destroy};
@@ -48,6 +48,19 @@ impl Known {
     /// Whether it is this gate, and all of it.
     pub fn is(&self, wanted: &Arc<GatePolicy>) -> bool {
         matches!(self, Self::Held(held) if !held.closed && (Arc::ptr_eq(&held.policy, wanted) || held.policy == *wanted))
+    }
+
+    /// Whether it seals what goes on to exposed Pods of other nodes, if it is known what it does.
+    pub fn seals(&self) -> Option<bool> {
+        match self {
+            Self::Unread => None,
+            Self::Held(held) => Some(held.rendered.seals()),
+        }
+    }
+
+    /// Whether it was to do so, and the kernel refuses.
+    pub fn cannot_seal(&self) -> bool {
+        matches!(self, Self::Held(held) if held.policy.away.is_some() && !held.rendered.seals())
     }
 
     /// Whether something is left to be done: flows to be looked at, sets to go.
@@ -125,11 +138,8 @@ fn refused(backend: Backend, rendered: &RenderedGate, held: &Held) -> BTreeSet<S
 
 /// Whether something that passed may be blocked now: towards a Pod that is behind the gate from now on, or by other rules.
 fn may_tighten(before: &GatePolicy, after: &GatePolicy) -> bool {
-    let stricter = |old: &Door, new: &Door| {
-        let state = old.state != Enforcement::Full && new.state == Enforcement::Full;
-        state || side_may_tighten(&old.inbound, &new.inbound)
-    };
-    after.doors.iter().any(|door| {
+    let stricter = |old: &Door, new: &Door| new.state > old.state || side_may_tighten(&old.inbound, &new.inbound);
+    after.every_door().any(|door| {
         let mut olds = door.pods.iter().map(|pod| before.door(*pod));
         // Pods that were behind one door mostly are again.
         let mut compared: Vec<&Door> = Vec::new();
@@ -205,7 +215,8 @@ fn read(backend: Backend) -> Result<Held, ApplyError> {
 
 /// The Pods that sets of a gate name.
 fn pods_of(sets: &[SetDef]) -> BTreeSet<std::net::IpAddr> {
-    let members = sets.iter().filter(|set| set.name == names::pods(set.family)).flat_map(SetDef::members);
+    let pods = sets.iter().filter(|set| [names::pods(set.family), names::away(set.family)].contains(&set.name));
+    let members = pods.flat_map(SetDef::members);
     members.filter_map(|member| if let Member::Net(net) = member { Some(net.addr()) } else { None }).collect()
 }
 
@@ -232,7 +243,8 @@ impl Held {
         let before: Vec<SetDef> = present.iter().filter_map(|set| find(set).cloned()).collect();
         let changes = sets::changes(&before, &present);
         let joins = |change: &SetChange| {
-            Family::ALL.iter().any(|family| [names::pods(*family), names::rejecting(*family)].contains(&change.set))
+            let of = |family: &Family| [names::pods(*family), names::away(*family), names::rejecting(*family)];
+            Family::ALL.iter().any(|family| of(family).contains(&change.set))
         };
         let additions = |of: &dyn Fn(&SetChange) -> bool| -> Vec<SetChange> {
             let these = changes.iter().filter(|change| of(change));

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringfence_dataplane::gate::{GatePolicy, Ports};
+use ringfence_dataplane::gate::{Exposed, GatePolicy, Ports};
 use ringfence_dataplane::{Enforcement, NetnsPolicy};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
@@ -74,6 +74,9 @@ pub struct Gate {
     /// On which ports Pods may let the node in, and when that was found out.
     ports: Ports,
     asked_at: Instant,
+    /// Whether it seals; unless its kernel has refused to, it is taken to be able to.
+    seals: bool,
+    can_seal: bool,
     finished: UnboundedSender<Finished>,
     arrivals: UnboundedReceiver<Finished>,
 }
@@ -132,6 +135,8 @@ impl Gate {
             problems: BTreeMap::new(),
             ports: Ports::Probes,
             asked_at: now,
+            seals: false,
+            can_seal: true,
             finished,
             arrivals,
         }
@@ -143,8 +148,8 @@ impl Gate {
         self.listed = Some((since, before || all));
     }
 
-    /// Takes in which Pods there are, and by which rules they are judged.
-    pub fn want<'a>(&mut self, slots: impl Iterator<Item = (&'a String, &'a Slot)>) {
+    /// Takes in which Pods there are, and by which rules they are judged; and, if any are, those that are `exposed`.
+    pub fn want<'a>(&mut self, slots: impl Iterator<Item = (&'a String, &'a Slot)>, exposed: Option<&[Exposed]>) {
         let mut judged = Vec::new();
         self.unsure = false;
         for (id, slot) in slots {
@@ -153,6 +158,10 @@ impl Gate {
             judged.extend(rules.map(|policy| (id.clone(), policy)));
         }
         let wanted = GatePolicy::of(judged.iter().map(|(_, policy)| policy.as_ref()));
+        let wanted = match exposed {
+            Some(exposed) => wanted.sealing_for(exposed, &self.wanted),
+            None => wanted,
+        };
         self.wanted_behind = judged.into_iter().map(|(id, policy)| (id, (policy.own.clone(), policy.state))).collect();
         if *self.wanted != wanted {
             self.wanted = Arc::new(wanted);
@@ -180,6 +189,16 @@ impl Gate {
     /// long as the policy is not known to be that of now, Pods that have rules keep them anyway.
     pub fn is_known(&self, now: Instant) -> bool {
         self.answered || self.fresh_since.is_none_or(|since| now >= since + FIRST)
+    }
+
+    /// Whether Pods of this node can look for the seals of other nodes.
+    pub fn can_seal(&self) -> bool {
+        self.can_seal
+    }
+
+    /// Whether it judges and seals what goes on to exposed Pods of other nodes. Not where something that it does not see translates.
+    pub fn seals(&self) -> bool {
+        self.seals && self.ports == Ports::Judged
     }
 
     /// Whether it is as it is to be, and nothing is left to be done.
@@ -245,6 +264,8 @@ impl Gate {
         let Finished { kind, known, behind, ports, problem } = finished;
         self.running = false;
         self.known = known;
+        self.can_seal &= !self.known.cannot_seal();
+        self.seals = self.known.seals().unwrap_or(self.seals);
         if let Some(ports) = ports {
             self.ports = ports;
             self.asked_at = now;

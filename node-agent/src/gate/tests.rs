@@ -92,6 +92,28 @@ fn what_somebody_takes_away_is_put_back() {
     assert!(!look(known).1, "it is right again");
 }
 
+#[test]
+fn a_node_without_pods_seals_for_those_of_others() {
+    let Some(node) = Netns::new("a_node_without_pods_seals_for_those_of_others") else { return };
+    let exposed = |clients: &[&str]| {
+        let policy = Some(policy("10.244.2.9", clients));
+        let exposed = [Exposed { pods: [ip("10.244.2.9"), ip("fd00::9")].into(), policy }];
+        Arc::new(GatePolicy::default().sealing_for(&exposed, &GatePolicy::default()))
+    };
+    let (known, done) = put(&node, &exposed(&["192.0.2.7"]), Known::Unread);
+    assert_eq!((done, known.seals(), known.cannot_seal()), (Done::Rules, Some(true), false));
+    let held = node.holds();
+    assert!(held.contains("-A RF-GATE -g RF-GATE-AWAY\n"), "{held}");
+    assert!(held.contains("-A RF-GATE-AWAY -m dscp --dscp 0x03 -j DSCP --set-dscp 0x00\n"), "{held}");
+    let (known, done) = put(&node, &exposed(&["192.0.2.7"]), Known::Unread);
+    assert_eq!((done, known.seals()), (Done::Nothing, Some(true)));
+    let (known, done) = put(&node, &exposed(&["192.0.2.7", "192.0.2.8"]), known);
+    assert_eq!(done, Done::Members);
+    let (known, _) = put(&node, &Arc::default(), known);
+    let left = node.holds();
+    assert!(known.seals() == Some(false) && !left.contains("RF-GATE") && !left.contains("RFG"), "{left}");
+}
+
 /// SCTP ports in the wrong order stand for a module that a kernel does not have.
 #[test]
 fn a_rule_that_the_kernel_refuses_closes_its_pods_and_no_others() {
@@ -118,13 +140,11 @@ fn a_rule_that_the_kernel_refuses_closes_its_pods_and_no_others() {
 fn a_node_whose_policy_is_not_known_yet_keeps_its_gate() {
     let Some(node) = Netns::new("a_node_whose_policy_is_not_known_yet_keeps_its_gate") else { return };
     put(&node, &gate(&[policy("10.244.1.5", &["192.0.2.7"])]), Known::Unread);
-    // What iptables-save says of the time is none of it.
-    let holds = || node.holds().lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>();
-    let before = holds();
+    let before = node.holds();
     let other = gate(&[policy("10.244.1.6", &["192.0.2.9"])]);
     let brought = node.within(|_| bring(Backend::Nft, &other, Known::Unread, true).expect("it is read"));
     assert_eq!(brought.done, Done::Left);
-    assert_eq!(holds(), before);
+    assert_eq!(node.holds(), before);
 }
 
 /// A Pod with this policy, as the engine has it.
@@ -141,7 +161,7 @@ fn slot(policy: NetnsPolicy) -> Slot {
 /// A gate that was brought to what these Pods want.
 fn brought(slots: &BTreeMap<String, Slot>) -> Gate {
     let mut gate = Gate::new(Backend::Nft);
-    gate.want(slots.iter());
+    gate.want(slots.iter(), None);
     let behind = Some(gate.wanted_behind.clone());
     let came = Finished { kind: Kind::Bring, known: Known::Unread, behind, ports: None, problem: None };
     gate.finish(came, Instant::now());
@@ -175,7 +195,7 @@ async fn a_pod_lets_its_node_in_only_where_the_gate_is_as_strict_as_it_is() {
 async fn pods_wait_for_the_first_answer_of_the_gate_and_not_for_ever() {
     let slots = BTreeMap::from([("s".to_owned(), slot(policy("10.244.1.5", &["192.0.2.7"])))]);
     let (mut gate, now) = (Gate::new(Backend::Nft), Instant::now());
-    gate.want(slots.iter());
+    gate.want(slots.iter(), None);
     assert!(gate.is_known(now), "what is on disk replaces nothing anyway");
     gate.fresh_since = Some(now);
     let failed = Finished::failed(Kind::Bring, "take a lock".to_owned(), Known::Unread);
@@ -191,7 +211,7 @@ async fn nothing_is_done_at_the_gate_before_all_pods_are_listed() {
     let slots = BTreeMap::from([("s".to_owned(), slot(policy("10.244.1.5", &["192.0.2.7"])))]);
     let (mut gate, now) = (Gate::new(Backend::Nft), Instant::now());
     let moment = |now| Moment { now, fresh: true, closed: true };
-    gate.want(slots.iter());
+    gate.want(slots.iter(), None);
     assert!(gate.job(moment(now)).is_none());
     gate.pods_are_listed(false, now);
     assert!(gate.job(moment(now)).is_none(), "one of them is missing");

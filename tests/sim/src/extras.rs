@@ -28,6 +28,7 @@ pub struct Extras {
     dns_labels: BTreeSet<NamespacedName>,
     ingress: BTreeMap<NamespacedName, IpAddr>,
     external_names: BTreeSet<NamespacedName>,
+    sealing: BTreeSet<String>,
 }
 
 fn key(random: &mut Random<'_>, prefix: &str, count: usize) -> NamespacedName {
@@ -56,7 +57,7 @@ fn set<K: Ord, V>(random: &mut Random<'_>, map: &mut BTreeMap<K, V>, key: K, val
 impl Extras {
     /// Changes one thing.
     pub fn change(&mut self, random: &mut Random<'_>) {
-        match random.below(13) {
+        match random.below(14) {
             0 => {
                 let parent = random.chance(50).then(|| owner(random, "Deployment"));
                 let kind = random.one(&["ReplicaSet", "Deployment"]);
@@ -103,6 +104,7 @@ impl Extras {
                 let (service, address) = (key(random, "s", 2), random.address());
                 set(random, &mut self.ingress, service, address);
             }
+            12 => toggle(&mut self.sealing, random.one(&NODES).to_owned()),
             _ => toggle(&mut self.external_names, key(random, "s", 2)),
         }
     }
@@ -119,6 +121,7 @@ impl Extras {
             }
         }
         for (name, node) in &mut cluster.nodes {
+            node.seals = self.sealing.contains(name);
             node.machine_id = self.machine_ids.get(name).cloned().unwrap_or_default();
             node.pod_cidrs = self.pod_cidrs.get(name).copied().into_iter().collect();
             let zone = self.node_labels.get(name).cloned();

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use ringfence_dataplane::gate::SEAL;
 use serde_json::{Value, json};
 
 use super::Outcome;
@@ -82,15 +83,17 @@ pub async fn flows_older_than_the_rules_are_judged_as_new_ones(lab: Lab) -> Resu
     Ok(Outcome::Passed)
 }
 
-/// A tightened policy ends the flows through a NodePort that it denies, which the Pod takes for its node's, and only those.
+/// A tightened policy ends the flows through a NodePort that it denies, and only those: through the server's node, which the Pod
+/// takes for its own, and through another one, whose gate seals what it lets pass. A seal that a client brings along is none.
 pub async fn a_tightened_policy_ends_flows_through_the_gate(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "fl-gate").await?;
     let name = scene.name.as_str();
     let addresses = lab.bed.addresses()?;
     let address = |key: &str| addresses.get(key).with_context(|| format!("no {key}"));
-    let (node, kept, lost) = (address("NODE2_ADDRESS")?, lab.bed.client_netns(), lab.bed.netns("fabric"));
+    let (nodes, kept, lost) =
+        ([address("NODE2_ADDRESS")?, address("NODE3_ADDRESS")?], lab.bed.client_netns(), lab.bed.netns("fabric"));
     for (list, netns) in [("fl-gate-kept", &kept), ("fl-gate-lost", &lost)] {
-        let spec = json!({"ranges": [source_towards(netns, node)?]});
+        let spec = json!({"ranges": [source_towards(netns, nodes[0])?]});
         lab.apply(&json!({"apiVersion": OURS, "kind": "IPList", "metadata": {"name": list}, "spec": spec})).await?;
     }
     let from = |list: &str| {
@@ -100,26 +103,43 @@ pub async fn a_tightened_policy_ends_flows_through_the_gate(lab: Lab) -> Result<
     let client = rule("client-to-server", "Allow", (name, "client"), (name, "server"));
     lab.apply(&rule_set(name, &[client.clone(), from("fl-gate-kept"), from("fl-gate-lost")])).await?;
     lab.await_ready("RuleSet", None, name).await?;
-    let door = SocketAddr::new(node.parse()?, node_port(&lab, name).await?);
-    for netns in [&kept, &lost] {
-        lab.await_seen(netns, door, Seen::Open, SLOW).await?;
+    let port = node_port(&lab, name).await?;
+    let doors: Vec<SocketAddr> =
+        nodes.iter().map(|node| Ok(SocketAddr::new(node.parse()?, port))).collect::<Result<_>>()?;
+    let mut flows = Vec::new();
+    for door in doors.iter().copied() {
+        for netns in [&kept, &lost] {
+            lab.await_seen(netns, door, Seen::Open, SLOW).await?;
+            let both = (LongFlow::open(netns, door)?, LongDatagrams::open(netns, door)?);
+            flows.push((door, netns == &kept, both));
+        }
     }
-    let (mut kept_flow, mut lost_flow) = (LongFlow::open(&kept, door)?, LongFlow::open(&lost, door)?);
-    let (kept_udp, lost_udp) = (LongDatagrams::open(&kept, door)?, LongDatagrams::open(&lost, door)?);
-    let all = kept_flow.speaks() && lost_flow.speaks() && kept_udp.speaks() && lost_udp.speaks();
-    ensure!(all, "not all flows work to begin with");
+    for (door, _, (tcp, udp)) in &mut flows {
+        ensure!(tcp.speaks() && udp.speaks(), "a flow through {door} does not work to begin with");
+    }
 
     lab.apply(&rule_set(name, &[client, from("fl-gate-kept")])).await?;
     lab.await_ready("RuleSet", None, name).await?;
-    ensure!(kept_flow.speaks() && kept_udp.speaks(), "a flow that is still allowed was ended");
-    ensure!(!lost_flow.speaks(), "a TCP flow that is not allowed any more goes on");
-    ensure!(!lost_udp.speaks(), "a UDP flow that is not allowed any more goes on");
-    lab.await_seen(&lost, door, Seen::Dropped, SLOW).await?;
+    for (door, goes_on, (tcp, udp)) in &mut flows {
+        ensure!(tcp.speaks() == *goes_on, "whether a TCP flow through {door} goes on is wrong: expected {goes_on}");
+        ensure!(udp.speaks() == *goes_on, "whether a UDP flow through {door} goes on is wrong: expected {goes_on}");
+    }
+    forge_seals(&lost, "-A")?;
+    for door in doors {
+        lab.await_seen(&lost, door, Seen::Dropped, SLOW).await?;
+    }
+    forge_seals(&lost, "-D")?;
     scene.remove(&lab).await?;
     for list in ["fl-gate-kept", "fl-gate-lost"] {
         lab.delete(OURS, "IPList", None, list).await?;
     }
     Ok(Outcome::Passed)
+}
+
+/// Whatever leaves a network namespace looks as if a gate had let it pass; `-D` ends that.
+fn forge_seals(netns: &Path, action: &str) -> Result<()> {
+    let seal = ["-j", "DSCP", "--set-dscp", SEAL];
+    in_netns(netns, &[&["iptables-nft", "-t", "mangle", action, "OUTPUT"][..], &seal].concat()).map(drop)
 }
 
 /// The address that connections to another one have from a network namespace.

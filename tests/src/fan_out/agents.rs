@@ -119,7 +119,8 @@ impl Agents {
                 audience.interested[class] += u64::from(*interests);
                 audience.told[class] += u64::from(told);
             }
-            wanted.push((buckets.selector(), interesting));
+            let selector = matches!(mode, Mode::Interest(_)).then(|| buckets.of_address_groups());
+            wanted.push((selector, interesting));
         }
         let version = objects.version(client, mode).await?;
         let shared = Arc::new(Shared::default());

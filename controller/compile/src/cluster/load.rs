@@ -1,7 +1,6 @@
 //! A cluster from the text that `kubectl get … -A -o yaml` prints.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
@@ -13,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use ringfence_crds::NodePolicy;
 use ringfence_crds::common::NamespacedName;
+use ringfence_crds::node_policy::NodePolicyStatus;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -45,8 +45,8 @@ pub enum ClusterError {
     },
 }
 
-/// By node, the addresses that its agent reports.
-type Reports = BTreeMap<String, BTreeSet<IpAddr>>;
+/// By node, what its agent reports.
+type Reports = BTreeMap<String, NodePolicyStatus>;
 
 #[derive(Deserialize)]
 struct OwnedObject {
@@ -81,7 +81,7 @@ impl ClusterState {
             return Err(ClusterError::NoList);
         }
         for (name, node) in &mut cluster.nodes {
-            node.reported = reports.remove(name).unwrap_or_default();
+            node.take_report(reports.get(name));
         }
         let found = cluster.find_apiserver_addresses();
         cluster.apiserver_addresses = found;
@@ -120,7 +120,7 @@ impl ClusterState {
             }
             "NodePolicy" => {
                 let status = typed::<NodePolicy>(&kind, &key, item)?.status.unwrap_or_default();
-                reports.insert(key.name, status.node_addresses.iter().filter_map(|text| text.parse().ok()).collect());
+                reports.insert(key.name, status);
             }
             listed if OwnerKey::LISTED.contains(&listed) => self.add_owner(&kind, &key, item)?,
             _ => self.add_callers(&kind, &key, item)?,

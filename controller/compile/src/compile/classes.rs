@@ -9,11 +9,9 @@
 use std::sync::Arc;
 
 use ringfence_crds::AddressGroupSpec;
-use ringfence_crds::common::NetworkAddress;
 use ringfence_model::{Constraint, Dimension, LabelValue, Values};
 use roaring::{MultiOps, RoaringBitmap};
 use rustc_hash::FxHashMap;
-use smol_str::ToSmolStr;
 
 use super::class::{Class, ClassId, ClassOrigin};
 use super::networks::Networks;
@@ -279,15 +277,7 @@ impl Living {
             class_text: self.class.to_string(),
             slice: i32::try_from(number).unwrap_or(i32::MAX),
             slices: (number == 0).then_some(count),
-            members: self
-                .members
-                .get(number)
-                .iter()
-                .map(|member| NetworkAddress {
-                    network: member.network.map(|network| networks.id(network)).unwrap_or_default(),
-                    address: member.address.to_smolstr(),
-                })
-                .collect(),
+            members: self.members.get(number).iter().map(|member| member.written(networks)).collect(),
             ..AddressGroupSpec::default()
         }
     }

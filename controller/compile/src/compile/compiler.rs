@@ -18,6 +18,7 @@
 //!          (labels, claims)         (owners)     (back ends)  (rules)
 //! ```
 
+mod exposed;
 mod groups;
 mod output;
 mod pods;
@@ -59,6 +60,8 @@ pub struct Compiler {
     services: ServiceIndex,
     /// The group of all nodes, while a node's own traffic has a policy: nodes are essential to one another.
     hosts: Option<GroupId>,
+    /// The virtual services whose Pods are exposed on every node.
+    exposed: BTreeSet<NamespacedName>,
     /// Claims of the apiserver.
     apiserver: BTreeSet<IpAddr>,
     /// Per node, how many addresses of its Pods lie in which Pod network, if there are several.
@@ -96,6 +99,7 @@ impl Compiler {
             groups: PeerGroups::default(),
             services: ServiceIndex::default(),
             hosts: None,
+            exposed: BTreeSet::new(),
             apiserver: BTreeSet::new(),
             seen: BTreeMap::new(),
             counted: FxHashMap::default(),
@@ -174,6 +178,7 @@ impl Compiler {
         self.claim_for_services(inputs, &mut todo);
         self.settle_addresses(inputs, &mut todo, changes);
         self.read_services(inputs, &mut todo, changes);
+        self.write_gates(&todo, changes);
         let dead = self.settle_classes(changes);
         self.read_rule_sets(inputs, &mut todo, changes);
         self.hold_hosts();

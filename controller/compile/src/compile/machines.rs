@@ -24,6 +24,8 @@ pub struct NodeFacts {
     pub workload: Option<MachineFacts>,
     /// The state that is asked for its own traffic; none for a provider's master.
     pub state: Option<PolicyState>,
+    /// Whether its gate judges towards exposed Pods of other nodes, and seals what it lets pass.
+    pub seals: bool,
     /// Addresses of its status.
     status: BTreeSet<IpAddr>,
     /// Addresses that its agent reports.
@@ -74,6 +76,7 @@ impl NodeFacts {
             name: name.into(),
             workload,
             state,
+            seals: node.seals,
             status: node.addresses.clone(),
             reported: node.reported.clone(),
         };

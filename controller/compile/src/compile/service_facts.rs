@@ -32,11 +32,13 @@ pub struct ServiceFacts {
     pub behind: BackEnds,
     /// Classes of its back ends.
     pub classes: BTreeSet<Arc<Class>>,
+    /// Whether there is a way in on which nodes hide who connects, so that its Pods are exposed on every node.
+    pub exposed: bool,
     /// What its VirtualService shows.
     pub shown: VirtualServiceStatus,
     /// What of it is not opened and why.
     pub warnings: Vec<String>,
-    /// Why connections from outside are not opened and what helps, where the node hides who connects.
+    /// Why connections from outside are not opened and what helps, where a node hides who connects and does not judge first.
     pub hidden_source: Option<String>,
 }
 

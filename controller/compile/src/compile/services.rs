@@ -7,10 +7,11 @@ use ringfence_crds::address_group::{BackEnd, FrontEnd, ServiceEnds, TargetPort};
 use ringfence_crds::common::NamespacedName;
 use ringfence_crds::virtual_service::{BackendController, ServicePortStatus};
 use ringfence_crds::{AddressGroupSpec, VirtualServiceStatus};
-use ringfence_model::{PolicyState, Protocol};
+use ringfence_model::Protocol;
 
 use super::addresses::{Claim, Owner};
 use super::backends;
+use super::exposed;
 use super::labels::NamespaceProfile;
 use super::limits::{self, BACK_ENDS};
 use super::names;
@@ -49,6 +50,7 @@ impl Reader<'_> {
         let mut facts = ServiceFacts {
             managed: profile.state.is_some(),
             selector: service.selector.clone(),
+            exposed: exposed::is_exposed(service),
             ..ServiceFacts::default()
         };
         if service.external_name {
@@ -75,7 +77,7 @@ impl Reader<'_> {
         facts.target_ports = target_ports(service, &facts.behind);
         facts.fronts = self.fronts(service, &mut facts);
         facts.warnings = limits::shown(std::mem::take(&mut facts.warnings));
-        facts.hidden_source = hidden_source(service, &facts, profile);
+        facts.hidden_source = exposed::hidden_source(service, &facts, profile, &self.facts.nodes);
         facts.shown = self.shown(service, &facts);
         facts
     }
@@ -159,32 +161,6 @@ impl Reader<'_> {
         }
         None
     }
-}
-
-/// Where another node than its own puts an address in place of the client's, a Pod in Full cannot know whom it would let in.
-fn hidden_source(service: &ServiceInfo, facts: &ServiceFacts, profile: &NamespaceProfile) -> Option<String> {
-    let ways = translated_ways_in(service);
-    // The Pods behind a Service are of its own namespace.
-    let full = profile.state == Some(PolicyState::Full)
-        && facts.behind.accepted.iter().any(|end| matches!(end.owner, Owner::Pod(_)));
-    (full && !ways.is_empty()).then(|| {
-        format!(
-            "connections from outside ({}) that come in by another node than the Pod's are not opened towards Pods in \
-             Full, because that node hides their source: set externalTrafficPolicy: Local",
-            ways.join(", ")
-        )
-    })
-}
-
-/// The ways into a Service on which the node translates the source.
-fn translated_ways_in(service: &ServiceInfo) -> Vec<String> {
-    if service.external_policy_local {
-        return Vec::new();
-    }
-    let ports = service.ports.iter().filter_map(|port| port.node_port).map(|port| format!("nodePort {port}"));
-    let ingress = service.ingress_ips.iter().map(|address| format!("load balancer {address}"));
-    let external = service.external_ips.iter().map(|address| format!("externalIP {address}"));
-    ports.chain(ingress).chain(external).collect()
 }
 
 fn shown_port(port: &ServicePortInfo) -> ServicePortStatus {

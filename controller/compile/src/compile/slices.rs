@@ -9,7 +9,11 @@
 
 use std::net::IpAddr;
 
+use ringfence_crds::common::NetworkAddress;
 use roaring::RoaringBitmap;
+use smol_str::ToSmolStr;
+
+use super::networks::Networks;
 
 /// The most members of a slice.
 const SLICE: usize = 100;
@@ -27,6 +31,14 @@ pub struct SliceMember {
 }
 
 impl SliceMember {
+    /// As an object has it.
+    pub fn written(&self, networks: &Networks) -> NetworkAddress {
+        NetworkAddress {
+            network: self.network.map(|network| networks.id(network)).unwrap_or_default(),
+            address: self.address.to_smolstr(),
+        }
+    }
+
     /// Where in the slices it is: FNV-1a over its octets, and the upper bits folded into the lower ones, because slices
     /// are counted by the lower ones. Networks do not count: one address is rarely on two.
     fn hash(&self) -> usize {

@@ -14,7 +14,7 @@ use super::machines::{Machine, NodeFacts};
 use super::pods::Pods;
 use super::rule::ResolvedRule;
 use super::rule_sets::RuleSets;
-use super::service_facts::ServiceFacts;
+use super::service_facts::{BackEnd, ServiceFacts};
 use super::settings::Settings;
 use crate::cluster::ClusterState;
 use crate::policy::Policy;
@@ -57,6 +57,15 @@ impl<'a> World<'a> {
     /// A Service of a managed namespace.
     pub fn virtual_service(self, key: &NamespacedName) -> Option<&'a ServiceFacts> {
         self.facts.services.get(key).filter(|service| service.managed)
+    }
+
+    /// Whether the gate of every node that seals judges for a Pod.
+    pub fn is_exposed(self, pod: &NamespacedName) -> bool {
+        let services = self.facts.services.iter().filter(|(key, _)| key.namespace == pod.namespace);
+        let mut exposing = services.map(|(_, service)| service).filter(|service| service.managed && service.exposed);
+        // One of the host network is its node.
+        let own = |end: &BackEnd| matches!(end.owner, Owner::Pod(_)) && end.pod.as_ref() == Some(pod);
+        exposing.any(|service| service.behind.accepted.iter().any(own))
     }
 
     /// Who has an address.

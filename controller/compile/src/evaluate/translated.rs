@@ -1,8 +1,9 @@
 //! Connections whose source a node translates: the back end sees an address of that node instead of who connects.
 //!
-//! The gate of the back end's own node judges by who connects. Another node's does not know the back end's rules, and the
-//! kernel takes what comes by it for that node's own. Which node translates and which of its addresses it takes is not always
-//! known. So every possible one is judged, and where they do not come to the same, the answer is that it is not known.
+//! The gate of the back end's own node judges by who connects, and so does that of any other node that seals, for Pods that are
+//! exposed there. What comes by a node whose gate does not judge for the back end is taken for that node's own. Which node
+//! translates and which of its addresses it takes is not always known. So every possible one is judged, and where they do not
+//! come to the same, the answer is that it is not known.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -32,8 +33,7 @@ impl Evaluator<'_> {
         let itself = matches!((source.pod, end.pod), (Some((a, _)), Some((b, _))) if a == b);
         match self.entry(source, entrance) {
             Some(entry) if !itself => {
-                let own = end.pod.and_then(|(_, pod)| pod.node.as_deref());
-                self.unless_they_differ(end, &self.judged_as(source, &entry, entrance, own), port)
+                self.unless_they_differ(end, &self.judged_as(source, &entry, entrance, end), port)
             }
             _ => self.destination_side(end, source, port),
         }
@@ -62,22 +62,28 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Everything that the connection may be judged as; `own` is the back end's node.
+    /// Everything that the connection to a back end may be judged as.
     fn judged_as<'e>(
         &'e self,
         source: &End<'e>,
         entry: &Entry<'e>,
         entrance: &Entrance<'_>,
-        own: Option<&str>,
+        end: &End<'_>,
     ) -> Vec<End<'e>> {
         let v4 = entrance.front.is_none_or(|front| front.address.is_ipv4());
         let nodes: Vec<&str> = match entry {
             Entry::At(node) => vec![node],
             Entry::Anywhere | Entry::Perhaps => self.world.cluster.nodes.keys().map(String::as_str).collect(),
         };
-        let elsewhere = nodes.iter().filter(|node| own != Some(**node));
-        let mut seen: Vec<End<'e>> = elsewhere.flat_map(|node| self.node_as_source(source, node, v4)).collect();
-        if matches!(entry, Entry::Perhaps) || nodes.iter().any(|node| own == Some(*node)) {
+        // The gates that know the rules of the back end: its own node's, and those of nodes that it is exposed on.
+        let own = end.pod.and_then(|(_, pod)| pod.node.as_deref());
+        let exposed = end.pod.is_some_and(|(key, _)| self.world.is_exposed(key));
+        let seals = |node: &str| self.world.cluster.nodes.get(node).is_some_and(|node| node.seals);
+        let (knowing, others): (Vec<&str>, Vec<&str>) =
+            nodes.into_iter().partition(|node| own == Some(*node) || (exposed && seals(node)));
+        let mut seen: Vec<End<'e>> =
+            others.into_iter().flat_map(|node| self.node_as_source(source, node, v4)).collect();
+        if matches!(entry, Entry::Perhaps) || !knowing.is_empty() {
             seen.push(source.clone());
         }
         seen

@@ -1,12 +1,10 @@
-//! Nodes, with their addresses and machine-ids as their agents report them.
-
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+//! Nodes, with what their agents report of them: addresses, machine-ids, and whether their gates seal.
 
 use ringfence_compile::cluster::NodeInfo;
 use ringfence_crds::NodePolicy;
+use ringfence_crds::node_policy::NodePolicyStatus;
 
-use super::{Effect, World, cluster_wide, compile_if, take_named};
+use super::{Effect, Index, World, cluster_wide, compile_if, take_named};
 use crate::engine::chores::due::Spot;
 use crate::kubelink::identity::{self, MachineIds};
 use crate::kubelink::watch::Change;
@@ -27,7 +25,10 @@ impl World {
 
     /// Kubernetes says nothing of what an agent reports: a node's news leave that as it is.
     fn with_reported(&self, change: Change<NodeInfo>) -> Change<NodeInfo> {
-        let complete = |name: &str, info: NodeInfo| NodeInfo { reported: self.reported(name), ..info };
+        let complete = |name: &str, mut info: NodeInfo| {
+            info.take_report(reported(&self.node_policies, name));
+            info
+        };
         match change {
             Change::Listed(all) => Change::Listed(
                 all.into_iter()
@@ -53,11 +54,8 @@ impl World {
         };
         let mut changed = false;
         for name in names {
-            let reported = self.reported(&name);
-            if let Some(info) = self.cluster.nodes.get_mut(&name).filter(|info| info.reported != reported) {
-                info.reported = reported;
-                changed = true;
-            }
+            let report = reported(&self.node_policies, &name);
+            changed |= self.cluster.nodes.get_mut(&name).is_some_and(|info| info.take_report(report));
         }
         compile_if(changed)
     }
@@ -77,11 +75,9 @@ impl World {
             concerned.into_iter().for_each(|node| self.due.add(Spot::Workload(node)));
         }
     }
+}
 
-    /// What is no address is left out.
-    fn reported(&self, node: &str) -> BTreeSet<IpAddr> {
-        let policy: Option<&NodePolicy> = self.node_policies.get(&cluster_wide(node));
-        let status = policy.and_then(|policy| policy.status.as_ref());
-        status.into_iter().flat_map(|status| &status.node_addresses).filter_map(|text| text.parse().ok()).collect()
-    }
+/// What the agent of a node reports.
+fn reported<'w>(policies: &'w Index<NodePolicy>, node: &str) -> Option<&'w NodePolicyStatus> {
+    policies.get(&cluster_wide(node))?.status.as_ref()
 }

@@ -210,6 +210,26 @@ fn a_node_is_known_by_the_addresses_that_its_agent_reports() {
 }
 
 #[test]
+fn a_node_seals_when_its_agent_says_so() {
+    let mut world = World::default();
+    let reports = |version: &str, seals: bool| {
+        let mut policy = crds::NodePolicy::new("node1", crds::NodePolicySpec::default());
+        policy.metadata.resource_version = Some(version.to_owned());
+        policy.status = Some(crds::NodePolicyStatus { seals, ..crds::NodePolicyStatus::default() });
+        Input::NodePolicy(applied("node1", policy))
+    };
+    world.take(reports("1", true));
+    world.take(Input::Node(applied("node1", NodeInfo::default())));
+    assert!(world.cluster.nodes["node1"].seals, "it had said so before the node was known");
+    world.dirty = Dirty::default();
+    assert_eq!(world.take(reports("2", false)), Effect::Compile);
+    assert!(!world.cluster.nodes["node1"].seals);
+    let mut expected = Dirty::default();
+    expected.mark(Mark::Node("node1".to_owned()));
+    assert_eq!(world.dirty, expected);
+}
+
+#[test]
 fn that_a_node_is_ready_compiles_nothing() {
     let mut world = World::default();
     let node = |ready, machine_id: &str| {

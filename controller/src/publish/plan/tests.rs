@@ -1,5 +1,6 @@
 //! Plans from small worlds.
 
+mod exposed;
 mod look;
 mod order;
 mod peer_marker;

@@ -1,4 +1,4 @@
-//! What a Pod lets in from its node, where the node's gate has judged it.
+//! What a Pod lets in from its node, where the node's gate has judged it, and from other nodes, where theirs have.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ringfence_model::{PortMatch, Services};
 
-use crate::policy::{Enforcement, Entry, HostSet, Match, NetnsPolicy, Origin};
+use crate::policy::{Enforcement, Entry, HostSet, Match, NetnsPolicy, Nets, Origin, Side};
 
 /// On which ports a Pod lets its node in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,6 @@ pub enum Ports {
 #[must_use]
 pub fn admit(policy: &NetnsPolicy, ports: Ports, node_addresses: &[IpAddr]) -> NetnsPolicy {
     let mut admitting = policy.clone();
-    let is_probe = |entry: &Entry| comes_from(entry, &Origin::Node);
     // The gate knows who reaches itself, and whom probes come from.
     admitting.inbound.essential.retain(|entry| !(is_probe(entry) || entry.matching == Match::OwnOrigin));
     let services = match (ports, policy.state) {
@@ -42,8 +41,8 @@ pub fn admit(policy: &NetnsPolicy, ports: Ports, node_addresses: &[IpAddr]) -> N
     admitting
 }
 
-fn comes_from(entry: &Entry, origin: &Origin) -> bool {
-    matches!(&entry.matching, Match::Hosts { peers, .. } if peers.origins.iter().eq([origin]))
+fn is_probe(entry: &Entry) -> bool {
+    matches!(&entry.matching, Match::Hosts { peers, .. } if peers.origins.iter().eq([&Origin::Node]))
 }
 
 /// All services that entries are about.
@@ -53,8 +52,30 @@ fn services<'a>(entries: impl Iterator<Item = &'a Entry>) -> Services {
         match &entry.matching {
             Match::Hosts { services: Services::All, .. } => return Services::All,
             Match::Hosts { services: Services::Only(list), .. } => ports.extend(list.iter().cloned()),
-            Match::Ends(_) | Match::OwnOrigin => {}
+            Match::Sealed { .. } | Match::Unsealed { .. } | Match::Ends(_) | Match::OwnOrigin => {}
         }
     }
     Services::Only(ports)
+}
+
+/// The policy of a Pod that is exposed on other nodes as well. From those of them whose gate seals it lets in what is sealed,
+/// in Full on ports that some rule opens and no others, and nothing else: who comes by them cannot be told otherwise.
+#[must_use]
+pub fn admit_sealed(policy: NetnsPolicy, gates: Arc<Nets>) -> NetnsPolicy {
+    let nodes = HostSet { origins: BTreeSet::from([Origin::Gates]), nets: gates };
+    let Side { essential, allow, .. } = &policy.inbound;
+    let services = match policy.state {
+        Enforcement::VisibilityOnly => return policy,
+        Enforcement::Selective => Services::All,
+        Enforcement::Full => services(essential.iter().filter(|entry| !is_probe(entry)).chain(allow)),
+    };
+    let of = |matching, rule: &str| Entry { matching, reject: false, rule: rule.to_owned() };
+    let mut policy = policy;
+    let sealed = Match::Sealed { nodes: nodes.clone(), services };
+    policy.inbound.essential.push(of(sealed, "gate:sealed"));
+    // What Selective blocks, the gates of those nodes have dropped.
+    if policy.state == Enforcement::Full {
+        policy.inbound.override_deny.insert(0, of(Match::Unsealed { nodes }, "gate:unsealed"));
+    }
+    policy
 }

@@ -7,17 +7,27 @@
 //! the client, the Pod and the port on the Pod. It judges every new connection towards a Pod that has rules which block, by that Pod's inbound rules; and the Pod
 //! lets the node's addresses in where that is so ([`admit`]).
 //!
+//! Where the Pod is on another node, the one that a client has dialled translates the connection and hides the client all the
+//! same. So every node's gate also judges what is to go on to *exposed* Pods of other nodes, and *seals* what their rules let pass: it
+//! sets [`SEAL`] in the packets, and takes it from everything else that leaves the node. The Pod lets such nodes in by their seal
+//! alone ([`admit_sealed`]). A gate that does not know a Pod yet, or that somebody has taken away, so opens nothing.
+//!
 //! * [`policy`](GatePolicy): who is behind the gate, and by which rules each is judged.
-//! * [`render`]: that as text for iptables-restore, and as sets.
+//! * [`render`]: that as text for iptables-restore, and as sets; [`away`]: what of it is about Pods of other nodes.
 //! * [`names`]: what chains and sets are called.
 
 mod admit;
+mod away;
 pub mod names;
 mod policy;
 mod render;
 #[cfg(test)]
 mod tests;
 
-pub use admit::{Ports, admit};
-pub use policy::{Door, GateJudge, GatePolicy};
+pub use admit::{Ports, admit, admit_sealed};
+pub use policy::{Door, Exposed, GateJudge, GatePolicy};
 pub use render::RenderedGate;
+
+/// The codepoint (DSCP) of a packet that a gate has let pass: of those for local use (RFC 2474, section 6: `xxxx11`) the one that asks
+/// for no better service than any packet has.
+pub const SEAL: &str = "0x03";

@@ -46,10 +46,21 @@ pub fn rejecting(family: Family) -> String {
     format!("{}rejecting", SETS.prefix(family))
 }
 
+/// The set of the exposed Pods of other nodes.
+pub fn away(family: Family) -> String {
+    format!("{}away", SETS.prefix(family))
+}
+
 /// The set of the Pods that a chain judges.
 pub fn judged_by(family: Family, chain: &str) -> String {
     let digest = chain.strip_prefix(CHAIN_PREFIX).unwrap_or(chain);
     format!("{}pods{digest}", SETS.prefix(family))
+}
+
+/// The set of the Pods of other nodes that a chain judges.
+pub fn judged_away(family: Family, chain: &str) -> String {
+    let digest = chain.strip_prefix(CHAIN_PREFIX).unwrap_or(chain);
+    format!("{}away{digest}", SETS.prefix(family))
 }
 
 fn digest(bytes: &[u8]) -> String {

@@ -14,12 +14,23 @@ use crate::policy::{Enforcement, Match, NetnsPolicy, Nets, Origin, Side};
 pub struct GatePolicy {
     /// Pods that are judged alike are behind one door.
     pub doors: Vec<Door>,
+    /// The same for exposed Pods of other nodes; `None` where no Pod is exposed, so that nobody looks for seals.
+    pub away: Option<Vec<Door>>,
+}
+
+/// Exposed Pods of other nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exposed {
+    /// Their addresses.
+    pub pods: BTreeSet<IpAddr>,
+    /// What they enforce; `None` as long as not all of it is known.
+    pub policy: Option<NetnsPolicy>,
 }
 
 /// Pods of one policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Door {
-    /// Selective or Full.
+    /// Selective or Full; of Pods of other nodes also VisibilityOnly.
     pub state: Enforcement,
     /// The rules.
     pub inbound: Side,
@@ -39,36 +50,64 @@ impl GatePolicy {
         for policy in blocking {
             let (own, disputed): (BTreeSet<_>, BTreeSet<_>) =
                 policy.own.iter().partition(|address| claims.get(*address) == Some(&1));
-            gate.add(policy.state, &policy.inbound, own);
-            gate.add(Enforcement::Full, &Side::default(), disputed);
+            add(&mut gate.doors, policy.state, &policy.inbound, own);
+            add(&mut gate.doors, Enforcement::Full, &Side::default(), disputed);
         }
         gate
     }
 
-    fn add(&mut self, state: Enforcement, inbound: &Side, pods: BTreeSet<IpAddr>) {
-        if pods.is_empty() {
-            return;
+    /// The same with exposed Pods of other nodes, also of those that block nothing yet: whoever is let pass has a seal already when they
+    /// begin to. Of those of which not everything is known, what was known `before` stays; nothing
+    /// is sealed for those of which nothing was.
+    #[must_use]
+    pub fn sealing_for(self, exposed: &[Exposed], before: &Self) -> Self {
+        let mut away = Vec::new();
+        let here = |pod: &IpAddr| self.door(*pod).is_some();
+        for Exposed { pods, policy } in exposed {
+            let pods: BTreeSet<IpAddr> = pods.iter().filter(|pod| !here(pod)).copied().collect();
+            match policy {
+                Some(policy) => add(&mut away, policy.state, &policy.inbound, pods),
+                None => {
+                    for pod in pods {
+                        let known = before.away.iter().flatten().find(|door| door.pods.contains(&pod));
+                        known.into_iter().for_each(|door| add(&mut away, door.state, &door.inbound, [pod].into()));
+                    }
+                }
+            }
         }
-        let mut inbound = inbound.clone();
-        // Who reaches itself is known by both addresses.
-        inbound.essential.retain(|entry| entry.matching != Match::OwnOrigin);
-        match self.doors.iter_mut().find(|door| door.state == state && door.inbound == inbound) {
-            Some(door) => door.pods.extend(pods),
-            None => self.doors.push(Door { state, inbound, pods }),
-        }
+        Self { away: Some(away), ..self }
     }
 
     /// The door that an address is behind.
     pub fn door(&self, pod: IpAddr) -> Option<&Door> {
-        self.doors.iter().find(|door| door.pods.contains(&pod))
+        self.every_door().find(|door| door.pods.contains(&pod))
+    }
+
+    /// All doors, those of other nodes' Pods after the others.
+    pub fn every_door(&self) -> impl Iterator<Item = &Door> {
+        self.doors.iter().chain(self.away.iter().flatten())
     }
 
     /// Judges connections, with these as the addresses of the node.
     pub fn judge(&self, local: &BTreeSet<IpAddr>) -> GateJudge {
-        let policies = self.doors.iter().map(|door| door.as_seen_by(local)).collect();
-        let doors = self.doors.iter().enumerate();
+        let policies = self.every_door().map(|door| door.as_seen_by(local)).collect();
+        let doors = self.every_door().enumerate();
         let doors = doors.flat_map(|(number, door)| door.pods.iter().map(move |pod| (*pod, number))).collect();
         GateJudge { policies, doors }
+    }
+}
+
+/// Puts Pods behind the door of those that are judged alike.
+fn add(doors: &mut Vec<Door>, state: Enforcement, inbound: &Side, pods: BTreeSet<IpAddr>) {
+    if pods.is_empty() {
+        return;
+    }
+    let mut inbound = inbound.clone();
+    // Who reaches itself is known by both addresses.
+    inbound.essential.retain(|entry| entry.matching != Match::OwnOrigin);
+    match doors.iter_mut().find(|door| door.state == state && door.inbound == inbound) {
+        Some(door) => door.pods.extend(pods),
+        None => doors.push(Door { state, inbound, pods }),
     }
 }
 

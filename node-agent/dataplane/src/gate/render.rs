@@ -9,6 +9,8 @@
 //! | `RF-GATE-END` | flows we end, from a Pod to the node itself |
 //! | `RF-GATE-FP-<digest>` | nothing: its name tells what the others hold |
 //!
+//! For those of Pods of other nodes see [`super::away`].
+//!
 //! Sets and chains are named after their content ([`super::names`]): a restore writes what is not there yet, in one
 //! commit with what leads to it. Whatever passes leaves by RETURN, so that other people's rules still see it.
 //!
@@ -24,7 +26,7 @@ use std::sync::Arc;
 
 use ringfence_model::Direction;
 
-use super::{Door, GatePolicy, names};
+use super::{Door, GatePolicy, away, names};
 use crate::chains::Hook;
 use crate::family::Family;
 use crate::policy::{Enforcement, Nets};
@@ -54,7 +56,7 @@ pub struct RenderedGate {
 }
 
 /// Chains by name, with their rules (each without `-A CHAIN`).
-type Chains = BTreeMap<String, Vec<String>>;
+pub type Chains = BTreeMap<String, Vec<String>>;
 
 /// What a family has in both tables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,7 +78,8 @@ impl RenderedGate {
         Self::without(gate, &BTreeSet::new())
     }
 
-    /// The same where the kernel refuses these chains: to a Pod in Full nothing passes then, and to others everything.
+    /// The same where the kernel refuses these chains: to a Pod in Full nothing passes then, and to others everything. Where it
+    /// refuses a chain for Pods of other nodes, nothing is sealed.
     pub fn without(gate: &GatePolicy, refused: &BTreeSet<String>) -> Self {
         let (v4, v4_sets) = tables(gate, Family::V4, refused);
         let (v6, v6_sets) = tables(gate, Family::V6, refused);
@@ -107,13 +110,24 @@ impl RenderedGate {
         Installed::with(names::CHAIN_PREFIX, tables.map(|(table, chains, hooks)| (table, chains.clone(), hooks)))
     }
 
-    /// The chains that judge, each by name with restore input that makes it alone: nothing leads to it.
+    /// Whether it seals what it lets pass to Pods of other nodes, and takes seals from everything else.
+    pub fn seals(&self) -> bool {
+        [&self.v4, &self.v6].iter().all(|tables| tables.mangle.contains_key(away::AWAY))
+    }
+
+    /// The chains that judge or seal, each by name with restore input that makes it alone: nothing leads to it.
     pub fn judging(&self, family: Family) -> Vec<(String, String)> {
         let of = |(table, chains, _): (&'static str, &Chains, _)| -> Vec<(String, String)> {
-            let judging = chains.iter().filter(|(name, rules)| is_named_by_content(name) && !rules.is_empty());
-            // What rejects leads to the chain that does.
-            let refuse = chains.get_key_value(REFUSE);
-            judging.map(|chain| (chain.0.clone(), alone(table, refuse.into_iter().chain([chain])))).collect()
+            let judges = |name: &str| is_named_by_content(name) || name == away::SEALED;
+            let judging = chains.iter().filter(|(name, rules)| judges(name) && !rules.is_empty());
+            // Where a chain rejects, or seals, it leads to the one that does.
+            let ends = [REFUSE, away::SEALED].map(|end| chains.get_key_value(end));
+            let with_ends = |chain: (&'_ String, &'_ Vec<String>)| {
+                let leads_to = |end: &str| chain.1.iter().any(|rule| rule.ends_with(end));
+                let ends = ends.into_iter().flatten().filter(|(name, _)| leads_to(name));
+                alone(table, ends.chain([chain]))
+            };
+            judging.map(|chain| (chain.0.clone(), with_ends(chain))).collect()
         };
         self.family(family).each().into_iter().flat_map(of).collect()
     }
@@ -164,31 +178,61 @@ fn counts(chains: &Chains) -> BTreeMap<String, usize> {
 }
 
 fn is_named_by_content(chain: &str) -> bool {
-    ![names::ENTRY, names::ITSELF, DOORS, END, REFUSE].contains(&chain)
+    ![names::ENTRY, names::ITSELF, DOORS, END, REFUSE, away::AWAY, away::SEALED].contains(&chain)
 }
 
-/// What becomes of what a rule rejects.
+/// What becomes of what a rule hits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal {
+pub enum Ending {
+    /// It passes, or is dropped.
     Drop,
+    /// It passes, or is dropped, or rejected where a rule says so.
     Reject,
+    /// It is sealed, or dropped; what no rule hits goes on.
+    Seal,
 }
 
 fn tables(gate: &GatePolicy, family: Family, refused: &BTreeSet<String>) -> (Tables, Vec<SetDef>) {
-    let (lines, mut sets) = at_the_gate(gate.doors.iter().map(|door| &door.inbound), family);
+    let sealing = gate.away.as_ref().filter(|_| !refused.contains(away::SEALED));
+    let away: Vec<&Door> = sealing.into_iter().flatten().collect();
+    let sides = gate.doors.iter().chain(away.iter().copied()).map(|door| &door.inbound);
+    let (lines, mut sets) = at_the_gate(sides, family);
+    let (here, there) = lines.split_at(gate.doors.len());
     let behind = |door: &Door| !of_family(&door.pods, family).is_empty();
-    let doors: Vec<_> = gate.doors.iter().zip(&lines).filter(|(door, _)| behind(door)).collect();
+    let doors: Vec<_> = gate.doors.iter().zip(here).filter(|(door, _)| behind(door)).collect();
     let rejecting: Vec<_> = doors.iter().copied().filter(|(_, lines)| rejects(lines)).collect();
-    let everybody = Group { doors: &doors, all: names::pods(family), refusal: Refusal::Drop };
-    let rejected = Group { doors: &rejecting, all: names::rejecting(family), refusal: Refusal::Reject };
-    let end = (END, vec![ended(&everybody.all, "src")]);
+    let everybody = Group { doors: &doors, all: names::pods(family), ending: Ending::Drop };
+    let rejected = Group { doors: &rejecting, all: names::rejecting(family), ending: Ending::Reject };
+    let mut mangle = local(&everybody, family, refused, &mut sets);
+    let mut filter = local(&rejected, family, refused, &mut sets);
+    let mut pods: Vec<String> = if mangle.is_empty() { Vec::new() } else { vec![everybody.all] };
+    let elsewhere = if sealing.is_some() { format!("-g {}", away::AWAY) } else { "-j RETURN".to_owned() };
+    let mut enter = entry(pods.first(), &elsewhere);
+    if sealing.is_some() {
+        let there: Vec<_> = away.into_iter().zip(there).collect();
+        mangle.extend(away::chains(&there, family, refused, &mut sets));
+        pods.push(names::away(family));
+    }
+    enter.splice(0..0, pods.iter().flat_map(|pods| [ended(pods, "dst"), ended(pods, "src")]));
+    finish(&mut mangle, [(names::ENTRY, enter), (END, pods.iter().map(|pods| ended(pods, "src")).collect())]);
     let reject = |what: &str, with: &str| format!("{what}-j REJECT --reject-with {with}");
-    let refuse = (REFUSE, vec![reject("-p tcp ", "tcp-reset"), reject("", family.reject_with())]);
-    let tables = Tables {
-        mangle: chains(&everybody, end, family, refused, &mut sets),
-        filter: chains(&rejected, refuse, family, refused, &mut sets),
-    };
-    (tables, if doors.is_empty() { Vec::new() } else { sets })
+    let refuse = vec![reject("-p tcp ", "tcp-reset"), reject("", family.reject_with())];
+    let mut enter = entry(Some(&rejected.all), "-j RETURN");
+    enter.splice(0..0, [ended(&rejected.all, "dst"), ended(&rejected.all, "src")]);
+    finish(&mut filter, [(names::ENTRY, enter), (REFUSE, refuse)]);
+    let nothing = mangle.is_empty();
+    (Tables { mangle, filter }, if nothing { Vec::new() } else { sets })
+}
+
+/// Puts chains with names of their own to others, and the one that tells what all of these hold.
+fn finish(chains: &mut Chains, others: [(&str, Vec<String>); 2]) {
+    if chains.is_empty() {
+        return;
+    }
+    chains.extend(others.map(|(name, rules)| (name.to_owned(), rules)));
+    let named = chains.iter().filter(|(name, _)| !is_named_by_content(name));
+    let text: Vec<String> = named.flat_map(|(_, rules)| rules).cloned().collect();
+    chains.insert(names::fingerprint(&text.join("\n")), Vec::new());
 }
 
 /// Doors that one table has.
@@ -196,27 +240,21 @@ struct Group<'a> {
     doors: &'a [(&'a Door, &'a SideLines)],
     /// The name of the set with all Pods behind them.
     all: String,
-    refusal: Refusal,
+    ending: Ending,
 }
 
 fn rejects(lines: &SideLines) -> bool {
     lines.override_deny.iter().chain(&lines.deny).any(|line| line.reject)
 }
 
-/// The chains of one table, one that it has besides among them, with the sets that say who is behind which door.
-fn chains(
-    group: &Group<'_>,
-    besides: (&str, Vec<String>),
-    family: Family,
-    refused: &BTreeSet<String>,
-    sets: &mut Vec<SetDef>,
-) -> Chains {
+/// The chains of one table for Pods of this node, with the sets that say who is behind which door.
+fn local(group: &Group<'_>, family: Family, refused: &BTreeSet<String>, sets: &mut Vec<SetDef>) -> Chains {
     let mut judging: BTreeMap<String, (Vec<String>, BTreeSet<IpAddr>)> = BTreeMap::new();
     for (door, lines) in group.doors {
-        let mut rules = rules(door, lines, group.refusal);
+        let mut rules = rules(door, lines, group.ending);
         if refused.contains(&names::of_rules(&rules)) {
             // What cannot reject is dropped by the other table.
-            if group.refusal == Refusal::Reject {
+            if group.ending == Ending::Reject {
                 continue;
             }
             rules = default(door);
@@ -235,23 +273,16 @@ fn chains(
     let leading = |chain: &String| format!("-m set --match-set {} dst -g {chain}", names::judged_by(family, chain));
     // Nobody is in the set of all and in no other; if so, then by somebody else's doing.
     let leading = judging.keys().map(leading).chain(["-j DROP".to_owned()]).collect();
-    let mut chains = Chains::from([
-        (DOORS.to_owned(), leading),
-        (names::ENTRY.to_owned(), entry(&group.all)),
-        (names::ITSELF.to_owned(), itself(&everybody)),
-        (besides.0.to_owned(), besides.1),
-    ]);
-    let text: Vec<String> = chains.values().flatten().cloned().collect();
-    chains.insert(names::fingerprint(&text.join("\n")), Vec::new());
+    let mut chains = Chains::from([(DOORS.to_owned(), leading), (names::ITSELF.to_owned(), itself(&everybody))]);
     chains.extend(judging.into_iter().map(|(name, (rules, _))| (name, rules)));
     chains
 }
 
-fn of_family(addresses: &BTreeSet<IpAddr>, family: Family) -> BTreeSet<IpAddr> {
+pub fn of_family(addresses: &BTreeSet<IpAddr>, family: Family) -> BTreeSet<IpAddr> {
     addresses.iter().copied().filter(|address| Family::of(*address) == family).collect()
 }
 
-fn set(family: Family, name: String, members: &BTreeSet<IpAddr>) -> SetDef {
+pub fn set(family: Family, name: String, members: &BTreeSet<IpAddr>) -> SetDef {
     let nets: Nets = members.iter().copied().collect();
     SetDef { name, family, members: Members::Nets(Arc::new(nets)) }
 }
@@ -260,12 +291,12 @@ fn ended(pods: &str, pod: &str) -> String {
     format!("-m connmark --mark {ENDED:#x}/{ENDED:#x} -m set --match-set {pods} {pod} -j DROP")
 }
 
-/// A new connection towards a Pod goes on to its door. Of what conntrack does not follow, nothing is translated.
-fn entry(pods: &str) -> Vec<String> {
+/// A new connection towards a Pod goes on to its door, and what goes elsewhere does so. Of what conntrack does not follow, nothing
+/// is translated.
+fn entry(pods: Option<&String>, elsewhere: &str) -> Vec<String> {
+    let Some(pods) = pods else { return vec![elsewhere.to_owned()] };
     vec![
-        ended(pods, "dst"),
-        ended(pods, "src"),
-        format!("-m set ! --match-set {pods} dst -j RETURN"),
+        format!("-m set ! --match-set {pods} dst {elsewhere}"),
         "-m conntrack ! --ctstate NEW -j RETURN".to_owned(),
         "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack ! --ctstate DNAT -j RETURN".to_owned(),
         format!("-m set --match-set {pods} src -g {}", names::ITSELF),
@@ -280,22 +311,26 @@ fn itself(pods: &BTreeSet<IpAddr>) -> Vec<String> {
 }
 
 /// In the order of the policy model's table `side`.
-fn rules(door: &Door, lines: &SideLines, refusal: Refusal) -> Vec<String> {
+pub fn rules(door: &Door, lines: &SideLines, ending: Ending) -> Vec<String> {
     let steps: [(&Vec<Line>, bool); 4] =
         [(&lines.essential, true), (&lines.override_deny, false), (&lines.allow, true), (&lines.deny, false)];
     let mut rules: Vec<String> = Vec::new();
     for (lines, passes) in steps {
         for line in lines {
-            let target = match (passes, line.reject && refusal == Refusal::Reject) {
+            let target = match (passes, ending) {
+                (true, Ending::Seal) => format!("-g {}", away::SEALED),
                 (true, _) => "-j RETURN".to_owned(),
-                (false, true) => format!("-g {REFUSE}"),
-                (false, false) => "-j DROP".to_owned(),
+                (false, Ending::Reject) if line.reject => format!("-g {REFUSE}"),
+                (false, _) if door.state == Enforcement::VisibilityOnly => "-j RETURN".to_owned(),
+                (false, _) => "-j DROP".to_owned(),
             };
             let matches = line.matches(Seen::first(Direction::Inbound), false);
             rules.extend(matches.into_iter().map(|matching| format!("{matching} {target}")));
         }
     }
-    rules.extend(default(door));
+    if ending != Ending::Seal {
+        rules.extend(default(door));
+    }
     rules
 }
 

@@ -212,6 +212,125 @@ fn what_does_not_change_is_not_written() {
     assert_eq!(gone.restore_text(Family::V4, &nothing()), "");
 }
 
+/// A Pod of another node, that is judged like one of this node.
+fn elsewhere(pod: &str) -> Exposed {
+    Exposed { pods: BTreeSet::from([ip(pod)]), policy: Some(web(pod)) }
+}
+
+fn through(src: &str, dst: &str, port: u16) -> Probe {
+    Probe { translated: true, ..Probe::new(packet(src, dst, port)) }
+}
+
+const AWAY: &str = "10.244.2.9";
+
+#[test]
+fn what_goes_on_to_another_node_is_sealed_by_the_client() {
+    for local in [vec![], vec![web(WEB)]] {
+        let gate = GatePolicy::of(&local).sealing_for(&[elsewhere(AWAY)], &GatePolicy::default());
+        let rendered = RenderedGate::of(&gate);
+        assert!(rendered.seals());
+        let kernel = Kernel::load_gate(&rendered, Family::V4);
+        let sealed = |probe: &Probe| kernel.gate_seal(probe);
+        assert_eq!(sealed(&through(CLIENT, AWAY, 80)), (Fate::Passed, true));
+        assert_eq!(
+            sealed(&through("192.0.2.8", AWAY, 80)),
+            (Fate::Passed, false),
+            "no rule names it: its Pod blocks it"
+        );
+        assert_eq!(sealed(&through(CLIENT, AWAY, 81)), (Fate::Passed, false), "no rule opens it");
+        assert_eq!(sealed(&through(NODE, AWAY, 8080)), (Fate::Passed, false), "its probes are its own node's");
+        let own = Probe { local: true, translated: false, ..through(CLIENT, AWAY, 80) };
+        assert_eq!(sealed(&own), (Fate::Passed, true), "a process of this node, which a rule names");
+        let direct = Probe { translated: false, ..through(CLIENT, AWAY, 80) };
+        assert_eq!(sealed(&direct), (Fate::Passed, false), "the Pod sees who it is");
+        assert_eq!(sealed(&through(CLIENT, "10.244.2.10", 80)), (Fate::Passed, false), "a Pod that nobody knows");
+        let udp = Packet { protocol: Protocol::UDP, ..packet(CLIENT, AWAY, 9) };
+        let later = |packet| Probe { translated: true, state: "ESTABLISHED", ..Probe::new(packet) };
+        assert_eq!(sealed(&later(udp)), (Fate::Passed, true), "the Pod may have forgotten it");
+        assert_eq!(sealed(&later(packet(CLIENT, AWAY, 9))), (Fate::Passed, false));
+    }
+}
+
+#[test]
+fn nobody_else_seals() {
+    let gate = GatePolicy::of([&web(WEB)]).sealing_for(&[elsewhere(AWAY)], &GatePolicy::default());
+    let kernel = Kernel::load_gate(&RenderedGate::of(&gate), Family::V4);
+    let forged = |probe: Probe| kernel.gate_seal(&Probe { sealed: true, ..probe });
+    for probe in [
+        through("192.0.2.8", AWAY, 80),
+        through(CLIENT, "10.244.2.10", 80),
+        Probe { translated: false, ..through("192.0.2.8", AWAY, 80) },
+        Probe { local: true, translated: false, ..through(NODE, AWAY, 80) },
+        Probe { state: "ESTABLISHED", ..through(CLIENT, AWAY, 80) },
+        Probe { state: "INVALID", translated: false, ..through(CLIENT, "10.244.2.10", 80) },
+    ] {
+        assert_eq!(forged(probe), (Fate::Passed, false), "{probe:?}");
+    }
+    let none = Kernel::load_gate(&RenderedGate::of(&GatePolicy::of([&web(WEB)])), Family::V4);
+    let theirs = Probe { sealed: true, ..through(CLIENT, AWAY, 80) };
+    assert_eq!(none.gate_seal(&theirs), (Fate::Passed, true), "nobody is exposed: it is none of ours");
+}
+
+#[test]
+fn a_pod_of_this_node_takes_the_seal_of_another() {
+    let gates: Arc<Nets> = Arc::new([ip("172.30.0.12")].into_iter().collect());
+    let mut policy = web(WEB);
+    policy.inbound.allow.push(entry(hosts(Some("p-nodes"), &["172.30.0.12"]), &[80]));
+    let exposed = admit_sealed(policy, gates);
+    let gate = GatePolicy::of([&exposed]).sealing_for(&[elsewhere(WEB)], &GatePolicy::default());
+    assert_eq!(gate.away.as_deref(), Some(&[][..]), "it is behind a door of this node");
+    let kernel = Kernel::load_gate(&RenderedGate::of(&gate), Family::V4);
+    let from = |probe: Probe, sealed| kernel.gate_seal(&Probe { sealed, ..probe });
+    let came = Probe::new(packet("172.30.0.12", WEB, 80));
+    assert_eq!(from(came, true), (Fate::Passed, true), "and leaves the seal for the Pod to see");
+    assert_eq!(from(came, false), (Fate::Dropped, false));
+    assert_eq!(from(through("172.30.0.12", WEB, 80), false), (Fate::Passed, false), "by this node: it is judged here");
+    assert_eq!(from(through(CLIENT, WEB, 80), false), (Fate::Passed, false));
+}
+
+#[test]
+fn a_deny_drops_where_it_is_seen_and_selective_lets_the_rest_go() {
+    let mut selective = NetnsPolicy::new(Enforcement::Selective);
+    selective.inbound.deny.push(entry(hosts(Some("p-2"), &[CLIENT]), &[22]));
+    let exposed = Exposed { pods: BTreeSet::from([ip(AWAY)]), policy: Some(selective) };
+    let gate = GatePolicy::default().sealing_for(&[exposed], &GatePolicy::default());
+    let kernel = Kernel::load_gate(&RenderedGate::of(&gate), Family::V4);
+    assert_eq!(kernel.gate_seal(&through(CLIENT, AWAY, 22)), (Fate::Dropped, false));
+    let mut watched = web(AWAY);
+    watched.state = Enforcement::VisibilityOnly;
+    watched.inbound.override_deny.push(entry(hosts(Some("p-3"), &[NODE]), &[80]));
+    let exposed = Exposed { policy: Some(watched), ..elsewhere(AWAY) };
+    let gate = GatePolicy::default().sealing_for(&[exposed], &GatePolicy::default());
+    let blind = Kernel::load_gate(&RenderedGate::of(&gate), Family::V4);
+    assert_eq!(blind.gate_seal(&through(NODE, AWAY, 80)), (Fate::Passed, false), "it is not to be blocked yet");
+    assert_eq!(blind.gate_seal(&through(CLIENT, AWAY, 80)), (Fate::Passed, true), "nor when it is");
+    assert_eq!(kernel.gate_seal(&through(CLIENT, AWAY, 23)), (Fate::Passed, false));
+    let ended = Probe { state: "ESTABLISHED", connmark: ENDED, ..through(CLIENT, AWAY, 23) };
+    assert_eq!(kernel.gate_fate(&ended), Fate::Dropped);
+    let back = Probe { state: "ESTABLISHED", connmark: ENDED, ..Probe::new(packet(AWAY, CLIENT, 40000)) };
+    assert_eq!(kernel.gate_fate(&back), Fate::Dropped);
+}
+
+#[test]
+fn of_a_pod_that_is_not_all_known_what_was_known_stays() {
+    let unknown = Exposed { policy: None, ..elsewhere(AWAY) };
+    let known = GatePolicy::default().sealing_for(&[elsewhere(AWAY)], &GatePolicy::default());
+    assert_eq!(GatePolicy::default().sealing_for(std::slice::from_ref(&unknown), &known), known);
+    let never = GatePolicy::default().sealing_for(&[unknown], &GatePolicy::default());
+    assert_eq!(never.away.as_deref(), Some(&[][..]));
+}
+
+#[test]
+fn a_kernel_without_seals_judges_its_own_pods_all_the_same() {
+    let gate = GatePolicy::of([&web(WEB)]).sealing_for(&[elsewhere(AWAY)], &GatePolicy::default());
+    let chains = RenderedGate::of(&gate).judging(Family::V4);
+    let refused: BTreeSet<String> =
+        chains.iter().filter(|(_, text)| text.contains("-j DSCP")).map(|(name, _)| name.clone()).collect();
+    let rendered = RenderedGate::without(&gate, &refused);
+    assert!(!rendered.seals());
+    assert_eq!(rendered, RenderedGate::of(&GatePolicy::of([&web(WEB)])));
+}
+
 #[test]
 fn rules_of_others_in_the_nodes_namespace_are_not_ours() {
     let save = "*mangle\n:POSTROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:RF-HOST-OUT - [0:0]\n\

@@ -9,7 +9,7 @@ use ringfence_model::{Direction, PortMatch, Ports, Protocol, Services};
 
 use crate::chains::Place;
 use crate::family::Family;
-use crate::gate::names as gate_names;
+use crate::gate::{SEAL, names as gate_names};
 use crate::policy::{End, Entry, HostSet, Match, NetnsPolicy, Nets, Origin, Side};
 use crate::sets::{self, SetDef};
 
@@ -87,6 +87,8 @@ enum LineMatch {
     Ends { set: String },
     ThisNode { services: Vec<Service> },
     Own(BTreeSet<IpAddr>),
+    Sealed { set: String, services: Vec<Service> },
+    Unsealed { set: String, at_the_gate: bool },
 }
 
 impl Lines {
@@ -144,6 +146,16 @@ fn line(entry: &Entry, own: &BTreeSet<IpAddr>, slots: &mut Slots) -> Option<Line
         Match::Hosts { peers, services } => hosts(peers, self::services(services, slots.family), slots)?,
         Match::Ends(ends) => LineMatch::Ends { set: slots.ends(ends) },
         Match::OwnOrigin => LineMatch::Own(own.clone()),
+        Match::Sealed { nodes, services } => {
+            let services = self::services(services, slots.family);
+            if services.is_empty() {
+                return None;
+            }
+            LineMatch::Sealed { set: slots.hosts(nodes), services }
+        }
+        Match::Unsealed { nodes } => {
+            LineMatch::Unsealed { set: slots.hosts(nodes), at_the_gate: slots.naming == Naming::ByOrigin }
+        }
     };
     Some(Line { reject: entry.reject, matching, comment: comment(&entry.rule) })
 }
@@ -279,6 +291,18 @@ impl Line {
                 own.iter().map(|address| format!("-m conntrack --ctorigsrc {address} {comment}")).collect()
             }
             LineMatch::Own(_) => Vec::new(),
+            // Of a connection that is older than the rules no packet need be sealed, and one without a SYN opens nothing.
+            LineMatch::Sealed { set, services } => {
+                let seal = if tcp_only { String::new() } else { format!("-m dscp --dscp {SEAL} ") };
+                let services = wanted(services).into_iter();
+                services.map(|service| format!("{service}{seal}-m set --match-set {set} {peer} {comment}")).collect()
+            }
+            LineMatch::Unsealed { .. } if tcp_only => Vec::new(),
+            // What this node itself translates it judges by the rules, as it has come.
+            LineMatch::Unsealed { set, at_the_gate } => {
+                let as_it_came = if *at_the_gate { "-m conntrack ! --ctstate DNAT " } else { "" };
+                vec![format!("{as_it_came}-m set --match-set {set} {peer} {comment}")]
+            }
         }
     }
 }

@@ -398,6 +398,13 @@ fn peers() -> impl Strategy<Value = HostSet> {
     prop_oneof![1 => Just(HostSet::anyone()), 6 => nets]
 }
 
+fn gates() -> impl Strategy<Value = HostSet> {
+    prop::collection::vec(addresses(), 0..4).prop_map(|nodes| HostSet {
+        nets: Arc::new(nodes.into_iter().collect()),
+        origins: BTreeSet::from([Origin::Gates]),
+    })
+}
+
 fn services() -> impl Strategy<Value = Services> {
     let protocol = prop_oneof![Just(Protocol::TCP), Just(Protocol::UDP), Just(Protocol::SCTP)];
     let port = (protocol, 80u16..84, 0u16..3)
@@ -416,7 +423,10 @@ fn entries(outbound: bool) -> impl Strategy<Value = Vec<Entry>> {
     let protocol = prop_oneof![Just(Protocol::TCP), Just(Protocol::UDP)];
     let end = (addresses(), protocol, 80u16..84).prop_map(|(address, protocol, port)| End { address, protocol, port });
     let ends = prop::collection::btree_set(end, 0..4).prop_map(|ends| Match::Ends(Arc::new(ends)));
-    let special = if outbound { ends.boxed() } else { Just(Match::OwnOrigin).boxed() };
+    let sealed = (gates(), services()).prop_map(|(nodes, services)| Match::Sealed { nodes, services });
+    let unsealed = gates().prop_map(|nodes| Match::Unsealed { nodes });
+    let inbound = prop_oneof![Just(Match::OwnOrigin), sealed, unsealed];
+    let special = if outbound { ends.boxed() } else { inbound.boxed() };
     let entry = (prop_oneof![5 => hosts, 1 => special], any::<bool>());
     let entry = entry.prop_map(|(matching, reject)| Entry { matching, reject, rule: "r/r".to_owned() });
     prop::collection::vec(entry, 0..3)
@@ -486,10 +496,39 @@ proptest! {
                 (false, _) if passing => Fate::Passed,
                 (false, _) => Fate::WouldBlock,
             };
-            let fate = kernel.fate(&Probe { syn, overwritten, connmark, ..Probe::new(packet) });
+            let fate = kernel.fate(&Probe { syn, overwritten, connmark, sealed: true, ..Probe::new(packet) });
             prop_assert_eq!(fate, expected, "{:?}\n{}", packet, render(&policy, 3).text(family));
         }
     }
+}
+
+/// What comes from a node whose gate seals is let in with a seal and on no other port than that of a rule; what is older than the
+/// rules needs none, and what is not sealed is not taken for the node's own.
+#[test]
+fn a_seal_lets_in_and_its_lack_does_not() {
+    let mut policy = NetnsPolicy::new(Enforcement::Full);
+    let services = Services::Only(PortMatch::single(Protocol::TCP, 80).into_iter().collect());
+    let nodes: Arc<Nets> = Arc::new([v4(3), v6(3)].into_iter().collect());
+    let origins = BTreeSet::from([Origin::PeerGroup("p-nodes".to_owned())]);
+    let matching = Match::Hosts { peers: HostSet { origins, nets: nodes.clone() }, services };
+    policy.inbound.allow.push(Entry { matching, reject: false, rule: "r/nodes".to_owned() });
+    let exposed = crate::gate::admit_sealed(policy.clone(), nodes);
+    for (peer, family) in [(v4(3), Family::V4), (v6(3), Family::V6)] {
+        let fate = |policy: &NetnsPolicy, port, sealed, syn| {
+            let packet = packet(Direction::Inbound, peer, Protocol::TCP, 40000, port);
+            Kernel::load(&render(policy, 1), family).fate(&Probe { sealed, syn, ..Probe::new(packet) })
+        };
+        assert_eq!(fate(&policy, 80, false, true), Fate::Passed, "not exposed: it is the node");
+        assert_eq!(fate(&exposed, 80, true, true), Fate::Passed);
+        assert_eq!(fate(&exposed, 80, false, true), Fate::Dropped, "it may be anybody");
+        assert_eq!(fate(&exposed, 81, true, true), Fate::Dropped, "no rule opens it");
+        assert_eq!(fate(&exposed, 80, false, false), Fate::Passed, "older than the rules");
+    }
+    // Selective lets everybody else in.
+    let selective = NetnsPolicy { state: Enforcement::Selective, ..policy.clone() };
+    let exposed = crate::gate::admit_sealed(selective, Arc::new([v4(3)].into_iter().collect()));
+    let packet = packet(Direction::Inbound, v4(3), Protocol::TCP, 40000, 443);
+    assert_eq!(Kernel::load(&render(&exposed, 1), Family::V4).fate(&Probe::new(packet)), Fate::WouldBlock);
 }
 
 #[test]

@@ -113,6 +113,15 @@ impl<'a> Classes<'a> {
         HostSet { origins, nets }
     }
 
+    /// The addresses of a class that every agent reads.
+    pub fn class(&self, class: &str, missing: &mut BTreeSet<Missing>) -> Option<Vec<IpNet>> {
+        let members = self.members(class);
+        if members.is_none() {
+            missing.insert(Missing::Class(class.to_owned()));
+        }
+        members
+    }
+
     /// The addresses of a class, if all its slices are there.
     fn members(&self, class: &str) -> Option<Vec<IpNet>> {
         let slice = |number: i32| self.store.address_groups.get(&format!("{class}-{number}"));

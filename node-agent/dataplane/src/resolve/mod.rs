@@ -11,6 +11,7 @@
 
 mod classes;
 mod essentials;
+mod exposed;
 mod gather;
 mod host;
 mod rules;
@@ -32,6 +33,7 @@ use crate::interest::Interest;
 use crate::policy::{Enforcement, NetnsPolicy};
 use classes::Classes;
 pub(crate) use classes::prefixes;
+use exposed::Exposures;
 use gather::Gatherer;
 pub use host::Host;
 use rules::{FiledRule, Rules};
@@ -112,6 +114,9 @@ pub struct Resolver<'a> {
     store: &'a ObjectStore,
     rules: Rules<'a>,
     classes: Classes<'a>,
+    exposures: Exposures<'a>,
+    /// Whether Pods of this node can look for seals (see [`crate::gate`]).
+    looks_for_seals: bool,
     /// What rules come to, and what they lack, by the selectors that they are of.
     shared: FxHashMap<Vec<rules::Number>, (NetnsPolicy, BTreeSet<Missing>)>,
 }
@@ -120,7 +125,14 @@ impl<'a> Resolver<'a> {
     /// Of what the store holds now.
     pub fn new(store: &'a ObjectStore) -> Self {
         let (rules, classes) = (Rules::new(store), Classes::new(store));
-        Self { store, rules, classes, shared: FxHashMap::default() }
+        let exposures = Exposures::new(store);
+        Self { store, rules, classes, exposures, looks_for_seals: false, shared: FxHashMap::default() }
+    }
+
+    /// The same on a node whose kernel knows seals, and that has a gate.
+    #[must_use]
+    pub fn looking_for_seals(self, looks_for_seals: bool) -> Self {
+        Self { looks_for_seals, ..self }
     }
 
     /// The policy of a Pod. `node_addresses`: those that this node uses towards its Pods, for probes.
@@ -133,6 +145,7 @@ impl<'a> Resolver<'a> {
         let node = self.node(&mut missing);
         let rules = self.rules_of(profile, pod, &mut missing);
         let policy = complete(rules, state, &node, pod, node_addresses);
+        let policy = self.let_sealed_in(policy, pod, node_addresses, &mut missing);
         if missing.is_empty() {
             return Resolution::Enforce(policy);
         }
@@ -183,7 +196,11 @@ impl<'a> Resolver<'a> {
 
     /// The rules that apply to a Pod; Pods that the same selectors select have the same, unless some are behind Services.
     fn rules_of(&mut self, profile: &Profile, pod: &LocalPod, missing: &mut BTreeSet<Missing>) -> NetnsPolicy {
-        let selectors = self.rules.selecting(&pod_labels(self.store, profile, pod));
+        self.rules_by_labels(&pod_labels(self.store, profile, pod), pod, missing)
+    }
+
+    fn rules_by_labels(&mut self, labels: &Labels, pod: &LocalPod, missing: &mut BTreeSet<Missing>) -> NetnsPolicy {
+        let selectors = self.rules.selecting(labels);
         if self.rules.has_services(&pod.namespace) {
             return self.gather_rules(&selectors, pod, missing);
         }

@@ -1,6 +1,7 @@
 //! What resolve makes of stores that are written out here, judged packet by packet as the policy model says.
 
 mod cost;
+mod exposed;
 mod filed;
 mod fixture;
 mod interest;

@@ -188,6 +188,7 @@ impl Compiler {
         let managed = now.as_ref().filter(|now| now.managed);
         self.move_service(key, managed);
         self.show_service(key, managed, changes);
+        self.show_exposed(inputs, key, managed, todo, changes);
         if let Some(now) = now {
             self.facts.services.insert(key.clone(), now);
         }

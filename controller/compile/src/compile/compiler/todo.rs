@@ -56,6 +56,8 @@ pub struct Todo {
     pub shown: Keys<String>,
     /// Claims of the apiserver.
     pub apiserver: bool,
+    /// Which nodes seal and by which addresses they are known, or whether any Pod is exposed.
+    pub gates: bool,
     /// What is essential, or which network a node is on.
     pub node_policies: bool,
     /// What is said of the cluster as a whole.
@@ -74,6 +76,7 @@ impl Todo {
             troubled: Vec::new(),
             shown: Keys::All,
             apiserver: true,
+            gates: true,
             node_policies: true,
             warnings: true,
         }
@@ -89,6 +92,7 @@ impl Todo {
             troubled: Vec::new(),
             shown: Keys::These(BTreeSet::new()),
             apiserver: false,
+            gates: false,
             node_policies: false,
             warnings: false,
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::exposed::mark_nodes;
 use super::todo::{Keys, Todo};
 use super::{Changes, Compiler, Inputs};
 use crate::compile::addresses::{Member, Owner, PodId};
@@ -27,7 +28,7 @@ impl Compiler {
         }
         todo.node_policies = true;
         todo.warnings = true;
-        mark_exposed(inputs, todo);
+        mark_nodes(inputs, todo);
     }
 
     fn read_node(&mut self, inputs: Inputs<'_>, name: &str, todo: &mut Todo) {
@@ -101,7 +102,7 @@ impl Compiler {
                 }
             }
             if moved || was != member {
-                self.services.mark_address(address, todo);
+                self.mark_services(address, &pods, todo);
             }
             for number in pods {
                 let clean = pods::is_plain(&self.facts.book, address, number)
@@ -113,12 +114,21 @@ impl Compiler {
         }
         if nodes_moved {
             todo.node_policies = true;
-            mark_exposed(inputs, todo);
+            mark_nodes(inputs, todo);
         }
         for number in std::mem::take(&mut todo.troubled) {
             self.set_problems(inputs, number, todo, changes);
         }
         self.facts.pods.forget();
+    }
+
+    /// The Services that an address is behind, or one of these Pods, which claim it: one that is exposed is so with all of its
+    /// addresses.
+    fn mark_services(&self, address: IpAddr, pods: &[PodId], todo: &mut Todo) {
+        self.services.mark_address(address, todo);
+        for pod in pods.iter().filter_map(|number| self.facts.pods.at(*number)) {
+            self.services.mark_pod(&pod.key, &pod.claimed, todo);
+        }
     }
 
     /// The class that an address is a member of.
@@ -191,14 +201,4 @@ impl Compiler {
             if disputed.is_empty() { self.disputes.remove(&key) } else { self.disputes.insert(key, disputed.clone()) };
         todo.warnings |= before.unwrap_or_default() != disputed;
     }
-}
-
-/// A nodePort is open at every address of every node.
-fn mark_exposed(inputs: Inputs<'_>, todo: &mut Todo) {
-    if matches!(todo.services, Keys::All) {
-        return;
-    }
-    let services = inputs.cluster.services.iter();
-    let exposed = services.filter(|(_, info)| info.ports.iter().any(|port| port.node_port.is_some()));
-    exposed.for_each(|(key, _)| todo.services.add(key.clone()));
 }
