@@ -90,9 +90,12 @@ impl NetnsPolicy {
             (Decision::Allow, |side| &side.allow),
             (Decision::Deny, |side| &side.deny),
         ];
+        let family = Family::of(packet.src);
         for (decision, entries) in steps {
+            let counts = |entry: &&Entry| decision != Decision::Allow || self.allows_over(family, entry);
             for view in views {
-                if let Some(entry) = entries(view.side).iter().find(|entry| self.hits(entry, packet, view)) {
+                let mut entries = entries(view.side).iter().filter(counts);
+                if let Some(entry) = entries.find(|entry| self.hits(entry, packet, view)) {
                     return (decision, entry.reject);
                 }
             }

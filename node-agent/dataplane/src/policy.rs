@@ -13,6 +13,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use ringfence_model::{Action, Direction, EndState, Protocol, Services};
 
 use crate::chains::Place;
+use crate::family::Family;
 use crate::names::Names;
 
 /// The states that put rules into a network namespace.
@@ -58,6 +59,14 @@ impl NetnsPolicy {
         Self { place, state, own: BTreeSet::new(), inbound: Side::default(), outbound: Side::default() }
     }
 
+    /// Whether an Allow counts over a family. Where a Pod has addresses, and none of this family, workloads do not reach it over that, nor
+    /// does it reach them: what is about them alone would be rules for nothing. Prefixes count all the same, since a Pod may have
+    /// interfaces that Kubernetes does not know of.
+    pub fn allows_over(&self, family: Family, entry: &Entry) -> bool {
+        let has = self.own.is_empty() || self.own.iter().any(|own| Family::of(*own) == family);
+        has || self.place == Place::Host || !entry.is_about_workloads()
+    }
+
     /// The rules of one direction.
     pub fn side(&self, direction: Direction) -> &Side {
         match direction {
@@ -100,6 +109,16 @@ pub struct Entry {
     pub reject: bool,
     /// The first of the rules merged into it, `ruleset/rule`, or the reason of an essential.
     pub rule: String,
+}
+
+impl Entry {
+    fn is_about_workloads(&self) -> bool {
+        match &self.matching {
+            Match::Hosts { peers, .. } => peers.origins.iter().all(|origin| matches!(origin, Origin::PeerGroup(_))),
+            Match::Ends(_) => true,
+            Match::OwnOrigin | Match::Sealed { .. } | Match::Unsealed { .. } => false,
+        }
+    }
 }
 
 /// What an entry hits.

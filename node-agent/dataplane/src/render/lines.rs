@@ -95,8 +95,9 @@ impl Lines {
     pub fn new(policy: &NetnsPolicy, family: Family, generation: u32) -> Self {
         let mut slots = Slots::new(policy.place, family, Naming::Numbered { generation });
         let own = policy.own.iter().copied().filter(|address| Family::of(*address) == family).collect();
-        let inbound = side_lines(&policy.inbound, &own, &mut slots);
-        let outbound = side_lines(&policy.outbound, &own, &mut slots);
+        let counts = |entry: &Entry| policy.allows_over(family, entry);
+        let inbound = side_lines(&policy.inbound, &own, counts, &mut slots);
+        let outbound = side_lines(&policy.outbound, &own, counts, &mut slots);
         let resolvers = policy.names().next().and_then(|_| resolvers(&policy.outbound, &mut slots));
         Self { inbound, outbound, resolvers, sets: slots.sets }
     }
@@ -131,13 +132,16 @@ fn resolvers(side: &Side, slots: &mut Slots) -> Option<String> {
     matches!(Members::of(&peers.nets, slots.family), Members::Some).then(|| slots.hosts(peers))
 }
 
-fn side_lines(side: &Side, own: &BTreeSet<IpAddr>, slots: &mut Slots) -> SideLines {
-    let mut lines = |entries: &[Entry]| entries.iter().filter_map(|entry| line(entry, own, slots)).collect();
+/// `counts`: which of what is allowed.
+fn side_lines(side: &Side, own: &BTreeSet<IpAddr>, counts: impl Fn(&Entry) -> bool, slots: &mut Slots) -> SideLines {
+    let mut lines = |entries: &[Entry], counts: &dyn Fn(&Entry) -> bool| {
+        entries.iter().filter(|entry| counts(entry)).filter_map(|entry| line(entry, own, slots)).collect()
+    };
     SideLines {
-        essential: lines(&side.essential),
-        override_deny: lines(&side.override_deny),
-        allow: lines(&side.allow),
-        deny: lines(&side.deny),
+        essential: lines(&side.essential, &|_| true),
+        override_deny: lines(&side.override_deny, &|_| true),
+        allow: lines(&side.allow, &counts),
+        deny: lines(&side.deny, &|_| true),
     }
 }
 
@@ -166,7 +170,7 @@ pub fn at_the_gate<'a>(sides: impl IntoIterator<Item = &'a Side>, family: Family
     let mut slots = Slots::new(Place::Host, family, Naming::ByOrigin);
     // What reaches itself is known by both its addresses there.
     let own = BTreeSet::new();
-    let lines = sides.into_iter().map(|side| side_lines(side, &own, &mut slots)).collect();
+    let lines = sides.into_iter().map(|side| side_lines(side, &own, |_| true, &mut slots)).collect();
     (lines, slots.sets)
 }
 
