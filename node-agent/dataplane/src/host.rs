@@ -77,11 +77,11 @@ mod tests {
     #[test]
     fn groups_have_the_members_of_the_newer_policy_and_rules_stay() {
         let (mut old, mut new) = (NetnsPolicy::new(Enforcement::Full), NetnsPolicy::new(Enforcement::Full));
-        old.inbound.allow = vec![entry("p-1", "192.0.2.1"), entry("p-2", "192.0.2.2")];
-        new.outbound.essential = vec![entry("p-1", "192.0.2.9")];
+        old.inbound.allow = vec![entry("p-1", "192.0.2.1"), entry("p-2", "192.0.2.2")].into();
+        new.outbound.essential = vec![entry("p-1", "192.0.2.9")].into();
         let expected = vec![entry("p-1", "192.0.2.9"), entry("p-2", "192.0.2.2")];
         let mixed = with_members_of(&old, &new);
-        assert_eq!((mixed.inbound.allow, mixed.outbound.essential), (expected, vec![]));
+        assert_eq!((mixed.inbound.allow, mixed.outbound.essential), (expected.into(), Vec::new().into()));
         assert_eq!(fingerprint(&with_members_of(&old, &new)), fingerprint(&old));
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -80,23 +81,71 @@ impl NetnsPolicy {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Side {
     /// What no policy touches.
-    pub essential: Vec<Entry>,
+    pub essential: Entries,
     /// What is blocked, whatever else hits.
-    pub override_deny: Vec<Entry>,
+    pub override_deny: Entries,
     /// What passes if no OverrideDeny hits.
-    pub allow: Vec<Entry>,
+    pub allow: Entries,
     /// What is blocked if no Allow hits.
-    pub deny: Vec<Entry>,
+    pub deny: Entries,
 }
 
 impl Side {
     /// The list that rules of an action are in.
-    pub fn of(&mut self, action: Action) -> &mut Vec<Entry> {
+    pub fn of(&mut self, action: Action) -> &mut Entries {
         match action {
             Action::Allow => &mut self.allow,
             Action::Deny => &mut self.deny,
             Action::OverrideDeny => &mut self.override_deny,
         }
+    }
+}
+
+/// The lines of a step. Those of Pods that the same rules apply to are held once, until one of them is written to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entries(Arc<Vec<Entry>>);
+
+impl Deref for Entries {
+    type Target = Vec<Entry>;
+
+    fn deref(&self) -> &Vec<Entry> {
+        &self.0
+    }
+}
+
+impl DerefMut for Entries {
+    fn deref_mut(&mut self) -> &mut Vec<Entry> {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl From<Vec<Entry>> for Entries {
+    fn from(entries: Vec<Entry>) -> Self {
+        Self(Arc::new(entries))
+    }
+}
+
+impl FromIterator<Entry> for Entries {
+    fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
+        entries.into_iter().collect::<Vec<_>>().into()
+    }
+}
+
+impl<'a> IntoIterator for &'a Entries {
+    type Item = &'a Entry;
+    type IntoIter = std::slice::Iter<'a, Entry>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a mut Entries {
+    type Item = &'a mut Entry;
+    type IntoIter = std::slice::IterMut<'a, Entry>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter_mut()
     }
 }
 

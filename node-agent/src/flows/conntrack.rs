@@ -2,6 +2,7 @@
 
 use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Mutex, PoisonError};
 
 use netlink_packet_core::{
     DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla,
@@ -30,6 +31,9 @@ const TCP_CLOSE: u8 = 8;
 /// `IP_CT_TCP_FLAG_BE_LIBERAL`: conntrack saw the flow in the middle and does not check its windows.
 const BE_LIBERAL: u8 = 0x08;
 
+/// One walk at a time: the table of all network namespaces is one, whose locks the kernel would have threads spin for.
+static WALK: Mutex<()> = Mutex::new(());
+
 /// A flow, as its first packet was seen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Flow {
@@ -52,6 +56,11 @@ impl Flow {
     /// A flow that begins with this packet.
     pub fn of(packet: Packet) -> Self {
         Self { packet, picked_up: false, related: false, is_over: false, reply: None, mark: 0, key: Vec::new() }
+    }
+
+    /// The same flow with such a conntrack mark.
+    pub fn marked(self, mark: u32) -> Self {
+        Self { mark, ..self }
     }
 
     /// The same flow, led elsewhere, as DNAT does.
@@ -120,6 +129,7 @@ impl Conntrack {
     /// When the table cannot be read.
     pub fn flows_that(&mut self, holds: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>, FlowError> {
         let wrap = failed("read conntrack");
+        let _turn = WALK.lock().unwrap_or_else(PoisonError::into_inner);
         // A dump of no family in particular is one of all.
         let all = NetfilterProtoFamily::Unspec;
         self.send(ConntrackMessage::Get(Vec::new()), all, NLM_F_DUMP).map_err(&wrap)?;

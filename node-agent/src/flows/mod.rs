@@ -5,10 +5,11 @@
 //! flow again, the bit is taken back. Local TCP sockets are closed too, so that programs notice at once.
 //!
 //! The table is read once, after the rules are in force: what begins later meets them. Reading walks the hash table of
-//! the whole machine, some milliseconds each time, so that it is left out where it cannot find anything (see
-//! [`tightening`]).
+//! the whole machine, some ten milliseconds each time, so that it is left out where it cannot find anything (see
+//! [`tightening`]), or where a quicker look has found nothing to do ([`listed`]).
 
 pub mod conntrack;
+mod listed;
 mod sockets;
 pub mod tightening;
 pub mod usage;
@@ -43,11 +44,12 @@ pub enum FlowError {
 /// When the kernel refuses, after everything else was done. The rules hold all the same; flows that they block may go
 /// on.
 pub fn settle(policy: &NetnsPolicy) -> Result<bool, FlowError> {
-    if is_without_flows() {
+    let policy = with_local_addresses(policy);
+    let count = netfilter::flows().ok();
+    if count == Some(0) || count.and_then(listed::flows).is_some_and(|flows| all_go_on(&policy, &flows)) {
         return Ok(false);
     }
     let mut table = Conntrack::open()?;
-    let policy = with_local_addresses(policy);
     let judged: Vec<(Fate, Flow)> = table.flows()?.into_iter().map(|flow| (fate(&policy, &flow), flow)).collect();
     let losers = || judged.iter().filter(|(fate, flow)| *fate != Fate::GoesOn && !flow.is_over && !flow.is_ended());
     // Sockets first: what they send when they are closed still passes, so that the peer notices too.
@@ -135,6 +137,19 @@ fn fate(policy: &NetnsPolicy, flow: &Flow) -> Fate {
     Fate::Ends
 }
 
+/// Whether nothing is to be done about flows of which not everything is known: each goes on, whether it was seen to begin or
+/// not, and none was ended.
+fn all_go_on(policy: &NetnsPolicy, flows: &[Flow]) -> bool {
+    let goes_on = |flow: &Flow| {
+        let mut flow = flow.clone();
+        [false, true].into_iter().all(|picked_up| {
+            flow.picked_up = picked_up;
+            fate(policy, &flow) == Fate::GoesOn
+        })
+    };
+    flows.iter().all(|flow| !flow.is_ended() && goes_on(flow))
+}
+
 fn reversed(packet: Packet) -> Packet {
     let direction = match packet.direction {
         Direction::Inbound => Direction::Outbound,
@@ -201,6 +216,28 @@ mod tests {
         assert_eq!(fate(&policy(), &backwards), Fate::Ends);
         backwards.picked_up = true;
         assert_eq!(fate(&policy(), &backwards), Fate::GoesOn);
+    }
+
+    #[test]
+    fn a_quick_look_leaves_alone_only_what_certainly_goes_on() {
+        let allowed = flow("10.0.0.9", 40000, "10.0.0.1", 80);
+        let all = |flows: &[Flow]| all_go_on(&policy(), flows);
+        assert!(all(&[]) && all(std::slice::from_ref(&allowed)));
+        assert!(!all(&[allowed.clone(), flow("10.0.0.9", 40000, "10.0.0.1", 81)]), "it is blocked");
+        assert!(!all(&[allowed.marked(ringfence_dataplane::render::ENDED)]), "it may go on again");
+        assert!(!all(&[flow("10.0.0.1", 80, "10.0.0.9", 40000)]), "it goes on only if it was picked up backwards");
+        let mut denied = policy();
+        let port = PortMatch::parse("TCP", Some(40000), None, None, None).expect("valid");
+        denied.state = Enforcement::Selective;
+        denied.inbound.deny.push(Entry {
+            matching: Match::Hosts { peers: HostSet::anyone(), services: Services::Only([port].into()) },
+            reject: false,
+            rule: "shop/no".to_owned(),
+        });
+        assert!(
+            !all_go_on(&denied, &[flow("10.0.0.1", 40000, "10.0.0.9", 443)]),
+            "blocked if it was picked up backwards"
+        );
     }
 
     #[test]

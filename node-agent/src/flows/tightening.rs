@@ -79,7 +79,7 @@ mod tests {
 
     fn allowing(entries: Vec<Entry>) -> NetnsPolicy {
         let mut policy = NetnsPolicy::new(Enforcement::Full);
-        policy.inbound.allow = entries;
+        policy.inbound.allow = entries.into();
         policy
     }
 

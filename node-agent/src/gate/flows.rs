@@ -105,7 +105,7 @@ mod tests {
         let services = Services::Only(PortMatch::single(Protocol::TCP, 80).into_iter().collect());
         let matching = Match::Hosts { peers: HostSet { nets, ..HostSet::default() }, services };
         let allow = vec![Entry { matching, reject: false, rule: "shop/web".to_owned() }];
-        let inbound = Side { allow, ..Side::default() };
+        let inbound = Side { allow: allow.into(), ..Side::default() };
         GatePolicy { doors: vec![Door { state: Enforcement::Full, inbound, pods: [ip(POD)].into() }], away: None }
     }
 

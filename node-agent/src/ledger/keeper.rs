@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::{Kept, Ledger};
 use crate::health::{Fault, Health};
+use crate::memory;
 
 /// Wait after the first failure; doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -25,6 +26,8 @@ pub async fn keep(mut ledger: Ledger, mut news: watch::Receiver<Option<Kept>>, h
         if let Some(kept) = kept {
             let writing = tokio::task::spawn_blocking(move || {
                 let result = ledger.save(kept);
+                // A change, and what was made for it, is over by now.
+                memory::give_back();
                 (ledger, result)
             });
             let result = match writing.await {

@@ -22,27 +22,36 @@ const BLOCK: usize = 128 * 1024;
 /// Rules besides the one that hits.
 const SERVICES: u16 = 29;
 
-/// Prints the medians of the ratios of paired runs: with the server policed, and with both ends.
+/// What no rules that know connections can do without, in `iptables-restore` input: the kernel follows connections, and what is
+/// established leaves at the first rule.
+const FOLLOW: &str = "*mangle\n-A PREROUTING -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n\
+    -A OUTPUT -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\nCOMMIT\n";
+
+/// Prints the medians of the ratios of paired runs: with the server policed, with both ends, and with [`FOLLOW`] alone.
 ///
 /// # Errors
 /// When a connection does not open.
 pub fn run(bench: &Bench) -> Result<()> {
-    let (open, one, both) = (Pair::new(1)?, Pair::new(2)?, Pair::new(3)?);
+    let (open, one, both, followed) = (Pair::new(1)?, Pair::new(2)?, Pair::new(3)?, Pair::new(4)?);
+    followed.at_server("iptables-nft-restore", &["--noflush"], FOLLOW)?;
     enforce(bench, &[(one.server(), address(2, 2)), (both.server(), address(3, 2)), (both.client(), address(3, 1))])?;
-    for pair in [&open, &one, &both] {
+    for pair in [&open, &one, &both, &followed] {
         pair.await_open().context("a connection does not open")?;
     }
-    let streams = [&one, &both].map(|policed| paired(bench.runs, &open, policed, stream));
-    let connections = [&one, &both].map(|policed| paired(bench.runs, &open, policed, connections));
-    let ([stream, stream_both], [connection, connection_both]) = (streams, connections);
+    let others = [&one, &both, &followed];
+    let streams = others.map(|policed| paired(bench.runs, &open, policed, stream));
+    let connections = others.map(|policed| paired(bench.runs, &open, policed, connections));
+    let ([stream, stream_both, stream_least], [connection, connection_both, connection_least]) = (streams, connections);
     let (stream, connection) = (stream?, connection?);
     println!(
         "bench throughput stream_ratio={:.3} cps_ratio={:.3} both_ends_stream_ratio={:.3} both_ends_cps_ratio={:.3} \
-         stream_gbit={:.1} cps={:.0} services={} runs={}",
+         conntrack_stream_ratio={:.3} conntrack_cps_ratio={:.3} stream_gbit={:.1} cps={:.0} services={} runs={}",
         stream.ratio,
         connection.ratio,
         stream_both?.ratio,
         connection_both?.ratio,
+        stream_least?.ratio,
+        connection_least?.ratio,
         stream.open * 8.0 / 1e9,
         connection.open,
         SERVICES + 1,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ringfence_model::Direction;
 
 use crate::judge::{Judgement, Packet};
-use crate::policy::{Enforcement, Match, NetnsPolicy, Nets, Origin, Side};
+use crate::policy::{Enforcement, Entry, Match, NetnsPolicy, Nets, Origin, Side};
 
 /// What the gate of a node judges by. What lets everything pass, as VisibilityOnly does, is not in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -102,13 +102,22 @@ fn add(doors: &mut Vec<Door>, state: Enforcement, inbound: &Side, pods: BTreeSet
     if pods.is_empty() {
         return;
     }
-    let mut inbound = inbound.clone();
-    // Who reaches itself is known by both addresses.
-    inbound.essential.retain(|entry| entry.matching != Match::OwnOrigin);
-    match doors.iter_mut().find(|door| door.state == state && door.inbound == inbound) {
-        Some(door) => door.pods.extend(pods),
-        None => doors.push(Door { state, inbound, pods }),
+    let at_the_gate = |side: &Side| -> bool {
+        let essential = inbound.essential.iter().filter(|entry| is_for_the_gate(entry));
+        side.essential.iter().eq(essential)
+            && (&side.override_deny, &side.allow, &side.deny) == (&inbound.override_deny, &inbound.allow, &inbound.deny)
+    };
+    if let Some(door) = doors.iter_mut().find(|door| door.state == state && at_the_gate(&door.inbound)) {
+        return door.pods.extend(pods);
     }
+    let mut inbound = inbound.clone();
+    inbound.essential.retain(is_for_the_gate);
+    doors.push(Door { state, inbound, pods });
+}
+
+/// Who reaches itself is known there by both addresses.
+fn is_for_the_gate(entry: &Entry) -> bool {
+    entry.matching != Match::OwnOrigin
 }
 
 /// A gate that judges connections one after the other.

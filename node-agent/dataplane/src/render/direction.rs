@@ -124,12 +124,24 @@ fn untracked_names() -> [String; 4] {
 /// What comes before every rule. `answers`: the set with the resolvers whose answers are to be copied.
 fn head(policy: &NetnsPolicy, family: Family, direction: Direction, old: &str, answers: Option<&str>) -> Vec<String> {
     let state = policy.state;
-    let mut rules = vec![local(direction)];
-    if state != Enforcement::VisibilityOnly && policy.place == Place::Pod {
-        rules.push(format!("-m connmark --mark {ENDED:#x}/{ENDED:#x} -j DROP"));
+    let ends = state != Enforcement::VisibilityOnly && policy.place == Place::Pod;
+    let marked = format!("--mark {ENDED:#x}/{ENDED:#x}");
+    let going_on = |unless: &str| format!("-m conntrack --ctstate RELATED,ESTABLISHED {unless}-j RETURN");
+    let ended = ends.then(|| format!("-m connmark {marked} -j DROP"));
+    let mut rules = Vec::new();
+    match answers {
+        Some(answers) => {
+            rules.push(local(direction));
+            rules.extend(ended);
+            rules.extend([copy_answers(answers), going_on("")]);
+        }
+        // What nearly all packets are comes first, and leaves at the first rule.
+        None => {
+            rules.push(going_on(&if ends { format!("-m connmark ! {marked} ") } else { String::new() }));
+            rules.push(local(direction));
+            rules.extend(ended);
+        }
     }
-    rules.extend(answers.into_iter().map(copy_answers));
-    rules.push("-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned());
     rules.extend(discovery(family));
     match policy.place {
         Place::Pod if state == Enforcement::Full => rules.push("-m conntrack --ctstate INVALID -j DROP".to_owned()),

@@ -393,8 +393,8 @@ fn over_a_family_that_a_pod_does_not_have_labels_open_nothing() {
     let group = || Origin::PeerGroup("p-1".to_owned());
     let mut policy = NetnsPolicy::new(Enforcement::Full);
     policy.own = BTreeSet::from([OWN]);
-    policy.inbound.allow = vec![entry(group(), 80), entry(Origin::Prefixes(Arc::default()), 81)];
-    policy.inbound.deny = vec![entry(group(), 82)];
+    policy.inbound.allow = vec![entry(group(), 80), entry(Origin::Prefixes(Arc::default()), 81)].into();
+    policy.inbound.deny = vec![entry(group(), 82)].into();
     let fate = |policy: &NetnsPolicy, peer, port| {
         let packet = packet(Direction::Inbound, peer, Protocol::TCP, 40000, port);
         Kernel::load(&render(policy, 1), Family::of(peer)).fate(&Probe::new(packet))

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::Entries;
 
 fn addresses() -> impl Strategy<Value = IpAddr> {
     (any::<bool>(), 0u8..8).prop_map(|(is_v4, last)| if is_v4 { v4(last) } else { v6(last) })
@@ -43,7 +44,7 @@ fn services() -> impl Strategy<Value = Services> {
     prop_oneof![1 => Just(Services::All), 6 => list.prop_map(Services::Only)]
 }
 
-fn entries(outbound: bool) -> impl Strategy<Value = Vec<Entry>> {
+fn entries(outbound: bool) -> impl Strategy<Value = Entries> {
     let hosts = (peers(), services()).prop_map(|(peers, services)| Match::Hosts { peers, services });
     let protocol = prop_oneof![Just(Protocol::TCP), Just(Protocol::UDP)];
     let end = (addresses(), protocol, 80u16..84).prop_map(|(address, protocol, port)| End { address, protocol, port });
@@ -54,7 +55,7 @@ fn entries(outbound: bool) -> impl Strategy<Value = Vec<Entry>> {
     let special = if outbound { ends.boxed() } else { inbound.boxed() };
     let entry = (prop_oneof![5 => hosts, 1 => special], any::<bool>());
     let entry = entry.prop_map(|(matching, reject)| Entry { matching, reject, rule: "r/r".to_owned() });
-    prop::collection::vec(entry, 0..3)
+    prop::collection::vec(entry, 0..3).prop_map(Entries::from)
 }
 
 fn side(outbound: bool) -> impl Strategy<Value = crate::policy::Side> {
