@@ -34,6 +34,11 @@ pub fn addresses() -> Vec<IpAddr> {
     every_address().into_iter().filter(|address| is_usable(*address)).collect()
 }
 
+/// Whether a kube-proxy translates Services by IPVS in the calling thread's network namespace.
+pub fn translates_by_ipvs() -> bool {
+    has_interface("kube-ipvs0")
+}
+
 /// Whether the calling thread's network namespace has an interface of this name.
 pub fn has_interface(name: &str) -> bool {
     nix::ifaddrs::getifaddrs().is_ok_and(|mut interfaces| interfaces.any(|interface| interface.interface_name == name))

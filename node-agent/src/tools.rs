@@ -246,7 +246,7 @@ fn run_within(limit: Duration, program: &str, arguments: &[&str], input: Option<
         (written, output, watchdog.join().unwrap_or_default())
     });
     if killed {
-        return Err(no(format!("did not end within {} s", limit.as_secs_f32())));
+        return Err(fail(std::io::Error::other(format!("did not end within {} s", limit.as_secs_f32()))));
     }
     let output = output.map_err(fail)?;
     if output.status.success() {

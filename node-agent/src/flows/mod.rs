@@ -45,8 +45,7 @@ pub enum FlowError {
 /// on.
 pub fn settle(policy: &NetnsPolicy) -> Result<bool, FlowError> {
     let policy = with_local_addresses(policy);
-    let count = netfilter::flows().ok();
-    if count == Some(0) || count.and_then(listed::flows).is_some_and(|flows| all_go_on(&policy, &flows)) {
+    if is_without_flows() || listed::flows().is_some_and(|flows| all_go_on(&policy, &flows)) {
         return Ok(false);
     }
     let mut table = Conntrack::open()?;

@@ -14,17 +14,20 @@ use crate::flows::FlowError;
 use crate::flows::conntrack::{Conntrack, Flow};
 use crate::machine;
 
-/// Ends the flows of the node that its gate blocks, and lets those go on that were ended and that it lets pass.
+/// Ends the flows of the node that its gate blocks, and lets those go on that were ended and that it lets pass. Says whether ended
+/// flows are left, for which this has to be done again when the policy changes.
 ///
 /// # Errors
 /// When the kernel refuses, after everything else was done.
-pub fn settle(gate: &GatePolicy) -> Result<(), FlowError> {
+pub fn settle(gate: &GatePolicy) -> Result<bool, FlowError> {
     let local = machine::every_address();
     let judge = gate.judge(&local);
     let mut table = Conntrack::open()?;
-    let (mut refused, mut ended) = (None, 0);
+    let (mut refused, mut ended, mut left) = (None, 0, false);
     for flow in table.flows_that(|flow| is_ours(&judge, &local, flow))? {
-        let done = match fate(&judge, &local, &flow) {
+        let fate = fate(&judge, &local, &flow);
+        left |= fate == Fate::Ends;
+        let done = match fate {
             Fate::GoesOn if flow.is_ended() => table.mark(&flow, false).map(|_| false),
             Fate::Ends if !flow.is_ended() => table.mark(&flow, true),
             Fate::BeginsAgain => table.forget(&flow),
@@ -38,7 +41,7 @@ pub fn settle(gate: &GatePolicy) -> Result<(), FlowError> {
     if ended > 0 {
         tracing::info!(flows = ended, "ended flows that the gate blocks");
     }
-    refused.map_or(Ok(()), Err)
+    refused.map_or(Ok(left), Err)
 }
 
 /// Takes back every bit of ours from flows of these Pods, when no rule looks at them any more.
@@ -73,7 +76,8 @@ enum Fate {
 fn fate(judge: &GateJudge, local: &BTreeSet<IpAddr>, flow: &Flow) -> Fate {
     let packet = flow.at_provider();
     let itself = packet.src == packet.dst;
-    let blocks = judge.judge(&packet).is_some_and(|judgement| judgement.blocks);
+    let led_here = (packet.dst, packet.dport) != (flow.packet.dst, flow.packet.dport);
+    let blocks = judge.judge(&packet, led_here).is_some_and(|judgement| judgement.blocks);
     match blocks && !itself && !flow.is_over {
         false => Fate::GoesOn,
         true if local.contains(&packet.src) && !flow.is_translated() && packet.protocol != Protocol::TCP => {
@@ -106,7 +110,10 @@ mod tests {
         let matching = Match::Hosts { peers: HostSet { nets, ..HostSet::default() }, services };
         let allow = vec![Entry { matching, reject: false, rule: "shop/web".to_owned() }];
         let inbound = Side { allow: allow.into(), ..Side::default() };
-        GatePolicy { doors: vec![Door { state: Enforcement::Full, inbound, pods: [ip(POD)].into() }], away: None }
+        GatePolicy {
+            doors: vec![Door { state: Enforcement::Full, inbound, pods: [ip(POD)].into() }],
+            ..GatePolicy::default()
+        }
     }
 
     fn flow(src: &str, dst: &str, dport: u16, protocol: Protocol) -> Flow {
@@ -136,7 +143,7 @@ mod tests {
     #[test]
     fn flows_to_exposed_pods_of_other_nodes_end_here() {
         let GatePolicy { doors, .. } = gate();
-        let judge = GatePolicy { doors: Vec::new(), away: Some(doors) }.judge(&BTreeSet::new());
+        let judge = GatePolicy { away: Some(doors), ..GatePolicy::default() }.judge(&BTreeSet::new());
         let through = |src, to| flow(src, NODE, 30080, Protocol::TCP).translated_to(ip(POD), to);
         let of = |flow: &Flow| is_ours(&judge, &BTreeSet::new(), flow).then(|| fate(&judge, &BTreeSet::new(), flow));
         assert_eq!(of(&through(CLIENT, 80)), Some(Fate::GoesOn));

@@ -14,7 +14,7 @@ use super::flows;
 use crate::apply::{ApplyError, Done, destroy};
 use crate::flows::tightening::side_may_tighten;
 use crate::ipset::{Found, Sets};
-use crate::tools::Backend;
+use crate::tools::{Backend, ToolError};
 
 /// What the kernel holds of the gate, as far as known.
 #[derive(Debug, Default)]
@@ -38,6 +38,8 @@ pub struct Held {
     closed: bool,
     /// Flows may be there that the gate decides otherwise than when they were last looked at.
     flows_due: bool,
+    /// Flows are left that were ended, and that another policy may let go on.
+    ended_left: bool,
     /// Sets that no rule names any more, and that the kernel still holds.
     unused: BTreeSet<String>,
     /// The number of the rules when they were last read.
@@ -115,7 +117,8 @@ pub fn bring(
         }
     }
     let done = written?;
-    held.flows_due = !rendered.sets.is_empty() && (held.flows_due || may_tighten(&held.policy, wanted));
+    held.flows_due =
+        !rendered.sets.is_empty() && (held.flows_due || held.ended_left || may_tighten(&held.policy, wanted));
     if rendered.sets.is_empty() {
         flows::forgive(&pods_of(&held.sets))?;
     }
@@ -131,7 +134,8 @@ fn refused(backend: Backend, rendered: &RenderedGate, held: &Held) -> BTreeSet<S
     let of = |family: Family| {
         let tried =
             rendered.judging(family).into_iter().filter(move |(name, _)| !held.installed(family).has_chain(name));
-        tried.filter(move |(_, text)| backend.restore(family, text).is_err())
+        // A program that could not be run says nothing of the rules.
+        tried.filter(move |(_, text)| matches!(backend.restore(family, text), Err(ToolError::Failed { .. })))
     };
     Family::ALL.into_iter().flat_map(of).map(|(name, _)| name).collect()
 }
@@ -162,7 +166,7 @@ fn may_tighten(before: &GatePolicy, after: &GatePolicy) -> bool {
 pub fn clean_up(known: &mut Known) -> Result<(), ApplyError> {
     let Known::Held(held) = known else { return Ok(()) };
     if held.flows_due {
-        flows::settle(&held.policy)?;
+        held.ended_left = flows::settle(&held.policy)?;
         held.flows_due = false;
     }
     held.unused = destroy(&mut Sets::open()?, std::mem::take(&mut held.unused))?;
@@ -210,7 +214,18 @@ fn read(backend: Backend) -> Result<Held, ApplyError> {
     let (v4, v6) = (installed(Family::V4)?, installed(Family::V6)?);
     let Found { sets, odd } = Found::read_named(&names::SETS)?;
     let (policy, rendered) = (Arc::default(), RenderedGate::default());
-    Ok(Held { policy, rendered, sets, v4, v6, closed: false, flows_due: false, unused: odd, generation })
+    Ok(Held {
+        policy,
+        rendered,
+        sets,
+        v4,
+        v6,
+        closed: false,
+        flows_due: false,
+        ended_left: true,
+        unused: odd,
+        generation,
+    })
 }
 
 /// The Pods that sets of a gate name.

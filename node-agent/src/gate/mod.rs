@@ -19,6 +19,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use crate::apply::{ApplyError, Done};
+use crate::machine;
 use crate::slot::{Door, Moment, Slot};
 use crate::tools::Backend;
 use kernel::{Brought, Known};
@@ -71,8 +72,9 @@ pub struct Gate {
     retry_at: Option<Instant>,
     /// What went wrong the last time, by what was to be done.
     problems: BTreeMap<Kind, String>,
-    /// On which ports Pods may let the node in, and when that was found out.
+    /// On which ports Pods may let the node in, whether IPVS translates, and when that was found out.
     ports: Ports,
+    by_ipvs: bool,
     asked_at: Instant,
     /// Whether it seals; unless its kernel has refused to, it is taken to be able to.
     seals: bool,
@@ -104,8 +106,8 @@ pub struct Finished {
     known: Known,
     /// For whom it is in force now, if that was brought about.
     behind: Option<Behind>,
-    /// On which ports Pods may let the node in, if that could be found out.
-    ports: Option<Ports>,
+    /// On which ports Pods may let the node in, and whether IPVS translates, if that could be found out.
+    ports: Option<(Ports, bool)>,
     problem: Option<String>,
 }
 
@@ -134,6 +136,7 @@ impl Gate {
             retry_at: None,
             problems: BTreeMap::new(),
             ports: Ports::Probes,
+            by_ipvs: false,
             asked_at: now,
             seals: false,
             can_seal: true,
@@ -196,9 +199,10 @@ impl Gate {
         self.can_seal
     }
 
-    /// Whether it judges and seals what goes on to exposed Pods of other nodes. Not where something that it does not see translates.
+    /// Whether it judges and seals what goes on to exposed Pods of other nodes. Not where something that it does not see translates, and
+    /// not with IPVS, of which conntrack does not say that it has translated.
     pub fn seals(&self) -> bool {
-        self.seals && self.ports == Ports::Judged
+        self.seals && self.ports == Ports::Judged && !self.by_ipvs
     }
 
     /// Whether it is as it is to be, and nothing is left to be done.
@@ -266,8 +270,8 @@ impl Gate {
         self.known = known;
         self.can_seal &= !self.known.cannot_seal();
         self.seals = self.known.seals().unwrap_or(self.seals);
-        if let Some(ports) = ports {
-            self.ports = ports;
+        if let Some((ports, by_ipvs)) = ports {
+            (self.ports, self.by_ipvs) = (ports, by_ipvs);
             self.asked_at = now;
         }
         self.check_at = now + CHECK;
@@ -288,6 +292,8 @@ impl Gate {
             Kind::Check => {}
             Kind::Bring => {
                 self.failures = if problem.is_some() { self.failures + 1 } else { 0 };
+                // Nobody is to trust in what nobody knows.
+                self.seals &= self.failures < 2;
                 let wait = FIRST_WAIT.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(LONGEST_WAIT);
                 self.retry_at = problem.is_some().then(|| now + wait);
             }
@@ -359,7 +365,10 @@ impl Job {
         };
         // A doubt changes nothing.
         let ports = asks.then(Backend::sees_kube_proxy).flatten();
-        let ports = ports.map(|sees| if sees { Ports::Judged } else { Ports::Probes });
+        let ports = ports.map(|sees| {
+            let ports = if sees { Ports::Judged } else { Ports::Probes };
+            (ports, machine::translates_by_ipvs())
+        });
         Finished { ports, ..came }
     }
 }

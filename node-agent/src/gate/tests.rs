@@ -97,7 +97,8 @@ fn a_node_without_pods_seals_for_those_of_others() {
     let Some(node) = Netns::new("a_node_without_pods_seals_for_those_of_others") else { return };
     let exposed = |clients: &[&str]| {
         let policy = Some(policy("10.244.2.9", clients));
-        let exposed = [Exposed { pods: [ip("10.244.2.9"), ip("fd00::9")].into(), policy }];
+        let pods = [ip("10.244.2.9"), ip("fd00::9")].into();
+        let exposed = [Exposed { name: "shop/web".to_owned(), pods, policy }];
         Arc::new(GatePolicy::default().sealing_for(&exposed, &GatePolicy::default()))
     };
     let (known, done) = put(&node, &exposed(&["192.0.2.7"]), Known::Unread);
@@ -166,6 +167,27 @@ fn brought(slots: &BTreeMap<String, Slot>) -> Gate {
     let came = Finished { kind: Kind::Bring, known: Known::Unread, behind, ports: None, problem: None };
     gate.finish(came, Instant::now());
     gate
+}
+
+/// A node that translates by IPVS does not see what it translates for other nodes' Pods, and one whose kernel has no seals has none.
+#[tokio::test]
+async fn a_gate_says_that_it_seals_only_where_it_does() {
+    let Some(node) = Netns::new("a_gate_says_that_it_seals_only_where_it_does") else { return };
+    let policy = Some(policy("10.244.2.9", &["192.0.2.7"]));
+    let exposed = [Exposed { name: "shop/web".to_owned(), pods: [ip("10.244.2.9")].into(), policy }];
+    let wanted = Arc::new(GatePolicy::default().sealing_for(&exposed, &GatePolicy::default()));
+    let mut gate = Gate::new(Backend::Nft);
+    let mut came = |known, ports| {
+        let kind = Kind::Bring;
+        gate.finish(Finished { kind, known, behind: Some(Behind::new()), ports, problem: None }, Instant::now());
+        (gate.seals(), gate.can_seal())
+    };
+    assert_eq!(came(put(&node, &wanted, Known::Unread).0, None), (false, true), "nobody knows who translates");
+    let known = put(&node, &wanted, Known::Unread).0;
+    assert_eq!(came(known, Some((Ports::Judged, false))), (true, true));
+    assert_eq!(came(Known::Unread, Some((Ports::Judged, true))), (false, true));
+    assert_eq!(came(Known::Unread, Some((Ports::Probes, false))), (false, true));
+    assert_eq!(came(put(&node, &Arc::default(), Known::Unread).0, Some((Ports::Judged, false))), (false, true));
 }
 
 /// By which addresses the Pod is to let its node in.

@@ -40,8 +40,6 @@ pub use change::Patience;
 use marker::Notes;
 pub use probe::Apiserver;
 
-/// An interface of a kube-proxy that works with IPVS.
-const IPVS: &str = "kube-ipvs0";
 /// Wait after a failure; doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// See [`FIRST_WAIT`].
@@ -191,7 +189,7 @@ impl Keeper {
     }
 
     fn put(&mut self, policy: &Arc<NetnsPolicy>, witnesses: &[IpAddr]) -> Came {
-        if machine::has_interface(IPVS) {
+        if machine::translates_by_ipvs() {
             return failed(
                 "Services are translated by IPVS, which leads what is for Pods through the node's own traffic",
             );

@@ -16,14 +16,18 @@ pub struct GatePolicy {
     pub doors: Vec<Door>,
     /// The same for exposed Pods of other nodes; `None` where no Pod is exposed, so that nobody looks for seals.
     pub away: Option<Vec<Door>>,
+    /// Whose the addresses behind these are.
+    pub names: BTreeMap<IpAddr, String>,
 }
 
-/// Exposed Pods of other nodes.
+/// An exposed Pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exposed {
-    /// Their addresses.
+    /// Namespace and name.
+    pub name: String,
+    /// Its addresses.
     pub pods: BTreeSet<IpAddr>,
-    /// What they enforce; `None` as long as not all of it is known.
+    /// What it enforces; `None` as long as not all of it is known.
     pub policy: Option<NetnsPolicy>,
 }
 
@@ -61,21 +65,25 @@ impl GatePolicy {
     /// is sealed for those of which nothing was.
     #[must_use]
     pub fn sealing_for(self, exposed: &[Exposed], before: &Self) -> Self {
-        let mut away = Vec::new();
-        let here = |pod: &IpAddr| self.door(*pod).is_some();
-        for Exposed { pods, policy } in exposed {
-            let pods: BTreeSet<IpAddr> = pods.iter().filter(|pod| !here(pod)).copied().collect();
-            match policy {
-                Some(policy) => add(&mut away, policy.state, &policy.inbound, pods),
-                None => {
-                    for pod in pods {
-                        let known = before.away.iter().flatten().find(|door| door.pods.contains(&pod));
-                        known.into_iter().for_each(|door| add(&mut away, door.state, &door.inbound, [pod].into()));
-                    }
-                }
+        let mut claims: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        exposed.iter().flat_map(|exposed| &exposed.pods).for_each(|pod| *claims.entry(*pod).or_default() += 1);
+        // One that two Pods have is nobody's: nothing is sealed for it.
+        let elsewhere = |pod: &&IpAddr| self.door(**pod).is_none() && claims.get(*pod) == Some(&1);
+        let (mut away, mut names) = (Vec::new(), BTreeMap::new());
+        for Exposed { name, pods, policy } in exposed {
+            let pods: BTreeSet<IpAddr> = pods.iter().filter(elsewhere).copied().collect();
+            names.extend(pods.iter().map(|pod| (*pod, name.clone())));
+            if let Some(policy) = policy {
+                add(&mut away, policy.state, &policy.inbound, pods);
+                continue;
+            }
+            // An address may have been another Pod's before.
+            for pod in pods.into_iter().filter(|pod| before.names.get(pod) == Some(name)) {
+                let known = before.away.iter().flatten().find(|door| door.pods.contains(&pod));
+                known.into_iter().for_each(|door| add(&mut away, door.state, &door.inbound, [pod].into()));
             }
         }
-        Self { away: Some(away), ..self }
+        Self { away: Some(away), names, ..self }
     }
 
     /// The door that an address is behind.
@@ -90,10 +98,11 @@ impl GatePolicy {
 
     /// Judges connections, with these as the addresses of the node.
     pub fn judge(&self, local: &BTreeSet<IpAddr>) -> GateJudge {
-        let policies = self.every_door().map(|door| door.as_seen_by(local)).collect();
+        let policies: Vec<_> = self.every_door().map(|door| door.as_seen_by(local)).collect();
+        let translated = policies.iter().map(without_seals).collect();
         let doors = self.every_door().enumerate();
         let doors = doors.flat_map(|(number, door)| door.pods.iter().map(move |pod| (*pod, number))).collect();
-        GateJudge { policies, doors }
+        GateJudge { policies, translated, doors }
     }
 }
 
@@ -124,6 +133,8 @@ fn is_for_the_gate(entry: &Entry) -> bool {
 #[derive(Debug)]
 pub struct GateJudge {
     policies: Vec<NetnsPolicy>,
+    /// The same for what this node translates: its gate looks for no seal there, since it judges the client itself.
+    translated: Vec<NetnsPolicy>,
     /// The policy of each Pod.
     doors: BTreeMap<IpAddr, usize>,
 }
@@ -134,12 +145,21 @@ impl GateJudge {
         self.doors.contains_key(&pod)
     }
 
-    /// What becomes of a connection towards a Pod, as the gate sees it: from the client, to the Pod's own address and port.
-    /// Nothing where the Pod is behind no door.
-    pub fn judge(&self, packet: &Packet) -> Option<Judgement> {
-        let policy = self.policies.get(*self.doors.get(&packet.dst)?)?;
+    /// What becomes of a connection towards a Pod, as the gate sees it: from the client, to the Pod's own address and port, `translated` to
+    /// these or not. Nothing where the Pod is behind no door.
+    pub fn judge(&self, packet: &Packet, translated: bool) -> Option<Judgement> {
+        let policies = if translated { &self.translated } else { &self.policies };
+        let policy = policies.get(*self.doors.get(&packet.dst)?)?;
         Some(policy.judge(&Packet { direction: Direction::Inbound, ..*packet }))
     }
+}
+
+fn without_seals(policy: &NetnsPolicy) -> NetnsPolicy {
+    let mut policy = policy.clone();
+    let Side { essential, override_deny, .. } = &mut policy.inbound;
+    essential.retain(|entry| !matches!(entry.matching, Match::Sealed { .. }));
+    override_deny.retain(|entry| !matches!(entry.matching, Match::Unsealed { .. }));
+    policy
 }
 
 impl Door {

@@ -328,10 +328,17 @@ pub fn rules(door: &Door, lines: &SideLines, ending: Ending) -> Vec<String> {
             rules.extend(matches.into_iter().map(|matching| format!("{matching} {target}")));
         }
     }
-    if ending != Ending::Seal {
-        rules.extend(default(door));
+    match ending {
+        Ending::Seal => rules.extend(default_away(door)),
+        Ending::Drop | Ending::Reject => rules.extend(default(door)),
     }
     rules
+}
+
+/// A Pod does not look for a seal in what begins no connection, which may be older than its rules.
+fn default_away(door: &Door) -> Option<String> {
+    let rule = "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate DNAT -j DROP";
+    (door.state == Enforcement::Full).then(|| rule.to_owned())
 }
 
 /// What becomes of what no rule hits.

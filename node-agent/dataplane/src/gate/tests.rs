@@ -67,7 +67,8 @@ fn fate(policies: &[NetnsPolicy], probe: &Probe) -> Fate {
     let found = Kernel::load_gate(&RenderedGate::of(&gate), Family::V4).gate_fate(probe);
     if probe.state == "NEW" && (probe.syn || probe.translated) && probe.packet.src != probe.packet.dst {
         let local = if probe.local { BTreeSet::from([probe.packet.src]) } else { BTreeSet::new() };
-        let blocks = gate.judge(&local).judge(&probe.packet).is_some_and(|judgement| judgement.blocks);
+        let blocks =
+            gate.judge(&local).judge(&probe.packet, probe.translated).is_some_and(|judgement| judgement.blocks);
         assert_eq!(found != Fate::Passed, blocks, "{probe:?}");
     }
     found
@@ -175,7 +176,7 @@ fn an_address_that_two_pods_claim_is_nobodys() {
     let gate = GatePolicy::of([&web(WEB), &other]);
     for src in [CLIENT, NODE] {
         let judge = gate.judge(&BTreeSet::from([ip(NODE)]));
-        let blocks = judge.judge(&packet(src, WEB, 8080)).map(|judged| judged.blocks);
+        let blocks = judge.judge(&packet(src, WEB, 8080), true).map(|judged| judged.blocks);
         assert_eq!(blocks, Some(true), "{src}");
     }
 }
@@ -214,7 +215,7 @@ fn what_does_not_change_is_not_written() {
 
 /// A Pod of another node, that is judged like one of this node.
 fn elsewhere(pod: &str) -> Exposed {
-    Exposed { pods: BTreeSet::from([ip(pod)]), policy: Some(web(pod)) }
+    Exposed { name: format!("shop/{pod}"), pods: BTreeSet::from([ip(pod)]), policy: Some(web(pod)) }
 }
 
 fn through(src: &str, dst: &str, port: u16) -> Probe {
@@ -244,6 +245,10 @@ fn what_goes_on_to_another_node_is_sealed_by_the_client() {
         let direct = Probe { translated: false, ..through(CLIENT, AWAY, 80) };
         assert_eq!(sealed(&direct), (Fate::Passed, false), "the Pod sees who it is");
         assert_eq!(sealed(&through(CLIENT, "10.244.2.10", 80)), (Fate::Passed, false), "a Pod that nobody knows");
+        let midway = Probe { syn: false, ..through("192.0.2.8", AWAY, 80) };
+        assert_eq!(sealed(&midway), (Fate::Dropped, false), "its Pod looks for no seal in it");
+        let reply = Probe { translated: false, local: true, ..midway };
+        assert_eq!(sealed(&reply), (Fate::Passed, false), "it may answer what the Pod began");
         let udp = Packet { protocol: Protocol::UDP, ..packet(CLIENT, AWAY, 9) };
         let later = |packet| Probe { translated: true, state: "ESTABLISHED", ..Probe::new(packet) };
         assert_eq!(sealed(&later(udp)), (Fate::Passed, true), "the Pod may have forgotten it");
@@ -292,7 +297,7 @@ fn a_pod_of_this_node_takes_the_seal_of_another() {
 fn a_deny_drops_where_it_is_seen_and_selective_lets_the_rest_go() {
     let mut selective = NetnsPolicy::new(Enforcement::Selective);
     selective.inbound.deny.push(entry(hosts(Some("p-2"), &[CLIENT]), &[22]));
-    let exposed = Exposed { pods: BTreeSet::from([ip(AWAY)]), policy: Some(selective) };
+    let exposed = Exposed { policy: Some(selective), ..elsewhere(AWAY) };
     let gate = GatePolicy::default().sealing_for(&[exposed], &GatePolicy::default());
     let kernel = Kernel::load_gate(&RenderedGate::of(&gate), Family::V4);
     assert_eq!(kernel.gate_seal(&through(CLIENT, AWAY, 22)), (Fate::Dropped, false));
@@ -316,8 +321,30 @@ fn of_a_pod_that_is_not_all_known_what_was_known_stays() {
     let unknown = Exposed { policy: None, ..elsewhere(AWAY) };
     let known = GatePolicy::default().sealing_for(&[elsewhere(AWAY)], &GatePolicy::default());
     assert_eq!(GatePolicy::default().sealing_for(std::slice::from_ref(&unknown), &known), known);
-    let never = GatePolicy::default().sealing_for(&[unknown], &GatePolicy::default());
-    assert_eq!(never.away.as_deref(), Some(&[][..]));
+    let nobody = Some(&[][..]);
+    let never = GatePolicy::default().sealing_for(std::slice::from_ref(&unknown), &GatePolicy::default());
+    assert_eq!(never.away.as_deref(), nobody);
+    let other = Exposed { name: "shop/other".to_owned(), ..unknown };
+    let reused = GatePolicy::default().sealing_for(&[other], &known);
+    assert_eq!(reused.away.as_deref(), nobody, "the address was another Pod's");
+}
+
+#[test]
+fn for_an_address_that_two_exposed_pods_have_nothing_is_sealed() {
+    let other = Exposed { name: "shop/other".to_owned(), ..elsewhere(AWAY) };
+    let gate = GatePolicy::default().sealing_for(&[elsewhere(AWAY), other], &GatePolicy::default());
+    assert_eq!(gate.away.as_deref(), Some(&[][..]));
+}
+
+/// A process of another node comes by a NodePort of this one: by its rules, and by no seal that it never had.
+#[test]
+fn what_this_node_translates_for_another_is_judged_without_a_seal() {
+    let other = "172.30.0.12";
+    let gates: Arc<Nets> = Arc::new([ip(other)].into_iter().collect());
+    let judge = GatePolicy::of([&admit_sealed(web(WEB), gates)]).judge(&BTreeSet::new());
+    let blocks = |translated| judge.judge(&packet(other, WEB, 80), translated).map(|judged| judged.blocks);
+    assert_eq!(blocks(true), Some(true), "no rule names it");
+    assert_eq!(blocks(false), Some(false), "its own gate has judged it");
 }
 
 #[test]

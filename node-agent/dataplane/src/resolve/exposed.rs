@@ -42,6 +42,9 @@ impl<'a> Exposures<'a> {
     }
 }
 
+/// What Pods enforce, by name and addresses.
+type Found = BTreeMap<(String, BTreeSet<IpAddr>), Option<NetnsPolicy>>;
+
 impl Resolver<'_> {
     /// A policy as a Pod of this node enforces it that may be exposed on others.
     pub(super) fn let_sealed_in(
@@ -74,21 +77,16 @@ impl Resolver<'_> {
         }
         let written: Vec<&Written> = self.exposures.by_namespace.values().flatten().copied().collect();
         // A Pod that two Services expose is one.
-        let mut found: BTreeMap<BTreeSet<IpAddr>, Option<NetnsPolicy>> = BTreeMap::new();
+        let mut found = Found::new();
         for exposed in written {
             for alike in &exposed.pods {
                 self.enforced_by(&exposed.namespace, alike, &mut found);
             }
         }
-        Some(found.into_iter().map(|(pods, policy)| Exposed { pods, policy }).collect())
+        Some(found.into_iter().map(|((name, pods), policy)| Exposed { name, pods, policy }).collect())
     }
 
-    fn enforced_by(
-        &mut self,
-        namespace: &str,
-        alike: &ExposedPods,
-        found: &mut BTreeMap<BTreeSet<IpAddr>, Option<NetnsPolicy>>,
-    ) {
+    fn enforced_by(&mut self, namespace: &str, alike: &ExposedPods, found: &mut Found) {
         let pod = as_pod(namespace, alike);
         let state = match self.state_of(&pod) {
             Ok((_, state)) => state,
@@ -104,7 +102,8 @@ impl Resolver<'_> {
         for ExposedPod { name, addresses } in &alike.pods {
             let here = addresses.iter().filter(|address| self.classes.is_here(&address.network));
             let own: BTreeSet<IpAddr> = here.filter_map(|address| address.address.parse().ok()).collect();
-            if own.is_empty() || found.contains_key(&own) {
+            let key = (format!("{namespace}/{name}"), own);
+            if key.1.is_empty() || found.contains_key(&key) {
                 continue;
             }
             if by_name || shared.is_none() {
@@ -115,8 +114,8 @@ impl Resolver<'_> {
                 let policy = complete(rules, state, &node, &pod, &[]);
                 shared = Some(missing.is_empty().then_some(policy));
             }
-            let policy = shared.clone().flatten().map(|policy| NetnsPolicy { own: own.clone(), ..policy });
-            found.insert(own, policy);
+            let policy = shared.clone().flatten().map(|policy| NetnsPolicy { own: key.1.clone(), ..policy });
+            found.insert(key, policy);
         }
     }
 }

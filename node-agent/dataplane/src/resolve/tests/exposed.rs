@@ -86,7 +86,8 @@ fn without_the_gates_nothing_changes() {
 fn a_pod_of_another_node_is_judged_as_it_judges_itself() {
     let store = exposing();
     let found = exposed(&store).expect("a Pod is exposed");
-    let [Exposed { pods, policy: Some(policy) }] = found.as_slice() else { panic!("{found:?}") };
+    let [Exposed { name, pods, policy: Some(policy) }] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(name, "shop/web-2");
     assert_eq!(pods.iter().copied().collect::<Vec<_>>(), [ip(AWAY)]);
     assert_eq!((inbound(policy, CLIENT, 80), inbound(policy, CLIENT, 81)), (Decision::Allow, Decision::Default));
     assert_eq!(inbound(policy, OTHER_NODE, 80), Decision::Default, "no rule names nodes");
