@@ -10,8 +10,8 @@ pub fn share_one_arena() {
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// Gives back what is not needed any more: by itself the allocator keeps whatever lies below something that is. It takes about a
-/// millisecond, and is for when nothing else is waiting.
+/// Gives back what is not needed any more: by itself the allocator keeps whatever lies below something that is. It walks
+/// the heap, and is for when nothing else is waiting.
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
 pub fn give_back() {

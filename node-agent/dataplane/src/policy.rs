@@ -125,12 +125,6 @@ impl From<Vec<Entry>> for Entries {
     }
 }
 
-impl FromIterator<Entry> for Entries {
-    fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
-        entries.into_iter().collect::<Vec<_>>().into()
-    }
-}
-
 impl<'a> IntoIterator for &'a Entries {
     type Item = &'a Entry;
     type IntoIter = std::slice::Iter<'a, Entry>;

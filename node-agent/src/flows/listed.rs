@@ -1,8 +1,7 @@
 //! The flows of a network namespace as `/proc/net/nf_conntrack` lists them.
 //!
 //! Less is said there than over netlink: not whether a flow was picked up under way, nor whether it is related to another one. But the
-//! kernel walks the table without its locks, which takes half a millisecond instead of ten or more. So it is asked first
-//! whether there is anything to do. A kernel may be built without it.
+//! kernel walks the table without its locks, which is much faster. So it is asked first whether there is anything to do. A kernel may be built without it.
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -5,7 +5,7 @@
 //! flow again, the bit is taken back. Local TCP sockets are closed too, so that programs notice at once.
 //!
 //! The table is read once, after the rules are in force: what begins later meets them. Reading walks the hash table of
-//! the whole machine, some ten milliseconds each time, so that it is left out where it cannot find anything (see
+//! the whole machine with its locks, so that it is left out where it cannot find anything (see
 //! [`tightening`]), or where a quicker look has found nothing to do ([`listed`]).
 
 pub mod conntrack;

@@ -53,14 +53,17 @@ pub fn away(family: Family) -> String {
 
 /// The set of the Pods that a chain judges.
 pub fn judged_by(family: Family, chain: &str) -> String {
-    let digest = chain.strip_prefix(CHAIN_PREFIX).unwrap_or(chain);
-    format!("{}pods{digest}", SETS.prefix(family))
+    pods(family) + digest_of(chain)
 }
 
 /// The set of the Pods of other nodes that a chain judges.
 pub fn judged_away(family: Family, chain: &str) -> String {
-    let digest = chain.strip_prefix(CHAIN_PREFIX).unwrap_or(chain);
-    format!("{}away{digest}", SETS.prefix(family))
+    away(family) + digest_of(chain)
+}
+
+/// What in a chain's name tells of its rules, with the dash before it.
+fn digest_of(chain: &str) -> &str {
+    chain.strip_prefix(CHAIN_PREFIX).unwrap_or(chain)
 }
 
 fn digest(bytes: &[u8]) -> String {
