@@ -144,6 +144,9 @@ pub struct NodePolicyStatus {
     /// machine-id as the agent reads it.
     #[serde(default, rename = "machineID", skip_serializing_if = "Option::is_none")]
     pub machine_id: Option<String>,
+    /// What the agent's kernel calls the time since it was started, as in the Node's `status.nodeInfo.bootID`.
+    #[serde(default, rename = "bootID", skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
     /// Version of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_version: Option<String>,
@@ -153,7 +156,8 @@ pub struct NodePolicyStatus {
     /// Addresses that the node itself uses, among them those of its bridges.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub node_addresses: Vec<String>,
-    /// Whether its gate judges what this node sends on to exposed Pods of other nodes, and seals what passes.
+    /// Whether its gate judges what this node sends on to exposed Pods of other nodes, and seals what passes. It counts as long
+    /// as the node has not been started anew.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub seals: bool,
     /// Pods whose network namespaces hold rules of ours.

@@ -59,7 +59,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
 
     let client = kube::Client::try_default().await.context("find the apiserver")?;
     kubernetes::start(&client, &node, &wanted, &changes);
-    let identity = Identity { node, machine_id, backend: backend.as_str() };
+    let identity = Identity { node, machine_id, boot_id: machine::boot_id(), backend: backend.as_str() };
     tokio::spawn(report::follow(client, identity, reports, health_in));
 
     if options.cni_socket.is_none() {

@@ -80,6 +80,8 @@ pub struct Identity {
     pub node: String,
     /// machine-id.
     pub machine_id: Option<String>,
+    /// What the kernel calls the time since it was started.
+    pub boot_id: Option<String>,
     /// Back end of iptables.
     pub backend: &'static str,
 }
@@ -157,6 +159,7 @@ fn status(
             .collect(),
         acknowledged: report.acknowledged,
         machine_id: identity.machine_id.clone(),
+        boot_id: identity.boot_id.clone(),
         agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         backend: Some(identity.backend.to_owned()),
         node_addresses: report.node_addresses.iter().map(ToString::to_string).collect(),
@@ -252,7 +255,7 @@ mod tests {
     use crate::health::Fault;
 
     fn identity() -> Identity {
-        Identity { node: "n1".to_owned(), machine_id: Some("m".to_owned()), backend: "nft" }
+        Identity { node: "n1".to_owned(), machine_id: Some("m".to_owned()), boot_id: Some("b".to_owned()), backend: "nft" }
     }
 
     fn condition<'a>(status: &'a NodePolicyStatus, kind: &str) -> &'a Condition {

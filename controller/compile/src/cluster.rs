@@ -107,8 +107,10 @@ pub struct NodeInfo {
     /// bridges and tunnels. Empty until an agent reports. They are claims: the compiler believes the plausible ones.
     pub reported: BTreeSet<IpAddr>,
     /// Whether its agent reports that its gate judges what the node sends on to exposed Pods of other nodes, and seals what it
-    /// lets pass (NodePolicy.status.seals).
+    /// lets pass (NodePolicy.status.seals), and has done so since the node was started.
     pub seals: bool,
+    /// What its kernel calls the time since it was started, as the kubelet reports it.
+    pub boot_id: String,
     /// Prefixes that Pods get their addresses from, when the cluster allots them to nodes.
     pub pod_cidrs: Vec<IpNet>,
     /// machine-id as the kubelet reports it.
@@ -127,6 +129,7 @@ impl From<&Node> for NodeInfo {
         let status = node.status.as_ref();
         let addresses = status.and_then(|status| status.addresses.as_ref());
         let mut conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+        let info = status.and_then(|status| status.node_info.as_ref());
         let spec = node.spec.as_ref();
         let cidrs = spec.and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default();
         Self {
@@ -136,16 +139,14 @@ impl From<&Node> for NodeInfo {
             addresses: addresses.into_iter().flatten().filter_map(|entry| entry.address.parse().ok()).collect(),
             reported: BTreeSet::new(),
             seals: false,
+            boot_id: info.map(|info| info.boot_id.clone()).unwrap_or_default(),
             kubelet_port: status
                 .and_then(|status| status.daemon_endpoints.as_ref()?.kubelet_endpoint.as_ref())
                 .and_then(|endpoint| u16::try_from(endpoint.port).ok())
                 .filter(|port| *port > 0),
             ready: conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True"),
             pod_cidrs: cidrs.iter().filter_map(|text| text.parse().ok()).collect(),
-            machine_id: status
-                .and_then(|status| status.node_info.as_ref())
-                .map(|info| info.machine_id.clone())
-                .unwrap_or_default(),
+            machine_id: info.map(|info| info.machine_id.clone()).unwrap_or_default(),
             labels,
         }
     }
@@ -153,11 +154,12 @@ impl From<&Node> for NodeInfo {
 
 impl NodeInfo {
     /// Takes in what its agent reports, if it does, and says whether that is something else than before. What is no address is
-    /// left out.
+    /// left out. What an agent has said of its gate before the node was started anew counts no more: rules do not outlive that.
     pub fn take_report(&mut self, status: Option<&NodePolicyStatus>) -> bool {
         let texts = status.into_iter().flat_map(|status| &status.node_addresses);
         let reported = texts.filter_map(|text| text.parse().ok()).collect();
-        let seals = status.is_some_and(|status| status.seals);
+        let same_boot = |status: &NodePolicyStatus| status.boot_id.as_deref().is_some_and(|boot| boot == self.boot_id);
+        let seals = status.is_some_and(|status| status.seals && same_boot(status));
         let changed = (&self.reported, self.seals) != (&reported, seals);
         (self.reported, self.seals) = (reported, seals);
         changed

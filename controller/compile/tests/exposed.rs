@@ -125,6 +125,14 @@ fn every_way_on_which_nodes_hide_who_connects_exposes() {
     assert!(group(&lab.compile()).is_none());
 }
 
+/// The agents of its Pods go by its selector, and demand of other nodes what these then have to know of.
+#[test]
+fn a_pod_that_no_port_leads_to_is_exposed_too() {
+    let mut lab = node_port();
+    lab.cluster.endpoint_slices.get_mut(&key("b/db")).unwrap().ports.clear();
+    assert_eq!(pods(&lab.compile()), ["db: b 10.0.0.2@uid/default"]);
+}
+
 #[test]
 fn a_policy_state_changes_nothing_of_it_and_an_unmanaged_namespace_has_none() {
     let mut lab = node_port();

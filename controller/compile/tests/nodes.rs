@@ -239,9 +239,9 @@ fn a_pods_own_address_says_which_network_it_is_on() {
 fn the_file_of_a_cluster_may_hold_what_agents_report() {
     let text = "
 items:
-- {apiVersion: ringfence.dev/v1alpha1, kind: NodePolicy, metadata: {name: n1}, spec: {}, status: {nodeAddresses: [10.244.1.1, nonsense], seals: true}}
+- {apiVersion: ringfence.dev/v1alpha1, kind: NodePolicy, metadata: {name: n1}, spec: {}, status: {nodeAddresses: [10.244.1.1, nonsense], bootID: b, seals: true}}
 - {apiVersion: ringfence.dev/v1alpha1, kind: NodePolicy, metadata: {name: gone}, spec: {}, status: {nodeAddresses: [10.244.9.1]}}
-- {apiVersion: v1, kind: Node, metadata: {name: n1}, status: {addresses: [{type: InternalIP, address: 172.30.0.11}]}}
+- {apiVersion: v1, kind: Node, metadata: {name: n1}, status: {addresses: [{type: InternalIP, address: 172.30.0.11}], nodeInfo: {machineID: m, architecture: a, bootID: b, containerRuntimeVersion: c, kernelVersion: k, kubeProxyVersion: p, kubeletVersion: v, operatingSystem: linux, osImage: o, systemUUID: u}}}
 - {apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: kubernetes}, spec: {cidrs: [10.96.0.0/16]}}
 ";
     let cluster = ClusterState::from_list_yaml(text).unwrap();

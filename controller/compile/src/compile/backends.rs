@@ -55,6 +55,9 @@ fn add(
             if let Some((key, _)) = labels.filter(|(_, labels)| !selects(&service.selector, labels)) {
                 found.target_pods.insert(key.name.clone());
             }
+            if let Owner::Pod(number) = owner {
+                found.pods.insert(number);
+            }
             found.accepted.extend(slice.ports.iter().map(|port| BackEnd {
                 address,
                 protocol: port.protocol,

@@ -1,7 +1,7 @@
 //! Ways into a Service on which every node puts an address of its own in place of the client's: what the gates of other nodes
 //! than a Pod's own have to know to judge for it, and what is not opened where a gate does not judge.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ringfence_crds::AddressGroupSpec;
 use ringfence_crds::address_group::{Exposed, ExposedPod, ExposedPods, TargetPort};
@@ -14,7 +14,7 @@ use super::labels::NamespaceProfile;
 use super::machines::NodeFacts;
 use super::names;
 use super::pods::PodFacts;
-use super::service_facts::{BackEnd, ServiceFacts};
+use super::service_facts::ServiceFacts;
 use super::slices::{SliceMember, Slices};
 use super::world::Facts;
 use crate::cluster::{ClusterState, PodInfo, ServiceInfo};
@@ -48,7 +48,7 @@ pub fn hidden_source(
 ) -> Option<String> {
     // The Pods behind a Service are of its own namespace.
     let full = profile.state == Some(PolicyState::Full)
-        && service_facts.behind.accepted.iter().any(|end| matches!(end.owner, Owner::Pod(_)));
+        && !service_facts.behind.pods.is_empty();
     if !full || !service_facts.exposed {
         return None;
     }
@@ -95,15 +95,11 @@ type Known<'f> = (&'f Labels, &'f StringMap, NamedPorts<'f>);
 /// The numbers of container ports, by protocol and name.
 type NamedPorts<'f> = BTreeMap<(Protocol, &'f str), u16>;
 
-/// The Pods that a Service leads to, by what is known of them. One of the host network is its node, and not among them.
+/// The Pods that a Service leads to, by what is known of them. One of the host network is its node, and not among them; one that
+/// no port leads to is, since its own node goes by the Service's selector.
 fn pods(service: &ServiceFacts, cluster: &ClusterState, facts: &Facts) -> Vec<ExposedPods> {
-    let number = |end: &BackEnd| match end.owner {
-        Owner::Pod(number) => Some(number),
-        _ => None,
-    };
-    let numbers: BTreeSet<PodId> = service.behind.accepted.iter().filter_map(number).collect();
     let mut known: BTreeMap<Known<'_>, Vec<ExposedPod>> = BTreeMap::new();
-    for number in numbers {
+    for &number in &service.behind.pods {
         let Some(pod) = facts.pods.at(number) else { continue };
         let (Some((_, class)), Some(info)) = (&pod.class, cluster.pods.get(&*pod.key)) else { continue };
         let alike = known.entry((&class.labels, &info.labels, named_ports(info))).or_default();

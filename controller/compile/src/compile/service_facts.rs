@@ -9,7 +9,7 @@ use ringfence_crds::common::NamespacedName;
 use ringfence_model::{DerivedLabels, Protocol, StringMap};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::addresses::Owner;
+use super::addresses::{Owner, PodId};
 use super::class::Class;
 use super::selector::WorkloadSelector;
 use super::selects;
@@ -112,6 +112,8 @@ pub struct Refused {
 pub struct BackEnds {
     /// Believed, sorted.
     pub accepted: Vec<BackEnd>,
+    /// The Pods of the Pod network among them, and those that none of the Service's ports leads to.
+    pub pods: BTreeSet<PodId>,
     /// Not believed.
     pub refused: Vec<Refused>,
     /// Names of Pods of the namespace that are behind it without being selected.

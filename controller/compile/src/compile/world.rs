@@ -7,14 +7,14 @@ use std::sync::Arc;
 use ringfence_crds::common::NamespacedName;
 
 use super::Computed;
-use super::addresses::{AddressBook, Owner};
+use super::addresses::{AddressBook, Owner, PodId};
 use super::class::Class;
 use super::classes::Classes;
 use super::machines::{Machine, NodeFacts};
 use super::pods::Pods;
 use super::rule::ResolvedRule;
 use super::rule_sets::RuleSets;
-use super::service_facts::{BackEnd, ServiceFacts};
+use super::service_facts::ServiceFacts;
 use super::settings::Settings;
 use crate::cluster::ClusterState;
 use crate::policy::Policy;
@@ -63,9 +63,8 @@ impl<'a> World<'a> {
     pub fn is_exposed(self, pod: &NamespacedName) -> bool {
         let services = self.facts.services.iter().filter(|(key, _)| key.namespace == pod.namespace);
         let mut exposing = services.map(|(_, service)| service).filter(|service| service.managed && service.exposed);
-        // One of the host network is its node.
-        let own = |end: &BackEnd| matches!(end.owner, Owner::Pod(_)) && end.pod.as_ref() == Some(pod);
-        exposing.any(|service| service.behind.accepted.iter().any(own))
+        let own = |number: &PodId| self.facts.pods.at(*number).is_some_and(|facts| *facts.key == *pod);
+        exposing.any(|service| service.behind.pods.iter().any(own))
     }
 
     /// Who has an address.

@@ -212,21 +212,46 @@ fn a_node_is_known_by_the_addresses_that_its_agent_reports() {
 #[test]
 fn a_node_seals_when_its_agent_says_so() {
     let mut world = World::default();
-    let reports = |version: &str, seals: bool| {
-        let mut policy = crds::NodePolicy::new("node1", crds::NodePolicySpec::default());
-        policy.metadata.resource_version = Some(version.to_owned());
-        policy.status = Some(crds::NodePolicyStatus { seals, ..crds::NodePolicyStatus::default() });
-        Input::NodePolicy(applied("node1", policy))
-    };
-    world.take(reports("1", true));
-    world.take(Input::Node(applied("node1", NodeInfo::default())));
+    world.take(says_of_its_gate("1", Some("first"), true));
+    world.take(booted("first"));
     assert!(world.cluster.nodes["node1"].seals, "it had said so before the node was known");
     world.dirty = Dirty::default();
-    assert_eq!(world.take(reports("2", false)), Effect::Compile);
+    assert_eq!(world.take(says_of_its_gate("2", Some("first"), false)), Effect::Compile);
     assert!(!world.cluster.nodes["node1"].seals);
     let mut expected = Dirty::default();
     expected.mark(Mark::Node("node1".to_owned()));
     assert_eq!(world.dirty, expected);
+}
+
+/// Rules do not outlive the kernel, and what an agent has said of them is still there.
+#[test]
+fn a_node_that_was_started_anew_does_not_seal_before_its_agent_says_so_again() {
+    let mut world = World::default();
+    let seals = |world: &World| world.cluster.nodes["node1"].seals;
+    world.take(booted("first"));
+    world.take(says_of_its_gate("1", Some("first"), true));
+    assert!(seals(&world));
+    assert_eq!(world.take(booted("second")), Effect::Compile);
+    assert!(!seals(&world), "its agent is not there yet");
+    world.take(says_of_its_gate("2", Some("second"), true));
+    assert!(seals(&world));
+    world.take(says_of_its_gate("3", None, true));
+    assert!(!seals(&world), "nobody knows when it was");
+    world.take(booted(""));
+    world.take(says_of_its_gate("4", Some("second"), true));
+    assert!(!seals(&world), "Kubernetes does not say which boot it is");
+}
+
+fn booted(boot_id: &str) -> Input {
+    Input::Node(applied("node1", NodeInfo { boot_id: boot_id.to_owned(), ..NodeInfo::default() }))
+}
+
+fn says_of_its_gate(version: &str, boot_id: Option<&str>, seals: bool) -> Input {
+    let mut policy = crds::NodePolicy::new("node1", crds::NodePolicySpec::default());
+    policy.metadata.resource_version = Some(version.to_owned());
+    let boot_id = boot_id.map(str::to_owned);
+    policy.status = Some(crds::NodePolicyStatus { seals, boot_id, ..crds::NodePolicyStatus::default() });
+    Input::NodePolicy(applied("node1", policy))
 }
 
 #[test]
