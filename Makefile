@@ -9,7 +9,7 @@ BINARIES := $(or $(CARGO_TARGET_DIR),target)/debug
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## bin/ringfence, bin/ringfence-controller, bin/cven
+build: ## bin/ringfence, bin/ringfence-controller, bin/cven, bin/cven-cni
 	@scripts/build.sh
 
 generate: ## the definitions of the kinds, from the Rust types

@@ -3,7 +3,7 @@
 # The tag is a hash of the content: a changed program is another image, and Helm replaces the Pods that run it.
 source "$(dirname "$0")/lib.sh"
 
-# What the agent calls. iptables brings both back ends.
+# What the agent calls, and what people look with who are in its container. iptables brings both back ends.
 readonly AGENT_TOOLS=(iptables ip6tables ipset conntrack)
 
 # content_hash DIR: of names, kinds, modes, link targets and contents, whoever owns them and however old they are.

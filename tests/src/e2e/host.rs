@@ -231,9 +231,7 @@ async fn is_taken_back(lab: &Lab, works: impl Fn() -> Result<bool>, why: &str) -
     ask(lab, NODE, "Full").await?;
     let own = lab.bed.netns(NODE);
     wait::until("rules on the node itself", SLOW, || async { Ok(has_rules(&own)?.then_some(())) }).await?;
-    let begin = Instant::now();
     wait::until("the rules to be taken back", TAKEN_BACK, || async { Ok((!has_rules(&own)?).then_some(())) }).await?;
-    ensure!(begin.elapsed() < TAKEN_BACK, "it took {:?}", begin.elapsed());
     ensure!(works()?, "it does not work though the rules are gone");
     let message = await_said(lab, NODE, Some("TakenBack")).await?;
     ensure!(message.contains(why) && message.contains("not tried again until it changes"), "it says '{message}'");
