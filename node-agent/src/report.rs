@@ -255,7 +255,12 @@ mod tests {
     use crate::health::Fault;
 
     fn identity() -> Identity {
-        Identity { node: "n1".to_owned(), machine_id: Some("m".to_owned()), boot_id: Some("b".to_owned()), backend: "nft" }
+        Identity {
+            node: "n1".to_owned(),
+            machine_id: Some("m".to_owned()),
+            boot_id: Some("b".to_owned()),
+            backend: "nft",
+        }
     }
 
     fn condition<'a>(status: &'a NodePolicyStatus, kind: &str) -> &'a Condition {

@@ -104,7 +104,7 @@ fn is_label(label: &str) -> bool {
 
 /// What a name in an IP list matches: one name, or with `*.` before it every name that is exactly one label longer, as in
 /// certificates. `*.example.com` matches `a.example.com`, and neither `example.com` nor `a.b.example.com`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NamePattern {
     /// What is asked for, or what is below it.
     name: DomainName,

@@ -5,6 +5,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// Why a port or protocol is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParsePortError {
@@ -40,7 +42,7 @@ pub enum ParsePortError {
 pub const DISCOVERY: [u8; 8] = [130, 131, 132, 133, 134, 135, 136, 143];
 
 /// An IP protocol, by its IANA number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Protocol(pub u8);
 
 impl Protocol {
@@ -90,7 +92,7 @@ impl fmt::Display for Protocol {
 }
 
 /// What of a protocol is meant.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Ports {
     /// The whole protocol.
     All,
@@ -101,7 +103,7 @@ pub enum Ports {
 }
 
 /// One entry of a rule's services. The text form is `tcp/8080`, `tcp/9090-9100`, `icmp/8`, `icmp/3:4`, `udp`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PortMatch {
     /// The protocol.
     pub protocol: Protocol,
@@ -199,7 +201,7 @@ impl fmt::Display for PortMatch {
 }
 
 /// The services of a rule.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Services {
     /// Every protocol and port; always written out by the user.
     All,

@@ -1,5 +1,7 @@
 //! The names of our chains, and where they hang.
 
+use serde::{Deserialize, Serialize};
+
 /// What the names of all our chains in a Pod's network namespace begin with.
 pub const CHAIN_PREFIX: &str = "RF-";
 /// What the name of the chain begins with that tells which text is in force in a Pod's network namespace.
@@ -7,7 +9,7 @@ pub const FINGERPRINT_PREFIX: &str = "RF-FP-";
 
 /// Which network namespace rules are for. In a node's, other things of ours may live beside a policy, and whatever others
 /// have put there: every name is one of its own.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Place {
     /// A Pod's.
     #[default]

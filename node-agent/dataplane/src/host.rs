@@ -22,7 +22,8 @@ pub fn fingerprint(policy: &NetnsPolicy) -> String {
     Sha256::digest(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A policy with the members that another one has of the same groups.
+/// A policy with the members that another one has of the same groups, and the Pods of now to probe. (Which Services a rule is about
+/// people have written: these ends stay.)
 #[must_use]
 pub fn with_members_of(policy: &NetnsPolicy, newer: &NetnsPolicy) -> NetnsPolicy {
     let mut members: BTreeMap<&BTreeSet<Origin>, &Arc<Nets>> = BTreeMap::new();
@@ -31,9 +32,21 @@ pub fn with_members_of(policy: &NetnsPolicy, newer: &NetnsPolicy) -> NetnsPolicy
             members.insert(&peers.origins, &peers.nets);
         }
     }
+    let essential = newer.outbound.essential.iter();
+    let ends: BTreeMap<&str, &Match> = essential
+        .filter(|entry| matches!(entry.matching, Match::Ends(_)))
+        .map(|entry| (&*entry.rule, &entry.matching))
+        .collect();
     let mut policy = policy.clone();
     for side in [&mut policy.inbound, &mut policy.outbound] {
         let Side { essential, override_deny, allow, deny } = side;
+        for entry in &mut *essential {
+            if let Match::Ends(_) = entry.matching
+                && let Some(newer) = ends.get(&*entry.rule)
+            {
+                entry.matching = (*newer).clone();
+            }
+        }
         for entry in essential.iter_mut().chain(override_deny).chain(allow).chain(deny) {
             if let Match::Hosts { peers, .. } = &mut entry.matching
                 && let Some(nets) = members.get(&peers.origins)
@@ -65,13 +78,31 @@ fn note(text: &mut String, step: usize, Entry { matching, rule, .. }: &Entry) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Enforcement, HostSet};
-    use ringfence_model::Services;
+    use crate::policy::{End, Enforcement, HostSet};
+    use ringfence_model::{Protocol, Services};
 
     fn entry(group: &str, address: &str) -> Entry {
         let nets = Arc::new([address.parse::<std::net::IpAddr>().expect("an address")].into_iter().collect());
         let peers = HostSet { origins: [Origin::PeerGroup(group.to_owned())].into(), nets };
         Entry { matching: Match::Hosts { peers, services: Services::All }, reject: false, rule: group.to_owned() }
+    }
+
+    fn ends(rule: &str, address: &str) -> Entry {
+        let end = End { address: address.parse().expect("an address"), protocol: Protocol::TCP, port: 80 };
+        Entry { matching: Match::Ends(Arc::new([end].into())), reject: false, rule: rule.to_owned() }
+    }
+
+    #[test]
+    fn pods_are_probed_that_came_since_and_no_service_is_opened_that_a_newer_rule_is_about() {
+        let (mut old, mut new) = (NetnsPolicy::new(Enforcement::Full), NetnsPolicy::new(Enforcement::Full));
+        old.outbound.essential = vec![ends("essential:probe", "10.0.0.1")].into();
+        old.outbound.allow = vec![ends("r/web", "10.96.0.1")].into();
+        new.outbound.essential = vec![ends("essential:probe", "10.0.0.2")].into();
+        new.outbound.allow = vec![ends("r/web", "10.96.0.2")].into();
+        let mixed = with_members_of(&old, &new);
+        assert_eq!(mixed.outbound.essential, new.outbound.essential);
+        assert_eq!(mixed.outbound.allow, old.outbound.allow);
+        assert_eq!(fingerprint(&mixed), fingerprint(&old));
     }
 
     #[test]

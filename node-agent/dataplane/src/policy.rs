@@ -12,13 +12,14 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use ringfence_model::{Action, Direction, EndState, Protocol, Services};
+use serde::{Deserialize, Serialize};
 
 use crate::chains::Place;
 use crate::family::Family;
 use crate::names::Names;
 
 /// The states that put rules into a network namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Enforcement {
     /// Rules that count, none that blocks.
     VisibilityOnly,
@@ -39,7 +40,7 @@ impl From<Enforcement> for EndState {
 }
 
 /// What one network namespace enforces.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetnsPolicy {
     /// Whose network namespace it is for.
     pub place: Place,
@@ -78,7 +79,7 @@ impl NetnsPolicy {
 }
 
 /// The rules of one direction, by the step of the policy model that they belong to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Side {
     /// What no policy touches.
     pub essential: Entries,
@@ -102,7 +103,7 @@ impl Side {
 }
 
 /// The lines of a step. Those of Pods that the same rules apply to are held once, until one of them is written to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entries(Arc<Vec<Entry>>);
 
 impl Deref for Entries {
@@ -144,7 +145,7 @@ impl<'a> IntoIterator for &'a mut Entries {
 }
 
 /// One line of a step: rules of one action, merged.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// What it hits.
     pub matching: Match,
@@ -165,7 +166,7 @@ impl Entry {
 }
 
 /// What an entry hits.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Match {
     /// Peers, on services of the provider.
     Hosts {
@@ -195,7 +196,7 @@ pub enum Match {
 
 /// A set of addresses with where it comes from. Entries with equal origins share one kernel set, and keep sharing it
 /// when members come and go, so that a change of membership alone never changes a rule.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSet {
     /// What the members come from.
     pub origins: BTreeSet<Origin>,
@@ -219,7 +220,7 @@ impl HostSet {
 }
 
 /// Prefixes of both families.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Nets {
     /// IPv4.
     pub v4: BTreeSet<Ipv4Net>,
@@ -292,7 +293,7 @@ impl FromIterator<IpAddr> for Nets {
 }
 
 /// Where members of a [`HostSet`] come from.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Origin {
     /// The workloads that a PeerGroup selects.
     PeerGroup(String),
@@ -311,7 +312,7 @@ pub enum Origin {
 }
 
 /// An address and port of a Service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct End {
     /// The address.
     pub address: IpAddr,

@@ -19,11 +19,13 @@ pub struct Patience {
     pub confirm: Duration,
     /// For the same once the rules of before are back, to know whether the change was to blame.
     pub blame: Duration,
+    /// Between two looks whether what was confirmed is still there.
+    pub look: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { confirm: Duration::from_secs(5), blame: Duration::from_secs(5) }
+        Self { confirm: Duration::from_secs(5), blame: Duration::from_secs(5), look: Duration::from_secs(10) }
     }
 }
 

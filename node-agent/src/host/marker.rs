@@ -1,12 +1,15 @@
-//! What must outlive the agent: that a change is not confirmed yet, with the rules of before; and which policy was refused. Each
-//! is a small file in the state folder, written as a whole.
+//! What must outlive the agent: that a change is not confirmed yet, with the rules of before; which policy was confirmed last, and
+//! which was refused. Each is a small file in the state folder, written as a whole.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use ringfence_dataplane::NetnsPolicy;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::apply::Texts;
+use crate::machine;
 
 /// A change that is not confirmed yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +23,14 @@ pub struct Unconfirmed {
     /// In which boot of the machine it was made: in another one nothing of it is in force.
     #[serde(default)]
     pub boot: Option<String>,
+}
+
+/// The policy that was confirmed last, with the members that it had then: an agent that starts where a newer one is refused has the
+/// one of before to keep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Confirmed {
+    policy: Arc<NetnsPolicy>,
+    boot: Option<String>,
 }
 
 /// A policy that is not tried again until it changes.
@@ -43,8 +54,10 @@ pub struct Notes {
     folder: Option<PathBuf>,
     unconfirmed: Option<Unconfirmed>,
     refused: Option<Refused>,
+    confirmed: Option<Confirmed>,
 }
 
+const CONFIRMED: &str = "host-confirmed.json";
 const UNCONFIRMED: &str = "host-unconfirmed.json";
 const REFUSED: &str = "host-refused.json";
 
@@ -53,7 +66,8 @@ impl Notes {
     pub fn in_folder(folder: Option<&Path>) -> Self {
         let folder = folder.map(Path::to_owned);
         let (unconfirmed, refused) = (read(folder.as_deref(), UNCONFIRMED), read(folder.as_deref(), REFUSED));
-        Self { folder, unconfirmed, refused }
+        let confirmed = read(folder.as_deref(), CONFIRMED);
+        Self { folder, unconfirmed, refused, confirmed }
     }
 
     /// The change that is not confirmed yet.
@@ -77,6 +91,21 @@ impl Notes {
         self.remove(UNCONFIRMED);
     }
 
+    /// Notes what was confirmed. Where that cannot be written, an agent that starts anew does not know it.
+    pub fn confirm(&mut self, policy: &Arc<NetnsPolicy>) {
+        let confirmed = Confirmed { policy: Arc::clone(policy), boot: machine::boot_id() };
+        if let Err(error) = self.write(CONFIRMED, &confirmed) {
+            tracing::warn!("failed to {error}");
+        }
+        self.confirmed = Some(confirmed);
+    }
+
+    /// What was confirmed last, if that is still in force: no rules outlive the kernel.
+    pub fn confirmed(&self) -> Option<&Arc<NetnsPolicy>> {
+        let confirmed = self.confirmed.as_ref().filter(|confirmed| confirmed.boot == machine::boot_id());
+        confirmed.map(|confirmed| &confirmed.policy)
+    }
+
     /// Notes that a policy was taken back, and why. Where that cannot be written, an agent that starts anew tries it once more.
     pub fn refuse(&mut self, fingerprint: &str, problem: &str) {
         let refused = Refused { fingerprint: fingerprint.to_owned(), problem: problem.to_owned() };
@@ -98,8 +127,9 @@ impl Notes {
     /// Nothing is in force any more, on purpose.
     pub fn forget_all(&mut self) {
         self.end();
-        self.refused = None;
+        (self.refused, self.confirmed) = (None, None);
         self.remove(REFUSED);
+        self.remove(CONFIRMED);
     }
 
     fn write(&self, name: &str, value: &impl Serialize) -> Result<(), NoteError> {

@@ -12,7 +12,8 @@
 //!    again later.
 //! 3. An agent that ends between writing and confirming has left a note before it wrote: the next one begins with that.
 //! 4. Members of groups come and go without all this: they change no rule.
-//! 5. Connections of the node that exist live on, whatever the policy: the session in which it was written is one of them.
+//! 5. What was confirmed is looked at again and again, and put back if somebody has changed it or taken it away.
+//! 6. Connections of the node that exist live on, whatever the policy: the session in which it was written is one of them.
 //!
 //! The rules hang in INPUT and OUTPUT, and what is forwarded for Pods never comes by.
 
@@ -44,6 +45,9 @@ pub use probe::Apiserver;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// See [`FIRST_WAIT`].
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// What is said once when rules of the node were not as they were.
+const PUT_BACK: &str = "failed to keep the rules of the node itself: somebody else has changed them or taken them away; they were put back";
 
 /// What the node's network namespace is to hold.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -172,6 +176,43 @@ impl Keeper {
         }
     }
 
+    /// Looks whether what was confirmed is still there, and puts it back if not: rules and sets. Where nobody has written a rule since,
+    /// no program is run.
+    fn look(&mut self, last: &Said) -> (Came, Option<Cookie>) {
+        let location = self.location.clone();
+        match netns::run_in(&location, |cookie| (self.look_here(last), cookie)) {
+            Ok((came, cookie)) => (came, Some(cookie)),
+            Err(error) => (failed(error), None),
+        }
+    }
+
+    /// In the namespace itself.
+    fn look_here(&mut self, last: &Said) -> Came {
+        if machine::translates_by_ipvs() {
+            return self.give_way();
+        }
+        let refused = last.problem.clone().filter(|_| last.state == State::TakenBack);
+        match self.put_back() {
+            Ok(put_back) => Came { problem: put_back.or(refused), ..Came::good(last.state) },
+            Err(problem) => failed(problem),
+        }
+    }
+
+    /// Says so if something had to be put back.
+    fn put_back(&mut self) -> Result<Option<String>, String> {
+        let Some((policy, _)) = &self.confirmed else { return Ok(None) };
+        let wanted = apply::Wanted::Policy(Arc::clone(policy));
+        if let Some(readings) = self.known.readings().filter(|readings| !readings.is_empty()) {
+            self.remembered = readings;
+        }
+        self.known = Known::Unread;
+        let outcome =
+            apply::apply(self.backend, &wanted, Known::Unread, &self.terms()).map_err(|error| error.to_string())?;
+        let put_back = (outcome.done != Done::Nothing).then(|| PUT_BACK.to_owned());
+        let left = self.clean_up(Outcome { problem: None, ..outcome })?;
+        Ok(left.or(put_back))
+    }
+
     fn remove(&mut self) -> Came {
         let known = std::mem::take(&mut self.known);
         match apply::apply(self.backend, &apply::Wanted::Nothing, known, &self.terms()) {
@@ -190,9 +231,7 @@ impl Keeper {
 
     fn put(&mut self, policy: &Arc<NetnsPolicy>, witnesses: &[IpAddr]) -> Came {
         if machine::translates_by_ipvs() {
-            return failed(
-                "Services are translated by IPVS, which leads what is for Pods through the node's own traffic",
-            );
+            return self.give_way();
         }
         let print = fingerprint(policy);
         if let Some(problem) = self.notes.refused(&print) {
@@ -217,22 +256,36 @@ impl Keeper {
         };
         match outcome.and_then(|outcome| self.clean_up(outcome)) {
             Ok(problem) => {
+                if self.confirmed.as_ref().is_none_or(|(_, confirmed)| *confirmed != print) {
+                    self.notes.confirm(policy);
+                }
                 self.confirmed = Some((Arc::clone(policy), print));
                 Came { again: self.known.is_due(), problem, state: State::InForce }
             }
-            Err(problem) => failed(problem),
+            Err(problem) => {
+                let kept = self.keep_members(policy).err().map(|error| format!("; failed to follow members: {error}"));
+                failed(problem + &kept.unwrap_or_default())
+            }
         }
+    }
+
+    /// Where IPVS translates Services, what is for Pods comes by as the node's own traffic, which rules of the node would block.
+    fn give_way(&mut self) -> Came {
+        let removed = self.remove();
+        let why = "Services are translated by IPVS, which leads what is for Pods through the node's own traffic";
+        if removed.again { removed } else { failed(why) }
     }
 
     /// Where another policy was taken back, the one of before goes on with the members of now: Pods and nodes come all the same.
     fn keep_members(&mut self, newer: &NetnsPolicy) -> Result<(), String> {
-        let Some((confirmed, _)) = &self.confirmed else { return Ok(()) };
-        let followed = Arc::new(with_members_of(confirmed, newer));
+        let noted = || self.notes.confirmed().map(|policy| (Arc::clone(policy), fingerprint(policy)));
+        let Some((confirmed, print)) = self.confirmed.clone().or_else(noted) else { return Ok(()) };
+        let followed = Arc::new(with_members_of(&confirmed, newer));
         let known = std::mem::take(&mut self.known);
         let wanted = apply::Wanted::Policy(Arc::clone(&followed));
         let outcome = apply::apply(self.backend, &wanted, known, &self.terms()).map_err(|error| error.to_string())?;
         self.clean_up(outcome)?;
-        self.confirmed = self.confirmed.take().map(|(_, print)| (followed, print));
+        self.confirmed = Some((followed, print));
         Ok(())
     }
 
@@ -262,12 +315,12 @@ fn failed(problem: impl std::fmt::Display) -> Came {
 /// Keeps the node's network namespace until nobody wants anything any more. What is in force stays then.
 pub async fn follow(keeper: Keeper, mut wanted: watch::Receiver<Wanted>, said: watch::Sender<Said>) {
     let mut keeper = Some(keeper);
-    let mut failures = 0_u32;
+    let (mut failures, mut looks) = (0_u32, false);
     while let Some(mut own) = keeper.take() {
         let now = wanted.borrow_and_update().clone();
-        let asked = now.clone();
+        let (asked, last) = (now.clone(), said.borrow().clone());
         let done = tokio::task::spawn_blocking(move || {
-            let (came, cookie) = own.bring(&asked);
+            let (came, cookie) = if looks { own.look(&last) } else { own.bring(&asked) };
             (own, came, cookie)
         });
         let Ok((own, came, cookie)) = done.await else {
@@ -283,13 +336,21 @@ pub async fn follow(keeper: Keeper, mut wanted: watch::Receiver<Wanted>, said: w
             tracing::warn!("{problem}");
         }
         let readings = own.readings(cookie);
-        said.send_replace(Said { to: now, state, problem, readings });
-        keeper = Some(own);
+        let holds = own.confirmed.is_some();
         failures = if again { failures + 1 } else { 0 };
-        let wait = FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(LONGEST_WAIT);
+        let retry = FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(LONGEST_WAIT);
+        let wait = if again { retry } else { own.patience.look };
+        said.send_if_modified(|said| {
+            let new = Said { to: now, state, problem, readings };
+            let other = *said != new;
+            *said = new;
+            other
+        });
+        keeper = Some(own);
+        looks = false;
         tokio::select! {
             told = wanted.changed() => if told.is_err() { return },
-            () = tokio::time::sleep(wait), if again => {}
+            () = tokio::time::sleep(wait), if again || holds => looks = !again,
         }
     }
 }

@@ -47,8 +47,7 @@ pub fn hidden_source(
     nodes: &BTreeMap<String, NodeFacts>,
 ) -> Option<String> {
     // The Pods behind a Service are of its own namespace.
-    let full = profile.state == Some(PolicyState::Full)
-        && !service_facts.behind.pods.is_empty();
+    let full = profile.state == Some(PolicyState::Full) && !service_facts.behind.pods.is_empty();
     if !full || !service_facts.exposed {
         return None;
     }

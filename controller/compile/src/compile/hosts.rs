@@ -25,11 +25,11 @@ const KUBELET: u16 = 10250;
 const ETCD: [u16; 2] = [2379, 2380];
 /// Where kube-proxy says whether it is well.
 const PROXY_HEALTH: u16 = 10256;
-/// VXLAN, as assigned and as Linux has it; Geneve; WireGuard.
-const OVERLAY: [u16; 4] = [4789, 8472, 6081, 51820];
+/// VXLAN, as assigned and as Linux has it; Geneve; WireGuard as Flannel, Calico over IPv6 and Cilium have it; IKE, and ESP in UDP.
+const OVERLAY: [u16; 8] = [4789, 8472, 6081, 51820, 51821, 51871, 500, 4500];
+/// A packet of IPv4 in another, one of IPv6 in one of IPv4, GRE, ESP.
+const ENCAPSULATED: [Protocol; 4] = [Protocol(4), Protocol(41), Protocol(47), Protocol(50)];
 const BGP: u16 = 179;
-/// An IPv4 packet in another.
-const IPIP: Protocol = Protocol(4);
 /// Where clouds tell a machine about itself.
 const METADATA: [&str; 2] = ["169.254.169.254/32", "fd00:ec2::254/128"];
 /// At most so many other nodes are asked whether the Pod network still works.
@@ -200,8 +200,8 @@ fn everywhere(
 }
 
 fn overlay() -> Vec<PortSpec> {
-    let tunnels = udp(OVERLAY);
-    tunnels.into_iter().chain([PortSpec { protocol: IPIP.to_string(), ..PortSpec::default() }]).collect()
+    let whole = ENCAPSULATED.map(|protocol| PortSpec { protocol: protocol.to_string(), ..PortSpec::default() });
+    udp(OVERLAY).into_iter().chain(whole).collect()
 }
 
 /// The request of a ping, of both families.

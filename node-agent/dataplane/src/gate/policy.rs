@@ -163,6 +163,12 @@ fn without_seals(policy: &NetnsPolicy) -> NetnsPolicy {
 }
 
 impl Door {
+    /// Whether its Pods look for a seal in what comes from other nodes: also in what one of these sends by way of this node, which
+    /// translates it.
+    pub fn looks_for_seals(&self) -> bool {
+        self.inbound.essential.iter().any(|entry| matches!(entry.matching, Match::Sealed { .. }))
+    }
+
     /// What the Pods behind the door enforce, with these as the addresses of their node.
     fn as_seen_by(&self, local: &BTreeSet<IpAddr>) -> NetnsPolicy {
         let mut policy = NetnsPolicy::new(self.state);

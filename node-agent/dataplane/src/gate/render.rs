@@ -184,8 +184,8 @@ fn is_named_by_content(chain: &str) -> bool {
 /// What becomes of what a rule hits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// It passes, or is dropped.
-    Drop,
+    /// It passes, sealed or not, or is dropped.
+    Drop { seals: bool },
     /// It passes, or is dropped, or rejected where a rule says so.
     Reject,
     /// It is sealed, or dropped; what no rule hits goes on.
@@ -201,7 +201,8 @@ fn tables(gate: &GatePolicy, family: Family, refused: &BTreeSet<String>) -> (Tab
     let behind = |door: &Door| !of_family(&door.pods, family).is_empty();
     let doors: Vec<_> = gate.doors.iter().zip(here).filter(|(door, _)| behind(door)).collect();
     let rejecting: Vec<_> = doors.iter().copied().filter(|(_, lines)| rejects(lines)).collect();
-    let everybody = Group { doors: &doors, all: names::pods(family), ending: Ending::Drop };
+    let everybody =
+        Group { doors: &doors, all: names::pods(family), ending: Ending::Drop { seals: sealing.is_some() } };
     let rejected = Group { doors: &rejecting, all: names::rejecting(family), ending: Ending::Reject };
     let mut mangle = local(&everybody, family, refused, &mut sets);
     let mut filter = local(&rejected, family, refused, &mut sets);
@@ -251,7 +252,11 @@ fn rejects(lines: &SideLines) -> bool {
 fn local(group: &Group<'_>, family: Family, refused: &BTreeSet<String>, sets: &mut Vec<SetDef>) -> Chains {
     let mut judging: BTreeMap<String, (Vec<String>, BTreeSet<IpAddr>)> = BTreeMap::new();
     for (door, lines) in group.doors {
-        let mut rules = rules(door, lines, group.ending);
+        let ending = match group.ending {
+            Ending::Drop { seals } => Ending::Drop { seals: seals && door.looks_for_seals() },
+            other => other,
+        };
+        let mut rules = rules(door, lines, ending);
         if refused.contains(&names::of_rules(&rules)) {
             // What cannot reject is dropped by the other table.
             if group.ending == Ending::Reject {
@@ -318,7 +323,7 @@ pub fn rules(door: &Door, lines: &SideLines, ending: Ending) -> Vec<String> {
     for (lines, passes) in steps {
         for line in lines {
             let target = match (passes, ending) {
-                (true, Ending::Seal) => format!("-g {}", away::SEALED),
+                (true, Ending::Seal | Ending::Drop { seals: true }) => format!("-g {}", away::SEALED),
                 (true, _) => "-j RETURN".to_owned(),
                 (false, Ending::Reject) if line.reject => format!("-g {REFUSE}"),
                 (false, _) if door.state == Enforcement::VisibilityOnly => "-j RETURN".to_owned(),
@@ -330,7 +335,7 @@ pub fn rules(door: &Door, lines: &SideLines, ending: Ending) -> Vec<String> {
     }
     match ending {
         Ending::Seal => rules.extend(default_away(door)),
-        Ending::Drop | Ending::Reject => rules.extend(default(door)),
+        Ending::Drop { .. } | Ending::Reject => rules.extend(default(door)),
     }
     rules
 }

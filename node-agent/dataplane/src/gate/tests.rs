@@ -9,7 +9,7 @@ use crate::Family;
 use crate::judge::Packet;
 use crate::policy::{Enforcement, Entry, HostSet, Match, NetnsPolicy, Nets, Origin};
 use crate::readback::{Installed, Readback};
-use crate::render::ENDED;
+use crate::render::{ENDED, render};
 use crate::trace::{Fate, Kernel, Probe};
 
 const WEB: &str = "10.244.1.5";
@@ -289,8 +289,25 @@ fn a_pod_of_this_node_takes_the_seal_of_another() {
     let came = Probe::new(packet("172.30.0.12", WEB, 80));
     assert_eq!(from(came, true), (Fate::Passed, true), "and leaves the seal for the Pod to see");
     assert_eq!(from(came, false), (Fate::Dropped, false));
-    assert_eq!(from(through("172.30.0.12", WEB, 80), false), (Fate::Passed, false), "by this node: it is judged here");
-    assert_eq!(from(through(CLIENT, WEB, 80), false), (Fate::Passed, false));
+    assert_eq!(from(through(CLIENT, WEB, 80), false), (Fate::Passed, true), "judged here, and the Pod sees who it is");
+}
+
+/// As through a hostPort, or a NodePort with policy Local: the Pod sees the address of a node that seals, and its own node has judged it.
+#[test]
+fn what_a_process_of_another_node_sends_by_way_of_this_one_is_sealed_here() {
+    let other = "172.30.0.12";
+    let gates: Arc<Nets> = Arc::new([ip(other)].into_iter().collect());
+    let mut policy = web(WEB);
+    policy.inbound.allow.push(entry(hosts(Some("p-nodes"), &[other]), &[80]));
+    let exposed = admit_sealed(policy, gates);
+    let gate = GatePolicy::of([&exposed]).sealing_for(&[], &GatePolicy::default());
+    let kernel = Kernel::load_gate(&RenderedGate::of(&gate), Family::V4);
+    assert_eq!(kernel.gate_seal(&through(other, WEB, 80)), (Fate::Passed, true));
+    assert_eq!(kernel.gate_seal(&through(other, WEB, 81)), (Fate::Dropped, false), "no rule opens it");
+    let pod = Kernel::load(&render(&admit(&exposed, Ports::Judged, &[ip(NODE)]), 0), Family::V4);
+    let arrives = |sealed| pod.fate(&Probe { sealed, ..Probe::new(packet(other, WEB, 80)) });
+    assert_eq!((arrives(true), arrives(false)), (Fate::Passed, Fate::Dropped));
+    assert_eq!(pod.fate(&Probe { sealed: true, ..Probe::new(packet(other, WEB, 81)) }), Fate::Dropped);
 }
 
 #[test]

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use ringfence_crds::workload_policy::PeerNames;
 use ringfence_model::{DomainName, NamePattern};
+use serde::{Deserialize, Serialize};
 
 pub use answer::{Answer, read_answer};
 pub use learned::{LONGEST, Learned, MOST, SHORTEST, Taken};
@@ -36,7 +37,7 @@ use crate::resolve::{Resolution, prefixes};
 pub struct Malformed;
 
 /// The names of one IP list.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Names {
     /// What they match.
     pub patterns: BTreeSet<NamePattern>,
