@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 
 use super::super::dual_stack::both;
-use super::objects::{EXTERNAL_IPS, LOAD_BALANCERS, NAMED_ADDRESSES, PORTS, PROXY_PORT};
+use super::objects::{ENTERED, EXTERNAL_IPS, LOAD_BALANCERS, NAMED_ADDRESSES, PORTS, PROXY_PORT};
 use super::scene::{Place, place};
 use crate::kernel::in_netns;
 use crate::lab::Lab;
@@ -56,12 +56,12 @@ impl Bed {
         both(&prefixes.map(|text| text.parse().context("ip printed no address")).collect::<Result<Vec<_>>>()?)
     }
 
-    /// The router sends what is for load balancers and externalIPs to the servers' node.
+    /// The router sends what is for load balancers and externalIPs to the node that it is to enter by.
     pub fn routes(&self) -> Result<()> {
-        let vias = self.address("NODE2")?.map(|address| address.to_string());
-        for addresses in LOAD_BALANCERS.iter().chain(&EXTERNAL_IPS) {
-            for (address, via) in addresses.iter().zip(&vias) {
-                in_netns(&self.netns("fabric"), &["ip", "route", "replace", address, "via", via])?;
+        let each = |addresses: [[&'static str; 2]; 3]| addresses.into_iter().zip(ENTERED);
+        for (addresses, node) in each(LOAD_BALANCERS).chain(each(EXTERNAL_IPS)) {
+            for (address, via) in addresses.iter().zip(self.address(node)?) {
+                in_netns(&self.netns("fabric"), &["ip", "route", "replace", address, "via", &via.to_string()])?;
             }
         }
         Ok(())

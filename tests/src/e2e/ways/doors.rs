@@ -40,7 +40,7 @@ pub async fn doors(lab: &Lab, bed: &Bed, places: &BTreeMap<String, Place>) -> Re
     let server = pod("server")?;
     let cluster = service("server").await?;
     let in_front = |addresses| Door { addresses, tcp: [80, 81], udp: [81, 80] };
-    let node_ports = node_ports(lab).await?;
+    let (node_ports, probed) = (node_ports(lab).await?, probed_port(lab).await?);
     let of_node = |node: &str, [tcp, udp]: [[u16; 2]; 2]| -> Result<Door> {
         Ok(Door { addresses: bed.address(node)?, tcp, udp })
     };
@@ -60,12 +60,17 @@ pub async fn doors(lab: &Lab, bed: &Bed, places: &BTreeMap<String, Place>) -> Re
         (Target::NodePortElsewhere, of_node("NODE3", node_ports[1])?),
         (Target::LoadBalancerLocal, in_front(parsed(LOAD_BALANCERS[0])?)),
         (Target::LoadBalancerCluster, in_front(parsed(LOAD_BALANCERS[1])?)),
+        (Target::LoadBalancerElsewhere, in_front(parsed(LOAD_BALANCERS[2])?)),
         (Target::ExternalIpLocal, in_front(parsed(EXTERNAL_IPS[0])?)),
         (Target::ExternalIpCluster, in_front(parsed(EXTERNAL_IPS[1])?)),
+        (Target::ExternalIpElsewhere, in_front(parsed(EXTERNAL_IPS[2])?)),
         (Target::HostPort, of_node("NODE2", [[host_ports[0], host_ports[2]], [host_ports[1], host_ports[3]]])?),
-        (Target::ProbeByNodePort, Door::new(bed.address("NODE2")?, [probed_port(lab).await?; 2])),
+        (Target::ProbeByNodePort, Door::new(bed.address("NODE2")?, [probed; 2])),
+        (Target::ProbeByNodePortElsewhere, Door::new(bed.address("NODE3")?, [probed; 2])),
         (Target::HostPod, Door::new(bed.address("NODE2")?, HOST_NETWORK_PORTS)),
+        (Target::ClusterIpOfHostPod, in_front(service("host").await?)),
         (Target::Node, Door::new(bed.address("NODE1")?, HOST_NETWORK_PORTS)),
+        (Target::ClusterIpOfNode, in_front(service("node").await?)),
         (Target::Outside, Door::new(bed.address("EXT")?, PORTS)),
         (Target::Named, Door::new(parsed(NAMED_ADDRESSES[0])?, PORTS)),
         // Only its IPv4 address is dialled.

@@ -22,14 +22,17 @@ pub const CLOSED_PORT: u16 = 8089;
 /// hostPorts in front of TCP and UDP of the first port, then of the second.
 pub const HOST_PORTS: [(u16, &str, u16); 4] =
     [(28080, "TCP", PORTS[0]), (28081, "UDP", PORTS[1]), (28082, "TCP", PORTS[1]), (28083, "UDP", PORTS[0])];
-/// Ports of a Service in front of the same.
-const SERVICE_PORTS: [(u16, &str, u16); 4] =
-    [(80, "TCP", PORTS[0]), (81, "UDP", PORTS[1]), (81, "TCP", PORTS[1]), (80, "UDP", PORTS[0])];
+/// Ports of a Service, and whether each leads to the first or the second port behind it.
+const SERVICE_PORTS: [(u16, &str, usize); 4] = [(80, "TCP", 0), (81, "UDP", 1), (81, "TCP", 1), (80, "UDP", 0)];
 
-/// Addresses that the router sends to the node of the servers.
-pub const LOAD_BALANCERS: [[&str; 2]; 2] = [["203.0.113.10", "2001:db8:113::10"], ["203.0.113.11", "2001:db8:113::11"]];
+/// Addresses of load balancers: with policy Local, and two with policy Cluster.
+pub const LOAD_BALANCERS: [[&str; 2]; 3] =
+    [["203.0.113.10", "2001:db8:113::10"], ["203.0.113.11", "2001:db8:113::11"], ["203.0.113.12", "2001:db8:113::12"]];
 /// The same, as externalIPs.
-pub const EXTERNAL_IPS: [[&str; 2]; 2] = [["203.0.113.20", "2001:db8:113::20"], ["203.0.113.21", "2001:db8:113::21"]];
+pub const EXTERNAL_IPS: [[&str; 2]; 3] =
+    [["203.0.113.20", "2001:db8:113::20"], ["203.0.113.21", "2001:db8:113::21"], ["203.0.113.22", "2001:db8:113::22"]];
+/// Where the router sends each of them: to the node of the servers, but for the last.
+pub const ENTERED: [&str; 3] = ["NODE2", "NODE2", "NODE3"];
 /// The IPList of a name.
 pub const NAMED: &str = "ways-named";
 /// That name, which the cluster's DNS answers, and one that no rule has.
@@ -152,14 +155,18 @@ pub fn probed(name: &str) -> Value {
     pod
 }
 
-fn service(name: &str, spec: Value) -> Value {
-    let ports = SERVICE_PORTS.map(|(port, protocol, target)| {
+fn service_ports(targets: [u16; 2]) -> [Value; 4] {
+    SERVICE_PORTS.map(|(port, protocol, target)| {
+        let target = targets[target];
         let name = format!("{}-{target}", protocol.to_lowercase());
         json!({"name": name, "port": port, "protocol": protocol, "targetPort": target})
-    });
+    })
+}
+
+fn service(name: &str, spec: Value) -> Value {
     let mut service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": SERVERS, "name": name},
-        "spec": {"ipFamilyPolicy": "RequireDualStack", "selector": {"name": "server"}, "ports": ports},
+        "spec": {"ipFamilyPolicy": "RequireDualStack", "selector": {"name": "server"}, "ports": service_ports(PORTS)},
     });
     for (key, value) in spec.as_object().into_iter().flatten() {
         service["spec"][key] = value.clone();
@@ -180,9 +187,13 @@ pub fn services() -> Vec<Value> {
     ];
     let ports = json!([{"name": "probe", "port": 80, "protocol": "TCP", "targetPort": PROBE_PORTS[3]}]);
     services.push(service("probed", json!({"type": "NodePort", "selector": {"app": "probed"}, "ports": ports})));
-    for (policy, balancers, external) in
-        [("Local", LOAD_BALANCERS[0], EXTERNAL_IPS[0]), ("Cluster", LOAD_BALANCERS[1], EXTERNAL_IPS[1])]
-    {
+    // In front of Pods of the host network.
+    for name in ["host", "node"] {
+        let ports = service_ports(HOST_NETWORK_PORTS);
+        services.push(service(name, json!({"selector": {"name": name}, "ports": ports})));
+    }
+    for (policy, of_policy) in [("Local", 0..1), ("Cluster", 1..3)] {
+        let (balancers, external) = (&LOAD_BALANCERS[of_policy.clone()], &EXTERNAL_IPS[of_policy]);
         let suffix = policy.to_lowercase();
         let policy = || json!(policy);
         services.push(service(
@@ -193,11 +204,12 @@ pub fn services() -> Vec<Value> {
             &format!("load-balancer-{suffix}"),
             json!({"type": "LoadBalancer", "externalTrafficPolicy": policy()}),
         );
-        balanced["status"] = json!({"loadBalancer": {"ingress": balancers.map(|address| json!({"ip": address}))}});
+        let ingress: Vec<Value> = balancers.iter().flatten().map(|address| json!({"ip": address})).collect();
+        balanced["status"] = json!({"loadBalancer": {"ingress": ingress}});
         services.push(balanced);
         services.push(service(
             &format!("external-ip-{suffix}"),
-            json!({"externalIPs": external, "externalTrafficPolicy": policy()}),
+            json!({"externalIPs": external.concat(), "externalTrafficPolicy": policy()}),
         ));
     }
     services
@@ -208,6 +220,7 @@ pub fn slices(server: [IpAddr; 2]) -> [Value; 2] {
     server.map(|address| {
         let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
         let ports = SERVICE_PORTS.map(|(_, protocol, target)| {
+            let target = PORTS[target];
             json!({"name": format!("{}-{target}", protocol.to_lowercase()), "protocol": protocol, "port": target})
         });
         json!({

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::doors::Door;
 use super::objects::{CLOSED_PORT, NAMED_ADDRESSES, PROBE_PORTS, PROXY_PORT, UNPROBED_PORT};
@@ -125,9 +125,13 @@ pub fn checks(row: &Row, scene: &Scene) -> Result<Vec<Check>> {
     for (family, _) in row.families.iter().enumerate().filter(|(_, wanted)| **wanted) {
         let door = scene.door(row.to)?;
         let client = scene.client(row.from)?.netns.clone();
-        let strangers = scene.strangers(row.from);
+        let strangers = if row.has_strangers() { scene.strangers(row.from) } else { Vec::new() };
+        ensure!(row.has_strangers() != strangers.is_empty(), "{}: the strangers are {strangers:?}", row.key);
         let way = Way { row, family, address: door.addresses[family], door, client, strangers };
-        found.extend(way.checks(scene)?);
+        let checks = way.checks(scene)?;
+        let kept_off = checks.iter().any(|check| check.netns == way.client && check.blocked.is_some());
+        ensure!(kept_off == row.has_closed_port(), "{}: the client is blocked: {kept_off}", row.key);
+        found.extend(checks);
     }
     Ok(found)
 }
@@ -148,7 +152,9 @@ impl Way<'_> {
             _ if self.row.from == Client::Itself && self.row.to == Target::Pod => self.loopback(),
             _ if self.row.from == Client::Itself => self.itself(),
             _ if self.row.to == Target::Probe => self.probes(),
-            _ if self.row.to == Target::ProbeByNodePort => self.probes_by_node_port(scene)?,
+            _ if [Target::ProbeByNodePort, Target::ProbeByNodePortElsewhere].contains(&self.row.to) => {
+                self.probes_by_node_port(scene)?
+            }
             Packets::Both | Packets::Forgotten => self.connections(&[Kind::Tcp, Kind::Udp]),
             Packets::Tcp => self.connections(&[Kind::Tcp]),
             Packets::Transfer => vec![self.passes(Kind::Transfer, self.door.tcp[0])]
@@ -240,7 +246,7 @@ impl Way<'_> {
         found
     }
 
-    /// Nobody but the Pod's own node reaches a port of a probe, not even through that node.
+    /// Nobody but the Pod's own node reaches a port of a probe, not even through that node or another.
     fn probes_by_node_port(&self, scene: &Scene) -> Result<Vec<Check>> {
         let port = self.door.tcp[0];
         let mut found = vec![self.blocked(Kind::Tcp, port)];
@@ -252,8 +258,10 @@ impl Way<'_> {
         for stranger in scene.strangers(Client::Kubelet) {
             found.push(Check { blocked, ..self.check(&stranger, Kind::Tcp, port, "a Pod") });
         }
-        let own = &scene.client(Client::NearNode)?.netns;
-        found.push(self.check(own, Kind::Tcp, port, "the node itself"));
+        if self.row.to == Target::ProbeByNodePort {
+            let own = &scene.client(Client::NearNode)?.netns;
+            found.push(self.check(own, Kind::Tcp, port, "the node itself"));
+        }
         Ok(found)
     }
 

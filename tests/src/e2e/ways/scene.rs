@@ -186,8 +186,8 @@ impl Scene {
         let expected = match row.origin {
             Origin::Client => client.addresses[family],
             Origin::Bridge => self.bridge[family],
-            Origin::ClientNode => place(&self.places, "NODE3")?.addresses[family],
-            Origin::Dialled => door.addresses[family],
+            // Of the nodes that are not the servers', one is dialled and has clients.
+            Origin::ClientNode | Origin::Translating => place(&self.places, "NODE3")?.addresses[family],
             Origin::Tunnel | Origin::Nobody => return Ok(None),
         };
         let target = SocketAddr::new(door.addresses[family], door.tcp[0]);

@@ -59,17 +59,22 @@ words! {
         "NodePort, Cluster, of another node" => NodePortElsewhere,
         "load balancer, Local" => LoadBalancerLocal,
         "load balancer, Cluster" => LoadBalancerCluster,
+        "load balancer, Cluster, by another node" => LoadBalancerElsewhere,
         "externalIP, Local" => ExternalIpLocal,
         "externalIP, Cluster" => ExternalIpCluster,
+        "externalIP, Cluster, by another node" => ExternalIpElsewhere,
         "hostPort" => HostPort,
         "host-network Pod" => HostPod,
+        "ClusterIP of the host-network Pod" => ClusterIpOfHostPod,
         "outside" => Outside,
         "outside, by name" => Named,
         "node" => Node,
+        "ClusterIP of the node" => ClusterIpOfNode,
         "cluster DNS" => Dns,
         "webhook" => Webhook,
         "probe port" => Probe,
         "probe port by NodePort" => ProbeByNodePort,
+        "probe port by NodePort of another node" => ProbeByNodePortElsewhere,
         "Pod with a redirect" => Redirect,
         "Pod, rejecting" => Rejecting,
         "Pod, smaller MTU on the way" => SmallMtu,
@@ -100,7 +105,7 @@ words! {
         "bridge of the Pod's node" => Bridge,
         "client's node" => ClientNode,
         "tunnel of the client's node" => Tunnel,
-        "node that was dialled" => Dialled,
+        "node that translates" => Translating,
         "–" => Nobody,
     }
 }
@@ -147,6 +152,20 @@ pub struct Row {
     pub judges: Judges,
     /// Whether it is tested.
     pub tested: Tested,
+}
+
+impl Row {
+    /// Whether the client also dials a port that no rule opens: not where a single one has a meaning, nor on loopback.
+    pub fn has_closed_port(&self) -> bool {
+        let itself = self.from == Client::Itself && self.to == Target::Pod;
+        !itself && ![Packets::Transfer, Packets::Echo, Packets::Closed].contains(&self.packets)
+    }
+
+    /// Whether somebody dials whom no rule names: every node is a container host, a redirect is one Pod's own, and
+    /// whoever likes may ask the cluster's DNS.
+    pub fn has_strangers(&self) -> bool {
+        ![Client::NearNode, Client::FarNode, Client::Redirecting].contains(&self.from) && self.to != Target::Dns
+    }
 }
 
 /// Every row of the table.
@@ -228,6 +247,31 @@ mod tests {
             unused(&rows, |row| row.judges),
         ];
         assert_eq!(unused.concat(), Vec::<&str>::new(), "the test knows ways that the table does not have");
+    }
+
+    /// The rows of a list of the page, which stands between a text and the next full stop. A key may end in `…` for
+    /// whatever follows.
+    fn listed<'r>(rows: &'r [Row], before: &str) -> Vec<&'r str> {
+        let (_, list) = PAGE.split_once(before).expect("the page has the list");
+        let (list, _) = list.split_once('.').expect("the list ends");
+        let keys: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+        let means =
+            |key: &str, row: &Row| key.strip_suffix('…').map_or(row.key == key, |start| row.key.starts_with(start));
+        for key in &keys {
+            assert!(rows.iter().any(|row| means(key, row)), "no row is {key}");
+        }
+        let of_list = rows.iter().filter(|row| keys.iter().any(|key| means(key, row)));
+        of_list.map(|row| row.key.as_str()).collect()
+    }
+
+    #[test]
+    fn the_page_says_which_rows_lack_a_closed_port_or_a_stranger() {
+        let rows = rows().expect("the table can be read");
+        let without = |has: fn(&Row) -> bool| -> Vec<&str> {
+            rows.iter().filter(|row| !has(row)).map(|row| row.key.as_str()).collect()
+        };
+        assert_eq!(listed(&rows, "Without a closed port:"), without(Row::has_closed_port));
+        assert_eq!(listed(&rows, "Without a stranger:"), without(Row::has_strangers));
     }
 
     #[test]
