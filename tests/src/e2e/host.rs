@@ -161,7 +161,7 @@ async fn in_full(lab: &Lab) -> Result<()> {
     lab.await_pod(NAME, "there").await?;
     lab.await_seen(&lab.netns(NAME, "there")?, here, Seen::Open, SLOW).await?;
     // Nobody keeps the rules but the kernel; the next agent writes none.
-    let killed = agent::Killed::now(lab, "3").await?;
+    let killed = agent::Ended::by_kill(lab, "3").await?;
     sees(lab, full)?;
     wait::until("the next agent", SLOW, || async { Ok(killed.is_back(lab).then_some(())) }).await?;
     sees(lab, full)?;

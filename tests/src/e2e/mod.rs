@@ -96,6 +96,7 @@ pub fn cases() -> Vec<Case> {
         case!(robust::a_rule_set_waits_for_every_node),
         case!(waiting::full_waits_for_every_node),
         case!(robust::a_killed_agent_changes_no_verdict),
+        case!(robust::a_replaced_agent_changes_no_verdict),
         case!(robust::pods_are_enforced_without_the_controller),
         case!(robust::a_second_controller_takes_over),
         case!(outage::enforcement_stays_without_the_apiserver),

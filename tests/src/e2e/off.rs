@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::Outcome;
 use super::scene::Scene;
 use super::upgrade::helm;
+use super::{Outcome, agent};
 use crate::kernel;
 use crate::lab::{Lab, SLOW};
 use crate::manifests::{OURS, pod};
@@ -107,9 +107,9 @@ async fn suspended(lab: &Lab, scene: &Scene) -> Result<()> {
 pub async fn one_node_is_turned_off_and_on(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "off-node").await?;
     // The server is there; what the client's node enforces stays.
-    cven(&lab, "node2", "off").await?;
+    cven(&lab, "2", "off").await?;
     let gone = turned_off(&lab, &scene).await;
-    cven(&lab, "node2", "on").await?;
+    cven(&lab, "2", "on").await?;
     gone?;
     lab.await_seen(&scene.denied, scene.target, Seen::Dropped, SLOW).await?;
     await_reason(&lab, "NodePolicy", "node2", "InForce").await?;
@@ -122,7 +122,7 @@ async fn turned_off(lab: &Lab, scene: &Scene) -> Result<()> {
     await_reason(lab, "NodePolicy", "node2", "Suspended").await?;
     lab.await_seen(&scene.denied, scene.target, Seen::Open, SLOW).await?;
     // Another agent puts nothing back either.
-    lab.kubectl(&["delete", "-n", SYSTEM, &agent_of(lab, "node2")?, "--wait=true"], &[])?;
+    lab.kubectl(&["delete", "-n", SYSTEM, &agent::pod(lab, "2")?, "--wait=true"], &[])?;
     lab.kubectl(&["rollout", "status", "-n", SYSTEM, "daemonset/ringfence-agent", "--timeout=60s"], &[])?;
     await_reason(lab, "NodePolicy", "node2", "Suspended").await?;
     await_nothing_left(lab, "2").await?;
@@ -131,18 +131,10 @@ async fn turned_off(lab: &Lab, scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// The Pod of a node's agent.
-fn agent_of(lab: &Lab, node: &str) -> Result<String> {
-    let field = format!("spec.nodeName={node}");
-    let labels = "app.kubernetes.io/component=agent";
-    let list = ["get", "pods", "-n", SYSTEM, "-l", labels, "--field-selector", &field, "-o", "name"];
-    Ok(lab.kubectl(&list, &[])?.trim().to_owned())
-}
-
 /// Runs `cven off` or `cven on` in the agent of a node, which may be one that has just been started.
 async fn cven(lab: &Lab, node: &str, command: &str) -> Result<()> {
-    wait::until(&format!("'cven {command}' on {node}"), SLOW, || async {
-        lab.kubectl(&["exec", "-n", SYSTEM, &agent_of(lab, node)?, "--", "cven", command], &[]).map(Some)
+    wait::until(&format!("'cven {command}' on node{node}"), SLOW, || async {
+        lab.kubectl(&["exec", "-n", SYSTEM, &agent::pod(lab, node)?, "--", "cven", command], &[]).map(Some)
     })
     .await
     .map(drop)

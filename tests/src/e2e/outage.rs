@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::Outcome;
-use super::agent::Killed;
+use super::agent::Ended;
 use super::scene::Scene;
 use crate::kernel;
 use crate::lab::{Lab, SLOW};
@@ -109,7 +109,7 @@ async fn without_apiserver(lab: &Lab, scene: &Scene) -> Result<()> {
     scene.hold(Duration::from_secs(2))?;
     await_enforced(lab, STATIC_PODS[0]).await?;
 
-    let killed = Killed::now(lab, STATIC_PODS[1].1).await?;
+    let killed = Ended::by_kill(lab, STATIC_PODS[1].1).await?;
     start_static(lab, STATIC_PODS[1])?;
     scene.hold_through(&mut flow, "the killed agent", || Ok(killed.is_back(lab)), Duration::from_secs(3))?;
     await_enforced(lab, STATIC_PODS[1]).await

@@ -1,7 +1,7 @@
 //! What happens while parts of Ringfence or of the cluster are down.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::agent::{self, Killed};
+use super::agent::{self, Ended};
 use super::scene::Scene;
 use super::{Outcome, cli};
 use crate::kernel;
@@ -166,11 +166,37 @@ async fn kill_for_good(lab: &Lab, victim: &Pod) -> Result<()> {
 pub async fn a_killed_agent_changes_no_verdict(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "rb-agent").await?;
     let mut flow = LongFlow::open(&scene.allowed, scene.target)?;
-    let killed = [Killed::now(&lab, "2").await?, Killed::now(&lab, "3").await?];
+    let killed = [Ended::by_kill(&lab, "2").await?, Ended::by_kill(&lab, "3").await?];
     let over = || Ok(killed.iter().all(|agent| agent.is_back(&lab)));
     scene.hold_through(&mut flow, "the killed agents", over, Duration::from_secs(4))?;
     scene.remove(&lab).await?;
     Ok(Outcome::Passed)
+}
+
+/// Agents told to end (SIGTERM) and replaced under traffic, as in an upgrade: no verdict changes, a connection that is
+/// open lives on, and those that come after them write no rule anew.
+pub async fn a_replaced_agent_changes_no_verdict(lab: Lab) -> Result<Outcome> {
+    let scene = Scene::create(&lab, "rb-replace").await?;
+    lab.await_ready("RuleSet", None, &scene.name).await?;
+    let pods = [lab.netns(&scene.name, "server")?, lab.netns(&scene.name, "client")?];
+    let before = pods.each_ref().map(|netns| rules(netns));
+    let mut flow = LongFlow::open(&scene.allowed, scene.target)?;
+    let replaced = [Ended::by_deletion(&lab, "2")?, Ended::by_deletion(&lab, "3")?];
+    let over = || Ok(replaced.iter().all(|agent| agent.is_back(&lab)));
+    scene.hold_through(&mut flow, "the agents in their place", over, Duration::from_secs(4))?;
+    for (netns, before) in pods.iter().zip(before) {
+        let (before, after) = (before?, rules(netns)?);
+        ensure!(before == after, "rules were written anew in {}: {before} became {after}", netns.display());
+    }
+    scene.remove(&lab).await?;
+    Ok(Outcome::Passed)
+}
+
+/// Every rule in a network namespace with the number that it got when it was written, and without its counters.
+fn rules(netns: &Path) -> Result<String> {
+    let text = kernel::in_netns(netns, &["nft", "--stateless", "--handle", "list", "ruleset"])?;
+    ensure!(text.contains("RF-IN"), "there are no rules of ours in {}", netns.display());
+    Ok(text)
 }
 
 /// One agent stopped: `Ready` of a new RuleSet stays False and names the node, and so does `ringfence status`.
