@@ -37,7 +37,11 @@ fn left(lab: &Lab, node: &str) -> Result<Option<String>> {
     Ok(conflist.contains("cven").then(|| format!("node{node}: the plugin is in {CONFLIST}")))
 }
 
-async fn await_nothing_left(lab: &Lab, node: &str) -> Result<()> {
+/// Awaits that nothing of Ringfence is left on a node.
+///
+/// # Errors
+/// When something is, past the limit; the message says what.
+pub async fn await_nothing_left(lab: &Lab, node: &str) -> Result<()> {
     wait::until(&format!("node{node} to be rid of Ringfence"), SLOW, || async {
         match left(lab, node)? {
             None => Ok(Some(())),

@@ -1,5 +1,5 @@
-//! The apiserver is away: what is in force stays, agents restart from what they kept on disk, and a Pod that the kubelet
-//! starts all by itself, from a file, is enforced like any other of its class.
+//! The apiserver is away: what is in force stays, agents restart from what they kept on disk, a Pod that the kubelet
+//! starts all by itself, from a file, is enforced like any other of its class, and a node can be turned off and on.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::Outcome;
 use super::agent::Ended;
 use super::scene::Scene;
+use super::{Outcome, off};
 use crate::kernel;
 use crate::lab::{Lab, SLOW};
 use crate::manifests::{AGNHOST, OURS, namespace, pod, rule, rule_set};
@@ -28,8 +28,13 @@ const KUBELET: u16 = 10250;
 /// See [`KUBELET`].
 const PROXY_HEALTH: u16 = 10256;
 
-/// Apiserver stopped: enforcement stays, also when an agent is killed meanwhile, and a new static Pod of a known class
-/// is enforced.
+/// How docs/failures.md says that a node is turned off and on whose apiserver does not answer: in the container whose
+/// first process is the agent.
+const IN_AGENT: &str = r#"ctr -n k8s.io tasks exec --exec-id cven \
+    "$(ctr -n k8s.io tasks list | awk -v pid="$(pgrep -ox cven)" '$2 == pid { print $1 }')" cven "$0""#;
+
+/// Apiserver stopped: enforcement stays, also when an agent is killed meanwhile, a new static Pod of a known class is
+/// enforced, and a node can be turned off and on.
 pub async fn enforcement_stays_without_the_apiserver(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "rb-apiserver").await?;
     known_class(&lab).await?;
@@ -108,11 +113,32 @@ async fn without_apiserver(lab: &Lab, scene: &Scene) -> Result<()> {
     start_static(lab, STATIC_PODS[0])?;
     scene.hold(Duration::from_secs(2))?;
     await_enforced(lab, STATIC_PODS[0]).await?;
+    turned_off_and_on(lab, STATIC_PODS[0]).await?;
 
     let killed = Ended::by_kill(lab, STATIC_PODS[1].1).await?;
     start_static(lab, STATIC_PODS[1])?;
     scene.hold_through(&mut flow, "the killed agent", || Ok(killed.is_back(lab)), Duration::from_secs(3))?;
     await_enforced(lab, STATIC_PODS[1]).await
+}
+
+/// Turns the node of a static Pod off, which leaves nothing on it, and on again, which brings everything back.
+async fn turned_off_and_on(lab: &Lab, pod: (&str, &str)) -> Result<()> {
+    let gone = match in_agent(lab, pod.1, "off").await {
+        Ok(()) => off::await_nothing_left(lab, pod.1).await,
+        Err(error) => Err(error),
+    };
+    in_agent(lab, pod.1, "on").await?;
+    gone?;
+    await_enforced(lab, pod).await
+}
+
+/// Runs `cven off` or `cven on` on a node, without the apiserver.
+async fn in_agent(lab: &Lab, node: &str, command: &str) -> Result<()> {
+    wait::until(&format!("'cven {command}' on node{node} through its runtime"), SLOW, || async {
+        lab.bed.run(&["node-exec", lab.bed.name(), node, "sh", "-c", IN_AGENT, command]).map(Some)
+    })
+    .await
+    .map(drop)
 }
 
 /// A static Pod is a file in its node's folder. It comes there under its name only when it is whole.
