@@ -104,6 +104,7 @@ pub fn cases() -> Vec<Case> {
         case!(starts::a_node_restarts_before_the_apiserver_is_there),
         case!(off::suspended_enforcement_leaves_nothing),
         case!(off::one_node_is_turned_off_and_on),
+        case!(off::an_uninstallation_that_an_agent_does_not_answer_is_refused),
         case!(off::an_uninstallation_leaves_nothing_on_any_node),
         case!(bed::a_cluster_that_was_killed_half_way_is_taken_down),
         case!(placement::a_node_joins_and_leaves),

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::scene::Scene;
-use super::upgrade::helm;
+use super::upgrade::{CHART, RELEASE, helm};
 use super::{Outcome, agent};
 use crate::kernel;
 use crate::lab::{Lab, SLOW};
 use crate::manifests::{OURS, pod};
-use crate::probe::Seen;
+use crate::probe::{LongFlow, Seen};
 use crate::source::SYSTEM;
+use crate::testbed::root;
 use crate::wait;
 
 /// Where a node of the test bed has its CNI configuration (tests/cluster/node.sh).
@@ -142,6 +143,53 @@ async fn cven(lab: &Lab, node: &str, command: &str) -> Result<()> {
     })
     .await
     .map(drop)
+}
+
+/// `helm uninstall` where an agent is silent: nothing is uninstalled, its node is named and keeps its verdicts, and
+/// enforcement goes on everywhere.
+pub async fn an_uninstallation_that_an_agent_does_not_answer_is_refused(lab: Lab) -> Result<Outcome> {
+    let scene = Scene::create(&lab, "off-silent").await?;
+    let chart = root().join(CHART).display().to_string();
+    helm(&lab, &["upgrade", RELEASE, &chart, "--reuse-values", "--set", "uninstall.wait=1"])?;
+    // The Job must not wait on the node of the agent that tells nobody how to start.
+    lab.kubectl(&["cordon", "node2"], &[])?;
+    agent::signal(&lab, "2", "-STOP")?;
+    let refused = refused(&lab, &scene).await;
+    agent::signal(&lab, "2", "-CONT")?;
+    lab.kubectl(&["uncordon", "node2"], &[])?;
+    // For Helm the release is on its way out and may not be upgraded, until something has been installed again.
+    let back = helm(&lab, &["rollback", RELEASE]);
+    if refused.is_err() {
+        // Whatever went wrong, the tests that follow find Ringfence as they need it.
+        lab.bed.install(&lab.kubeconfig)?;
+    }
+    refused?;
+    back?;
+    lab.await_ready("RuleSet", None, &scene.name).await?;
+    for node in NODES {
+        await_reason(&lab, "NodePolicy", &format!("node{node}"), "InForce").await?;
+    }
+    lab.await_seen(&scene.denied, scene.target, Seen::Dropped, SLOW).await?;
+    scene.hold(Duration::from_millis(500))?;
+    scene.remove(&lab).await?;
+    Ok(Outcome::Passed)
+}
+
+/// Tries to uninstall while the agent of the server's node is silent.
+async fn refused(lab: &Lab, scene: &Scene) -> Result<()> {
+    let mut flow = LongFlow::open(&scene.allowed, scene.target)?;
+    let its = lab.clone();
+    let tried = tokio::task::spawn_blocking(move || helm(&its, &["uninstall", RELEASE, "--timeout=60s"]));
+    let over = || Ok(tried.is_finished());
+    let held = scene.hold_through(&mut flow, "the uninstallation to be refused", over, Duration::ZERO);
+    let Err(error) = tried.await? else { bail!("it was uninstalled although an agent is silent") };
+    held?;
+    let said = lab.kubectl(&["logs", "-n", SYSTEM, "job/ringfence-uninstall"], &[]);
+    let said = said.with_context(|| format!("the Job has said nothing, and Helm {error:#}"))?;
+    ensure!(said.contains("nothing of Ringfence is left on") && said.contains("node2"), "the Job says: {said}");
+    let cluster = lab.ours("ContainerCluster", "this").await?.context("there is no ContainerCluster")?;
+    ensure!(cluster["spec"]["enforcement"] != "Suspended", "enforcement does not go on: {}", cluster["spec"]);
+    Ok(())
 }
 
 /// `helm uninstall` leaves nothing on any node, and the next installation enforces again.

@@ -16,7 +16,8 @@ use crate::testbed::root;
 
 /// The chart, in the work tree and in every commit that has one.
 pub const CHART: &str = "charts/ringfence";
-const RELEASE: &str = "ringfence";
+/// Name of the release (scripts/lib.sh).
+pub const RELEASE: &str = "ringfence";
 
 /// Runs helm in Ringfence's namespace with the admin's rights, and gives what it prints.
 ///
