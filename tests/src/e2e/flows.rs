@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ringfence_dataplane::gate::SEAL;
@@ -80,6 +81,31 @@ pub async fn flows_older_than_the_rules_are_judged_as_new_ones(lab: Lab) -> Resu
     ensure!(kept.speaks(), "a flow that a rule allows ended a little after its Pods went to Full");
     lab.delete("v1", "Namespace", None, name).await?;
     lab.delete(OURS, "RuleSet", None, name).await?;
+    Ok(Outcome::Passed)
+}
+
+/// Loosening ends nothing: flows that a rule allows live on while their Pods go from Full through every other state, and
+/// back to Full from having no rules at all.
+pub async fn a_loosened_policy_ends_nothing(lab: Lab) -> Result<Outcome> {
+    let scene = Scene::create(&lab, "fl-loose").await?;
+    let name = scene.name.as_str();
+    let client = both_protocols(rule("client-to-server", "Allow", (name, "client"), (name, "server")));
+    lab.apply(&rule_set(name, &[client])).await?;
+    lab.await_ready("RuleSet", None, name).await?;
+    let (mut tcp, udp) =
+        (LongFlow::open(&scene.allowed, scene.target)?, LongDatagrams::open(&scene.allowed, scene.target)?);
+    ensure!(tcp.speaks() && udp.speaks(), "not both flows work to begin with");
+    for state in ["Selective", "VisibilityOnly", "Idle", "Full"] {
+        lab.apply(&profile(name, state, &["client", "server", "stranger"])).await?;
+        lab.await_ready("ContainerWorkloadProfile", None, name).await?;
+        ensure!(tcp.speaks(), "a TCP flow that a rule allows ended when its Pods went to {state}");
+        ensure!(udp.speaks(), "a UDP flow that a rule allows ended when its Pods went to {state}");
+        // What no rule allows tells whether the state is in force.
+        let seen = if state == "Full" { Seen::Dropped } else { Seen::Open };
+        lab.await_seen(&scene.denied, scene.target, seen, Duration::ZERO).await?;
+    }
+    ensure!(tcp.speaks() && udp.speaks(), "a flow that a rule allows ended a little after its Pods went to Full");
+    scene.remove(&lab).await?;
     Ok(Outcome::Passed)
 }
 
