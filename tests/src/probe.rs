@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// How long a connection may stay without any answer before it counts as dropped. On one machine an answer takes well
 /// under a millisecond; a second covers a busy one and is still before the kernel's first repeat of a SYN is judged.
@@ -267,6 +267,73 @@ impl LongDatagrams {
     /// Whether a datagram is answered.
     pub fn speaks(&self) -> bool {
         self.socket.send(b"hostname").and_then(|_| self.socket.recv(&mut [0_u8; 64])).is_ok()
+    }
+}
+
+/// A server that sends by itself, over TCP and UDP, to whoever has said something once.
+pub struct PushServer {
+    listener: TcpListener,
+    socket: UdpSocket,
+}
+
+impl PushServer {
+    /// Listens inside a namespace.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn listen(netns: &Path, port: u16) -> io::Result<Self> {
+        inside(netns, move || {
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+            // For whom it accepts as well.
+            SockRef::from(&listener).set_read_timeout(Some(PATIENCE))?;
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            Ok(Self { listener, socket })
+        })
+    }
+
+    /// A client inside a namespace that says one thing, over TCP and over UDP, and only listens from then on; `target`
+    /// is where it finds this server.
+    ///
+    /// # Errors
+    /// When the one thing does not arrive.
+    pub fn serve(&self, client: &Path, target: SocketAddr) -> io::Result<Pushed> {
+        let (mut stream, datagrams) =
+            (LongFlow::open(client, target)?.stream, LongDatagrams::open(client, target)?.socket);
+        let (mut to, _) = self.listener.accept()?;
+        for end in [&stream, &to] {
+            end.set_read_timeout(Some(PATIENCE))?;
+            end.set_write_timeout(Some(PATIENCE))?;
+        }
+        stream.write_all(b"?")?;
+        to.read_exact(&mut [0])?;
+        datagrams.send(b"?")?;
+        let (_, peer) = self.socket.recv_from(&mut [0])?;
+        Ok(Pushed { to, stream, socket: self.socket.try_clone()?, peer, datagrams, sent: 0 })
+    }
+}
+
+/// What a [`PushServer`] and one of its clients have between them.
+pub struct Pushed {
+    /// The server's end, and the client's.
+    to: TcpStream,
+    stream: TcpStream,
+    /// The server's socket, where it sends to, and the client's.
+    socket: UdpSocket,
+    peer: SocketAddr,
+    datagrams: UdpSocket,
+    sent: u8,
+}
+
+impl Pushed {
+    /// Whether what the server sends now arrives, over TCP and over UDP.
+    pub fn arrives(&mut self) -> [bool; 2] {
+        self.sent = self.sent.wrapping_add(1);
+        let message = [self.sent];
+        let (mut over_tcp, mut over_udp) = ([0], [0]);
+        let tcp = self.to.write_all(&message).and_then(|()| self.stream.read_exact(&mut over_tcp));
+        let udp = self.socket.send_to(&message, self.peer).and_then(|_| self.datagrams.recv(&mut over_udp));
+        [tcp.is_ok() && over_tcp == message, udp.is_ok() && over_udp == message]
     }
 }
 

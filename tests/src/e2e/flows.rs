@@ -13,11 +13,19 @@ use super::scene::Scene;
 use crate::kernel::in_netns;
 use crate::lab::{Lab, SLOW, pod_ip};
 use crate::manifests::{OURS, namespace, pod, profile, rule, rule_set};
-use crate::probe::{LongDatagrams, LongFlow, Seen};
+use crate::probe::{LongDatagrams, LongFlow, PushServer, Seen};
+
+/// Where a server listens that sends by itself, beside what listens in every Pod.
+const PUSH: u16 = 9090;
 
 /// A rule on UDP 8080 as well as on TCP 8080.
-fn both_protocols(mut rule: Value) -> Value {
-    rule["services"] = json!([{"protocol": "TCP", "port": 8080}, {"protocol": "UDP", "port": 8080}]);
+fn both_protocols(rule: Value) -> Value {
+    both_on(rule, 8080)
+}
+
+/// A rule on UDP and TCP, on another port.
+fn both_on(mut rule: Value, port: u16) -> Value {
+    rule["services"] = json!([{"protocol": "TCP", "port": port}, {"protocol": "UDP", "port": port}]);
     rule
 }
 
@@ -84,8 +92,33 @@ pub async fn flows_older_than_the_rules_are_judged_as_new_ones(lab: Lab) -> Resu
     Ok(Outcome::Passed)
 }
 
-/// Loosening ends nothing: flows that a rule allows live on while their Pods go from Full through every other state, and
-/// back to Full from having no rules at all.
+/// A server that sends by itself to two clients that only listen: once the rule of one of them is revoked, nothing
+/// arrives there any more, and everything at the other.
+pub async fn a_tightened_policy_ends_what_a_server_pushes(lab: Lab) -> Result<Outcome> {
+    let scene = Scene::create(&lab, "fl-push").await?;
+    let name = scene.name.as_str();
+    let from = |role: &str| both_on(rule(&format!("{role}-to-server"), "Allow", (name, role), (name, "server")), PUSH);
+    lab.apply(&rule_set(name, &[from("client"), from("stranger")])).await?;
+    lab.await_ready("RuleSet", None, name).await?;
+    let server = PushServer::listen(&lab.netns(name, "server")?, PUSH)?;
+    let target = SocketAddr::new(scene.target.ip(), PUSH);
+    let (mut kept, mut lost) = (server.serve(&scene.allowed, target)?, server.serve(&scene.denied, target)?);
+    let begin = [kept.arrives(), lost.arrives()];
+    ensure!(begin == [[true; 2]; 2], "over TCP and UDP, to begin with this arrives at the two clients: {begin:?}");
+
+    lab.apply(&rule_set(name, &[from("client")])).await?;
+    lab.await_ready("RuleSet", None, name).await?;
+    let [tcp, udp] = lost.arrives();
+    ensure!(!tcp, "what a server pushes over TCP arrives although its client is not allowed any more");
+    ensure!(!udp, "what a server pushes over UDP arrives although its client is not allowed any more");
+    let [tcp, udp] = kept.arrives();
+    ensure!(tcp && udp, "what a server pushes does not arrive at a client that is still allowed: TCP {tcp}, UDP {udp}");
+    scene.remove(&lab).await?;
+    Ok(Outcome::Passed)
+}
+
+/// Loosening ends nothing: flows that a rule allows live on while their Pods go from Full through every other state,
+/// and back to Full from having no rules at all.
 pub async fn a_loosened_policy_ends_nothing(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "fl-loose").await?;
     let name = scene.name.as_str();

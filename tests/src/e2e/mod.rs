@@ -91,6 +91,7 @@ pub fn cases() -> Vec<Case> {
         case!(ways::every_way_of_the_table),
         case!(essential::names_are_resolved_without_a_rule),
         case!(flows::a_tightened_policy_ends_exactly_its_flows),
+        case!(flows::a_tightened_policy_ends_what_a_server_pushes),
         case!(flows::a_loosened_policy_ends_nothing),
         case!(flows::a_tightened_policy_ends_flows_through_the_gate),
         case!(flows::flows_older_than_the_rules_are_judged_as_new_ones),
