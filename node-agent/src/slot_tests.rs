@@ -1,8 +1,14 @@
 //! What a slot has done when, written out from the architecture: rules first, nothing left open, nothing forgotten.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::progress::QUIET;
 use super::*;
+use crate::apply::{Done, Outcome, Terms};
+use ringfence_dataplane::gate::Ports;
 use ringfence_dataplane::policy::Origin;
-use ringfence_dataplane::{Enforcement, Entry, HostSet, Match, Packet};
+use ringfence_dataplane::{Enforcement, Entry, HostSet, Match, NetnsPolicy, Packet, Resolution};
 use ringfence_model::{Direction, PortMatch, Protocol, Services};
 
 fn slot() -> Slot {
