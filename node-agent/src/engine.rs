@@ -2,19 +2,25 @@
 //! it resolves, hands work to threads, and says what is in force.
 //!
 //! * [`channels`]: the ways to and from it.
+//! * [`dispatching`]: work is handed out.
 //! * [`guarding`]: the node's gate.
 //! * [`hearing`]: what Pods learn of names.
 //! * [`node`]: the node itself, whose network namespace somebody else keeps.
 //! * [`outlook`]: which groups are to be read.
+//! * [`resolving`]: what is to be in force.
 //! * [`starting`]: Pods that are about to start, and whether anything is enforced at all.
+//! * [`taking`]: what happens is taken in.
 //! * [`telling`]: what is in force, and what is not as it should be.
 
 mod channels;
+mod dispatching;
 mod guarding;
 mod hearing;
 mod node;
 mod outlook;
+mod resolving;
 mod starting;
+mod taking;
 mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,31 +30,26 @@ use std::time::Duration;
 
 use ringfence_cni::Fallback;
 use ringfence_crds::Revision;
-use ringfence_crds::names::MARKER;
 use ringfence_dataplane::gate::Exposed;
-use ringfence_dataplane::{Learned, Nets, Resolution, Resolver};
-use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
-use tokio::sync::{Notify, Semaphore, watch};
+use ringfence_dataplane::{Learned, Nets};
+use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, channel, unbounded_channel};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::apply::{Done, Outcome};
 use crate::cni::Chaining;
 use crate::cni::admission::{Admissions, Knowledge};
-use crate::cri::Sandbox;
-use crate::feed::pods::{from_sandbox, sandbox_key};
-use crate::feed::{Change, Kind, Object};
+use crate::feed::Kind;
 use crate::gate::{self, Gate};
 use crate::machine;
-use crate::names::{self, Heard, Hearing};
+use crate::names::Heard;
 use crate::netns::{self, Cookie};
 use crate::readings::Readings;
-use crate::sandboxes::Seen;
-use crate::slot::{Finished, Moment, Slot};
+use crate::slot::{Finished, Slot};
 use crate::tools::Backend;
 use crate::view::View;
-use crate::work::Work;
 
 pub use channels::{Inputs, Outputs};
+use dispatching::Threads;
 pub use node::NodeSide;
 use node::Standing;
 
@@ -71,8 +72,8 @@ pub const POD_START_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Engine {
     view: View,
-    backend: Backend,
     slots: BTreeMap<String, Slot>,
+    threads: Threads,
     /// The gate of the node, if it has one.
     gate: Option<Gate>,
     /// Pods that are exposed on nodes other than their own, if any are.
@@ -88,10 +89,6 @@ pub struct Engine {
     node_addresses: Vec<IpAddr>,
     /// The node itself, if this agent keeps its rules.
     node: Option<NodeSide>,
-    /// The agent's own namespace, the node's, which never holds the policy of a Pod.
-    own_cookie: Option<Cookie>,
-    /// What an agent before this one has read back.
-    remembered: Arc<BTreeMap<Cookie, Readings>>,
     /// What Pods have learned of names before the agent began, by sandbox, until their sandboxes are seen.
     learned_before: BTreeMap<String, Learned>,
     /// In which prefixes no name opens anything.
@@ -105,6 +102,10 @@ pub struct Engine {
     /// the namespace away: until then the rules hold.
     releases_departed: bool,
     acknowledged: Option<Revision>,
+    /// Something was told of objects or sandboxes, and nobody has looked ahead since.
+    told: bool,
+    /// What was told may change what is to be in force: everything is to be resolved.
+    dirty: bool,
     /// Whether the sandboxes that run are known, or why not: until they are, nothing can be said about them.
     sandboxes: Option<Result<(), String>>,
     /// Watches that had an error, with it and until when that counts.
@@ -115,10 +116,8 @@ pub struct Engine {
     wake_at: Option<Instant>,
     /// When the ledger is to be written next, if anything differs.
     keep_at: Option<Instant>,
-    threads: Arc<Semaphore>,
     /// The turn of who looks for connections.
     looks: Arc<Semaphore>,
-    finished: UnboundedSender<Finished>,
     outputs: Outputs,
 }
 
@@ -130,8 +129,14 @@ impl Engine {
         let own_namespace = std::env::var("POD_NAMESPACE").ok();
         let engine = Self {
             view,
-            backend,
             slots: BTreeMap::new(),
+            threads: Threads {
+                backend,
+                own_cookie: netns::current_cookie().ok(),
+                remembered: Arc::default(),
+                free: Arc::new(Semaphore::new(PARALLEL)),
+                finished,
+            },
             gate: None,
             exposed: None,
             stale_gate: false,
@@ -140,8 +145,6 @@ impl Engine {
             off: false,
             node_addresses: machine::addresses(),
             node: None,
-            own_cookie: netns::current_cookie().ok(),
-            remembered: Arc::default(),
             learned_before: BTreeMap::new(),
             reserved: Nets::default(),
             heard,
@@ -149,14 +152,14 @@ impl Engine {
             own_namespace,
             releases_departed: false,
             acknowledged: None,
+            told: false,
+            dirty: false,
             sandboxes: None,
             interrupted: BTreeMap::new(),
             rereading: BTreeSet::new(),
             wake_at: None,
             keep_at: None,
-            threads: Arc::new(Semaphore::new(PARALLEL)),
             looks: Arc::new(Semaphore::new(1)),
-            finished,
             outputs,
         };
         (engine, arrivals)
@@ -180,7 +183,8 @@ impl Engine {
         Self { gate: Some(gate), ..self }
     }
 
-    /// The same, but a Pod's start may wait for its rules for so long; `before` is what holds as long as nothing was read.
+    /// The same, but a Pod's start may wait for its rules for so long; `before` is what holds as long as nothing was
+    /// read.
     #[must_use]
     pub fn waiting(self, wait: Duration, before: Option<Fallback>) -> Self {
         let admissions = Admissions::new(wait, self.own_namespace.clone(), before);
@@ -195,8 +199,9 @@ impl Engine {
 
     /// The same, with what an agent before it has read back.
     #[must_use]
-    pub fn remembering(self, readings: BTreeMap<Cookie, Readings>) -> Self {
-        Self { remembered: Arc::new(readings), ..self }
+    pub fn remembering(mut self, readings: BTreeMap<Cookie, Readings>) -> Self {
+        self.threads.remembered = Arc::new(readings);
+        self
     }
 
     /// The same, with what Pods have learned of names before.
@@ -210,287 +215,54 @@ impl Engine {
         self.off = *inputs.off.borrow_and_update();
         self.resolve_all();
         loop {
-            let (mut dirty, mut news) = (false, false);
             tokio::select! {
                 () = inputs.stop.cancelled() => return self.keep(),
-                Some(change) = inputs.changes.recv() => {
-                    dirty |= self.take(change, &inputs.missed);
-                    news = true;
-                    tokio::time::sleep(GATHER).await;
-                }
-                Some(seen) = inputs.sandboxes.recv() => {
-                    dirty |= self.take_sandboxes(seen);
-                    news = true;
-                }
+                Some(change) = inputs.changes.recv() => self.take_first(change, &inputs.missed).await,
+                Some(seen) = inputs.sandboxes.recv() => self.take_sandboxes(seen),
                 Some(ask) = inputs.asks.recv() => self.take_ask(ask),
-                Ok(()) = inputs.off.changed() => {
-                    self.off = *inputs.off.borrow_and_update();
-                    dirty = true;
-                }
-                Some(finished) = arrivals.recv() => {
-                    self.take_finished(finished);
-                    // What has ended meanwhile is looked at together.
-                    while let Ok(finished) = arrivals.try_recv() {
-                        self.take_finished(finished);
-                    }
-                }
+                Ok(()) = inputs.off.changed() => self.take_switch(&mut inputs.off),
+                Some(finished) = arrivals.recv() => self.take_all_finished(finished, &mut arrivals),
                 Some(finished) = gate::arrived(&mut self.gate) => self.take_gate(finished),
-                () = news_of(&mut self.node) => {
-                    // What was read back there is to be remembered.
-                    self.keep_at.get_or_insert(Instant::now() + LEDGER_DELAY);
-                }
-                Some(heard) = self.heard_in.recv() => {
-                    self.take_heard(heard);
-                    // Not for ever: who floods one Pod with answers must not keep all from their rules.
-                    for _ in 0..HEARD_AT_ONCE {
-                        let Ok(heard) = self.heard_in.try_recv() else { break };
-                        self.take_heard(heard);
-                    }
-                }
+                // What was read back there is to be remembered.
+                () = news_of(&mut self.node) => self.keep_soon(),
+                Some(heard) = self.heard_in.recv() => self.take_heard(heard),
                 () = sleep_until(self.wake_at) => {}
             }
-            while let Ok(change) = inputs.changes.try_recv() {
-                dirty |= self.take(change, &inputs.missed);
-                news = true;
-            }
-            if news && self.view.held().is_some() {
-                self.look_ahead();
-            }
-            dirty |= self.node.as_ref().is_some_and(|node| node.is_due(&self.view));
-            if dirty {
-                self.resolve_all();
-                self.keep_at.get_or_insert(Instant::now() + LEDGER_DELAY);
-            }
-            let now = Instant::now();
-            self.interrupted.retain(|_, (until, _)| *until > now);
-            if self.keep_at.is_some_and(|at| at <= now) {
-                self.keep();
-            }
-            self.dispatch(now);
-            self.look_for_connections(now);
-            let store = self.view.counts().then(|| self.view.store());
-            self.admissions.settle(&Knowledge { store, slots: &self.slots, now });
-            self.tell(now);
-            self.wake_at = self.deadline(now);
+            self.take_waiting(&mut inputs.changes, &inputs.missed);
+            self.resolve_what_came();
+            self.act(Instant::now());
         }
     }
 
-    fn take(&mut self, change: Change, missed: &Notify) -> bool {
-        match change {
-            Change::Interrupted { kind, error } => {
-                self.interrupted.insert(kind, (Instant::now() + INTERRUPTED, error));
-                return false;
-            }
-            Change::Reading { kind } => {
-                self.rereading.insert(kind);
-                return false;
-            }
-            Change::All { kind, .. } => drop(self.rereading.remove(&kind)),
-            Change::Put { .. } | Change::Gone { .. } => {}
+    /// Resolves everything, if what was taken in asks for that.
+    fn resolve_what_came(&mut self) {
+        if std::mem::take(&mut self.told) && self.view.held().is_some() {
+            self.look_ahead();
         }
-        if let Change::Put { name, object: Object::Pod(pod) } = &change
-            && !pod.host_network
-            && !self.slots.values().any(|slot| sandbox_key(&slot.sandbox) == *name)
-        {
-            missed.notify_one();
-        }
-        // The marker changes nothing that is in force, and comes when threads are at work on what it closes.
-        let closes = self.view.held().is_none()
-            && matches!(&change, Change::Put { name, object: Object::WorkloadPolicy(_) | Object::PeerGroup(_) }
-                if name == MARKER);
-        let departs = matches!(change, Change::Gone { kind: Kind::Pod, .. } | Change::All { kind: Kind::Pod, .. });
-        let dirty = self.view.take(change);
-        if departs {
-            self.forget_departed();
-        }
-        if dirty && closes {
-            self.keep_at.get_or_insert(Instant::now() + LEDGER_DELAY);
-        }
-        dirty && !closes
-    }
-
-    fn take_sandboxes(&mut self, seen: Seen) -> bool {
-        let all = seen.problem.is_none();
-        self.sandboxes = Some(seen.problem.map_or(Ok(()), Err));
-        let Some(sandboxes) = seen.sandboxes else { return false };
-        self.gate.iter_mut().for_each(|gate| gate.pods_are_listed(all, Instant::now()));
-        let before = self.listed();
-        let mut old = std::mem::take(&mut self.slots);
-        for sandbox in sandboxes.into_iter().filter(|sandbox| !sandbox.host_network) {
-            let id = sandbox.id.clone();
-            let slot = match old.remove(&id) {
-                Some(mut slot) => {
-                    slot.listed(sandbox);
-                    slot
-                }
-                None => self.new_slot(sandbox),
-            };
-            self.slots.insert(id, slot);
-        }
-        let (admitted, mut old): (BTreeMap<_, _>, _) = old.into_iter().partition(|(_, slot)| slot.is_admitted());
-        self.slots.extend(admitted);
-        if self.releases_departed {
-            old.values_mut().for_each(|slot| slot.departed = true);
-            self.slots.extend(old);
-        }
-        self.forget_departed();
-        if self.sandboxes == Some(Ok(())) {
-            self.learned_before.clear();
-        }
-        let places = self.slots.values().map(|slot| (slot.pod(), slot.sandbox.netns.clone()));
-        self.outputs.places.send_replace(places.collect());
-        // A bridge may have come with the first Pod.
-        let addresses = std::mem::replace(&mut self.node_addresses, machine::addresses());
-        self.listed() != before || self.node_addresses != addresses
-    }
-
-    fn new_slot(&mut self, sandbox: Sandbox) -> Slot {
-        let mut slot = Slot::new(sandbox);
-        if let Some(learned) = self.learned_before.remove(&slot.sandbox.id) {
-            slot.hearing = Hearing::remembering(learned, names::now());
-        }
-        slot
-    }
-
-    /// The sandboxes, whether nobody lists them any more, and whether nobody does yet.
-    fn listed(&self) -> Vec<(String, bool, bool)> {
-        self.slots.iter().map(|(id, slot)| (id.clone(), slot.departed, slot.is_admitted())).collect()
-    }
-
-    fn forget_departed(&mut self) {
-        self.view.forget_departed(self.slots.values().map(|slot| &slot.sandbox));
-    }
-
-    fn take_finished(&mut self, mut finished: Finished) {
-        // A sandbox that has stopped in the meantime is nobody's concern any more.
-        let Some(slot) = self.slots.get_mut(&finished.id) else { return };
-        telling::log_finished(slot, &finished, self.view.store());
-        if let Some(ear) = finished.ear.take() {
-            slot.hearing.opened(&finished.id, ear, &self.heard, Instant::now());
-        }
-        let looked = matches!(finished.result, Ok(Outcome { done: Done::CleanedUp | Done::Nothing, .. }));
-        let (now, before) = (Instant::now(), slot.readings.clone());
-        slot.finish(finished, now);
-        if looked && slot.readings != before {
-            self.keep_at.get_or_insert(now + LEDGER_DELAY);
+        let due = self.node.as_ref().is_some_and(|node| node.is_due(&self.view));
+        if std::mem::take(&mut self.dirty) || due {
+            self.resolve_all();
+            self.keep_soon();
         }
     }
 
-    fn resolve_all(&mut self) {
-        self.slots.retain(|_, slot| !(slot.departed && slot.is_released()));
-        self.resolve(None);
-        if let (Some(keeper), Some(chaining)) = (&self.outputs.chaining, self.chaining()) {
-            tell_if_other(keeper, Some(chaining));
+    /// Does what is to be done now, and says how things are.
+    fn act(&mut self, now: Instant) {
+        self.interrupted.retain(|_, (until, _)| *until > now);
+        if self.keep_at.is_some_and(|at| at <= now) {
+            self.keep();
         }
-    }
-
-    /// Resolves the Pods of all sandboxes and says what has to be read for them, or that of one alone: what it needs is
-    /// read since Kubernetes has told of it.
-    fn resolve(&mut self, only: Option<&String>) {
-        let suspended = self.suspension().is_some();
-        if !(self.view.counts() || suspended) {
-            return;
-        }
-        let now = Instant::now();
-        self.reserved = names::reserved(self.view.store(), &self.node_addresses);
-        let mut resolver = Resolver::new(self.view.store()).looking_for_seals(self.looks_for_seals());
-        for (_, slot) in self.slots.iter_mut().filter(|(id, _)| only.is_none_or(|only| only == *id)) {
-            if slot.departed {
-                slot.hearing.rest();
-                slot.resolved(Resolution::Unmanaged, false, now);
-                continue;
-            }
-            let resolution = match self.view.known_pod(&slot.sandbox) {
-                Some(pod) => resolver.resolve(&pod, &self.node_addresses),
-                // The CNI plugin says less of a Pod than the runtime does, a moment later.
-                None if slot.is_admitted() => {
-                    resolver.resolve_unknown(&from_sandbox(&slot.sandbox), &self.node_addresses)
-                }
-                None => resolver.resolve(&from_sandbox(&slot.sandbox), &self.node_addresses),
-            };
-            if suspended {
-                // It was resolved all the same: what it refers to is to be at hand when enforcement goes on.
-                slot.suspend(now);
-                continue;
-            }
-            // Our own Pods bring the rules of all others: they must not wait for them behind a closed door.
-            let may_close = self.own_namespace.as_ref() != Some(&slot.sandbox.namespace);
-            let resolution = slot.hearing.fill(resolution, may_close, &self.reserved);
-            slot.resolved(resolution, may_close, now);
-        }
-        if only.is_none() {
-            self.exposed = resolver.exposed().filter(|_| !suspended);
-            let standing = self.standing();
-            if let Some(node) = &mut self.node {
-                let here = self.slots.values().filter(|slot| !slot.departed);
-                let pods = here.map(|slot| self.view.pod_in(&slot.sandbox));
-                node.resolve(&self.view, standing, &mut resolver, (&self.node_addresses, pods), now);
-            }
-            if self.view.held().is_none() {
-                self.want(resolver);
-            }
-        }
-        self.ask_gate();
-    }
-
-    /// Hands out what is to be done: rules that are to be written before what can wait.
-    fn dispatch(&mut self, now: Instant) {
-        self.slots.retain(|_, slot| slot.may_be_listed(now));
-        // Who turns a node off means it, whatever has been read.
-        let moment = Moment { now, fresh: self.view.is_loaded() || self.off, closed: self.view.is_closed() };
-        if !self.open_gate(moment) {
-            return;
-        }
-        let (urgent, rest): (Vec<_>, Vec<_>) = self.slots.iter_mut().partition(|(_, slot)| slot.is_urgent());
-        let mut followed = Vec::new();
-        for (id, slot) in urgent.into_iter().chain(rest) {
-            let permit = self.threads.clone().try_acquire_owned().ok();
-            if permit.is_none() && !slot.may_follow() {
-                continue;
-            }
-            let Some(job) = slot.begin(moment) else { continue };
-            let work = Work {
-                id: id.clone(),
-                location: slot.sandbox.netns.clone(),
-                backend: self.backend,
-                cookie: slot.cookie,
-                forbidden: self.own_cookie,
-                listens: slot.hearing.wants_ear(now),
-                remembered: self.remembered.clone(),
-            };
-            // Members are a few messages: to hand them to a thread would take longer.
-            let job = match tokio::task::block_in_place(|| work.follow(job)) {
-                Ok(finished) => {
-                    followed.push(finished);
-                    continue;
-                }
-                Err(job) => *job,
-            };
-            let Some(permit) = permit else {
-                // What has to wait begins with what is wanted then.
-                slot.put_back(job);
-                continue;
-            };
-            let (id, finished) = (id.clone(), self.finished.clone());
-            tokio::spawn(async move {
-                let done = tokio::task::spawn_blocking(move || work.run(job)).await;
-                drop(permit);
-                // Nobody listens if the engine has ended.
-                let _ = finished.send(done.unwrap_or_else(|panic| Finished {
-                    id,
-                    cookie: None,
-                    ear: None,
-                    result: Err(format!("work in the network namespace: {panic}")),
-                    took: Duration::ZERO,
-                }));
-            });
-        }
-        followed.into_iter().for_each(|finished| self.take_finished(finished));
+        self.dispatch(now);
+        self.look_for_connections(now);
+        let store = self.view.counts().then(|| self.view.store());
+        self.admissions.settle(&Knowledge { store, slots: &self.slots, now });
+        self.tell(now);
+        self.wake_at = self.deadline(now);
     }
 
     fn deadline(&self, now: Instant) -> Option<Instant> {
         // While all threads are at work, the end of any of them is the next news.
-        let free = self.threads.available_permits() > 0;
+        let free = self.threads.are_free();
         let slots = self.slots.values().filter(|_| free).filter_map(|slot| slot.deadline(now));
         let watches = self.interrupted.values().map(|(until, _)| *until);
         // It is told again what the node itself waits for.

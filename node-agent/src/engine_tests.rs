@@ -3,19 +3,23 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use ringfence_crds::names::MARKER;
 use ringfence_crds::{ContainerWorkloadProfileSpec, NodePolicySpec, PeerGroupSpec, WorkloadPolicySpec};
 use ringfence_dataplane::{Buckets, LocalPod, Profile};
 use ringfence_model::PolicyState;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::cni::Ask;
 use crate::cri::Sandbox;
-use crate::feed::{NodeEntry, Wanted};
+use crate::feed::{Change, NodeEntry, Object, Wanted};
 use crate::lab::Netns;
 use crate::ledger::Kept;
 use crate::netns::Location;
 use crate::report::Report;
+use crate::sandboxes::Seen;
 
 #[path = "engine_tests/admission.rs"]
 mod admission;
@@ -80,7 +84,7 @@ impl Running {
         let outputs = Outputs { report, ledger: ledger_out, wanted, places, chaining: Some(chaining_out) };
         let (engine, arrivals) = Engine::new(View::new(None), Backend::Nft, outputs);
         let mut engine = engine.remembering(readings).knowing(learned).waiting(Duration::from_millis(500), before);
-        engine.own_cookie = node;
+        engine.threads.own_cookie = node;
         // The CNI configuration is always what it is to be.
         let (mut wanted, done) = (chaining.clone(), asks_out.clone());
         tokio::spawn(async move {
@@ -221,13 +225,8 @@ fn idle() -> Engine {
 
 impl Engine {
     fn hears(&mut self, change: Change) {
-        let dirty = self.take(change, &Notify::new());
-        if self.view.held().is_some() {
-            self.look_ahead();
-        }
-        if dirty {
-            self.resolve_all();
-        }
+        self.take(change, &Notify::new());
+        self.resolve_what_came();
         self.tell(Instant::now());
     }
 

@@ -41,6 +41,7 @@ pub struct Outputs {
     pub wanted: watch::Sender<Wanted>,
     /// Where Pods are.
     pub places: watch::Sender<Vec<Place>>,
-    /// What the node's CNI configuration is to say, nothing as long as that is not known; for whoever keeps it, if anybody.
+    /// What the node's CNI configuration is to say, nothing as long as that is not known; for whoever keeps it, if
+    /// anybody.
     pub chaining: Option<watch::Sender<Option<Chaining>>>,
 }

@@ -20,7 +20,8 @@ impl Engine {
         }
     }
 
-    /// Lets the gate begin what is to be done there, and says whether Pods may be written to: what they let in depends on it.
+    /// Lets the gate begin what is to be done there, and says whether Pods may be written to: what they let in depends
+    /// on it.
     pub(super) fn open_gate(&mut self, moment: Moment) -> bool {
         let resolved = self.view.counts() || self.suspension().is_some();
         if self.stale_gate && moment.fresh && self.sandboxes == Some(Ok(())) {

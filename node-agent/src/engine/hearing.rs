@@ -4,13 +4,23 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::Engine;
+use super::{Engine, HEARD_AT_ONCE};
 use crate::names::{self, Heard, What};
 
 impl Engine {
-    /// Takes in what was heard or seen. What a Pod learns is in force as soon as its members are written: nothing is resolved
+    /// Takes in what was heard or seen, and what waits behind it. Not for ever: who floods one Pod with answers must
+    /// not keep all from their rules.
+    pub(super) fn take_heard(&mut self, first: Heard) {
+        self.learn(first);
+        for _ in 0..HEARD_AT_ONCE {
+            let Ok(heard) = self.heard_in.try_recv() else { break };
+            self.learn(heard);
+        }
+    }
+
+    /// Takes in one such matter. What a Pod learns is in force as soon as its members are written: nothing is resolved
     /// anew for it.
-    pub(super) fn take_heard(&mut self, Heard { id, what }: Heard) {
+    fn learn(&mut self, Heard { id, what }: Heard) {
         let now = Instant::now();
         let Some(slot) = self.slots.get_mut(&id).filter(|slot| !slot.departed) else { return };
         let differs = match what {
@@ -28,7 +38,7 @@ impl Engine {
         if let Some((resolution, may_close)) = slot.hearing.filled(&self.reserved).filter(|_| slot.is_complete()) {
             slot.resolved(resolution, may_close, now);
         }
-        self.keep_at.get_or_insert(now + super::LEDGER_DELAY);
+        self.keep_soon();
     }
 
     /// Looks for connections where the time of addresses is over.
@@ -40,8 +50,8 @@ impl Engine {
             let (id, location, heard) = (id.clone(), slot.sandbox.netns.clone(), self.heard.clone());
             let looks = Arc::clone(&self.looks);
             tokio::spawn(async move {
-                // Each walks the flows of the whole machine, and nothing waits for it: one after the other, and never in the
-                // place of rules that are to be written.
+                // Each walks the flows of the whole machine, and nothing waits for it: one after the other, and never
+                // in the place of rules that are to be written.
                 let _permit = looks.acquire_owned().await;
                 let looked = tokio::task::spawn_blocking({
                     let id = id.clone();

@@ -1,5 +1,5 @@
-//! The node itself: what its own network namespace is to hold. Whoever keeps that namespace ([`crate::host`]) works on its own; here
-//! it is only said what is wanted, and heard what came of it.
+//! The node itself: what its own network namespace is to hold. Whoever keeps that namespace ([`crate::host`]) works on
+//! its own; here it is only said what is wanted, and heard what came of it.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ringfence_dataplane::{Learned, ObjectStore};
 use tokio::time::Instant;
 
-use super::{Engine, NodeSide, tell_if_other};
+use super::{Engine, LEDGER_DELAY, NodeSide, tell_if_other};
 use crate::apply::{Done, Outcome};
 use crate::gate::Gate;
 use crate::ledger::Kept;
@@ -16,6 +16,11 @@ use crate::slot::{Finished, Slot};
 use crate::view::Held;
 
 impl Engine {
+    /// What changed goes to disk a little later.
+    pub(super) fn keep_soon(&mut self) {
+        self.keep_at.get_or_insert(Instant::now() + LEDGER_DELAY);
+    }
+
     pub(super) fn keep(&mut self) {
         self.keep_at = None;
         if self.view.is_loaded() {
@@ -32,7 +37,7 @@ impl Engine {
     /// What was read back in which network namespace. What is remembered counts until every namespace was looked at.
     fn readings(&self) -> BTreeMap<Cookie, Readings> {
         let all_seen = self.sandboxes == Some(Ok(())) && self.slots.values().all(|slot| slot.cookie.is_some());
-        let mut readings = if all_seen { BTreeMap::new() } else { (*self.remembered).clone() };
+        let mut readings = if all_seen { BTreeMap::new() } else { (*self.threads.remembered).clone() };
         let known = self.slots.values().filter(|slot| !slot.readings.is_empty());
         readings.extend(known.filter_map(|slot| Some((slot.cookie?, slot.readings.clone()))));
         readings.extend(self.node.as_ref().and_then(NodeSide::readings));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ringfence_crds::Revision;
 use ringfence_crds::node_policy::HostPolicy;
-use ringfence_dataplane::{Enforcement, Host, Place};
+use ringfence_dataplane::{Enforcement, Host, Place, Resolver};
 
 use super::*;
 use crate::host::{Said, State, Wanted as OfNode};

@@ -39,8 +39,8 @@ pub(super) struct Ruled {
 }
 
 impl Slot {
-    /// Takes in what the Pod is to have in force. While that is incomplete, what is in force stays; where nothing is, as
-    /// in a Pod that has just begun, `may_close` lets less pass until the rest is known, or the kernel takes it.
+    /// Takes in what the Pod is to have in force. While that is incomplete, what is in force stays; where nothing is,
+    /// as in a Pod that has just begun, `may_close` lets less pass until the rest is known, or the kernel takes it.
     pub fn resolved(&mut self, resolution: Resolution, may_close: bool, now: Instant) {
         self.may_close = may_close;
         let wanted = match resolution {

@@ -1,4 +1,5 @@
-//! How the network namespace of a sandbox gets to what it is to hold: the next work, what came of it, and when to look again.
+//! How the network namespace of a sandbox gets to what it is to hold: the next work, what came of it, and when to look
+//! again.
 
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use crate::apply::{Done, Known, Outcome, Terms};
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// See [`FIRST_WAIT`].
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// Existing flows follow the rules so much later: a Pod that moves from one label to another, or a rule from one RuleSet
-/// to another, may be gone for a moment, and must not lose its connections by that.
+/// Existing flows follow the rules so much later: a Pod that moves from one label to another, or a rule from one
+/// RuleSet to another, may be gone for a moment, and must not lose its connections by that.
 pub(super) const QUIET: Duration = Duration::from_millis(200);
 /// After so long they follow even a publication that nobody has closed.
 const OVERDUE: Duration = Duration::from_secs(2);
@@ -104,8 +105,8 @@ impl Slot {
             Done::CleanedUp => self.closed,
             _ => false,
         };
-        // What goes wrong while cleaning up is over only when that has succeeded, and what could not be put in force when
-        // it is.
+        // What goes wrong while cleaning up is over only when that has succeeded, and what could not be put in force
+        // when it is.
         if !self.known.is_due() && self.retry_at.is_none() {
             self.failures = 0;
             self.problem = None;
