@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Options;
 use crate::cni::{Ask, Chaining, install, listener};
 use crate::cri::{Runtime, Sandbox};
-use crate::engine::{Engine, Inputs, NodeSide, Outputs};
+use crate::engine::{Engine, Inputs, NodeSide, Outputs, Settings};
 use crate::feed::pod_file::PodEntry;
 use crate::feed::{self, Change, Kind, Object, folder, kubernetes, pods};
 use crate::flows::usage;
@@ -70,7 +70,6 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let outputs = Outputs { report, ledger: ledger_out, wanted: wanted_out, places: places_out, chaining };
     let (found, kept) = found.map(|kept| ((kept.store, kept.pods), (kept.readings, kept.learned))).unzip();
     let (readings, learned) = kept.unwrap_or_default();
-    let (engine, arrivals) = Engine::new(View::new(found), backend, outputs);
     // One that cannot be read is as good as none: nobody starts until something is known.
     let before = Fallback::read(&options.state_dir().join(install::FALLBACK)).ok().flatten();
     let apiserver = match &options.apiserver {
@@ -79,9 +78,18 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     };
     let on_node = Backend::of_node()?;
     let node = follow_node(options, on_node, &readings, Some(options.state_dir()), Some(apiserver));
-    let engine =
-        engine.remembering(readings).knowing(learned).waiting(options.pod_start_wait(), before).with_node(node);
-    let engine = if options.keeps_gate() { engine.with_gate(Gate::new(on_node)) } else { engine.dismissing_gate() };
+    let settings = Settings {
+        own_namespace: options.own_namespace.clone(),
+        pod_start_wait: options.pod_start_wait(),
+        before,
+        readings,
+        learned,
+        node: Some(node),
+        gate: options.keeps_gate().then(|| Gate::new(on_node)),
+        stale_gate: !options.keeps_gate(),
+        releases_departed: false,
+    };
+    let (engine, arrivals) = Engine::new(View::new(found), backend, settings, outputs);
     let switch = Switch::of(options.state_dir());
     let (turned, off) = watch::channel(switch.is_off());
     tokio::spawn(switch.follow(turned));
@@ -158,14 +166,21 @@ pub async fn from_folder(options: &Options, objects: &Path, pods: &Path) -> anyh
     send_folder(objects, pods, node.as_deref(), options.cni_socket.is_some(), &changes, &sandboxes_out)?;
 
     let (asks, chaining) = follow_cni(options)?;
-    let (engine, arrivals) =
-        Engine::new(View::new(None), backend, Outputs { report, ledger, wanted, places, chaining });
-    // A namespace lives on when its Pod was taken out of the file.
     let host = follow_node(options, backend, &readings, options.state_dir.as_deref(), options.apiserver.clone());
-    let engine =
-        engine.releasing_departed().remembering(readings).knowing(learned).waiting(options.pod_start_wait(), None);
-    let engine = engine.with_node(host);
-    let engine = if options.keeps_gate() { engine.with_gate(Gate::new(Backend::of_node()?)) } else { engine };
+    let settings = Settings {
+        own_namespace: options.own_namespace.clone(),
+        pod_start_wait: options.pod_start_wait(),
+        before: None,
+        readings,
+        learned,
+        node: Some(host),
+        gate: if options.keeps_gate() { Some(Gate::new(Backend::of_node()?)) } else { None },
+        stale_gate: false,
+        // A namespace lives on when its Pod was taken out of the file.
+        releases_departed: true,
+    };
+    let outputs = Outputs { report, ledger, wanted, places, chaining };
+    let (engine, arrivals) = Engine::new(View::new(None), backend, settings, outputs);
     let (_, off) = watch::channel(false);
     let missed = Arc::new(Notify::new());
     let inputs = Inputs { changes: changes_in, sandboxes, asks, off, missed, stop: stop.clone() };

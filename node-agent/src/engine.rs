@@ -8,6 +8,7 @@
 //! * [`node`]: the node itself, whose network namespace somebody else keeps.
 //! * [`outlook`]: which groups are to be read.
 //! * [`resolving`]: what is to be in force.
+//! * [`settings`]: what it begins with.
 //! * [`starting`]: Pods that are about to start, and whether anything is enforced at all.
 //! * [`taking`]: what happens is taken in.
 //! * [`telling`]: what is in force, and what is not as it should be.
@@ -19,6 +20,7 @@ mod hearing;
 mod node;
 mod outlook;
 mod resolving;
+mod settings;
 mod starting;
 mod taking;
 mod telling;
@@ -28,7 +30,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringfence_cni::Fallback;
 use ringfence_crds::Revision;
 use ringfence_dataplane::gate::Exposed;
 use ringfence_dataplane::{Learned, Nets};
@@ -42,8 +43,6 @@ use crate::feed::Kind;
 use crate::gate::{self, Gate};
 use crate::machine;
 use crate::names::Heard;
-use crate::netns::{self, Cookie};
-use crate::readings::Readings;
 use crate::slot::{Finished, Slot};
 use crate::tools::Backend;
 use crate::view::View;
@@ -52,6 +51,7 @@ pub use channels::{Inputs, Outputs};
 use dispatching::Threads;
 pub use node::NodeSide;
 use node::Standing;
+pub use settings::Settings;
 
 /// Objects of one publication arrive on several watches within a few milliseconds of one another.
 const GATHER: Duration = Duration::from_millis(3);
@@ -78,7 +78,7 @@ pub struct Engine {
     gate: Option<Gate>,
     /// Pods that are exposed on nodes other than their own, if any are.
     exposed: Option<Vec<Exposed>>,
-    /// A gate of an agent with other settings may be there, and is to go.
+    /// See [`Settings::stale_gate`].
     stale_gate: bool,
     /// The Pods that wait to start.
     admissions: Admissions,
@@ -98,8 +98,7 @@ pub struct Engine {
     heard_in: Receiver<Heard>,
     /// The namespace of the agent's own Pod.
     own_namespace: Option<String>,
-    /// Whether rules are taken away from the namespace of a sandbox that is no longer listed. Not where a runtime takes
-    /// the namespace away: until then the rules hold.
+    /// See [`Settings::releases_departed`].
     releases_departed: bool,
     acknowledged: Option<Revision>,
     /// Something was told of objects or sandboxes, and nobody has looked ahead since.
@@ -123,34 +122,33 @@ pub struct Engine {
 
 impl Engine {
     /// An engine, and where the work of its threads arrives.
-    pub fn new(view: View, backend: Backend, outputs: Outputs) -> (Self, UnboundedReceiver<Finished>) {
+    pub fn new(
+        view: View,
+        backend: Backend,
+        settings: Settings,
+        outputs: Outputs,
+    ) -> (Self, UnboundedReceiver<Finished>) {
         let (finished, arrivals) = unbounded_channel();
         let (heard, heard_in) = channel(HEARD);
-        let own_namespace = std::env::var("POD_NAMESPACE").ok();
+        let Settings { own_namespace, pod_start_wait, before, .. } = settings;
         let engine = Self {
             view,
             slots: BTreeMap::new(),
-            threads: Threads {
-                backend,
-                own_cookie: netns::current_cookie().ok(),
-                remembered: Arc::default(),
-                free: Arc::new(Semaphore::new(PARALLEL)),
-                finished,
-            },
-            gate: None,
+            threads: Threads::new(backend, settings.readings, finished),
+            gate: settings.gate,
             exposed: None,
-            stale_gate: false,
-            admissions: Admissions::new(POD_START_WAIT, own_namespace.clone(), None),
+            stale_gate: settings.stale_gate,
+            admissions: Admissions::new(pod_start_wait, own_namespace.clone(), before),
             chained: None,
             off: false,
             node_addresses: machine::addresses(),
-            node: None,
-            learned_before: BTreeMap::new(),
+            node: settings.node,
+            learned_before: settings.learned,
             reserved: Nets::default(),
             heard,
             heard_in,
             own_namespace,
-            releases_departed: false,
+            releases_departed: settings.releases_departed,
             acknowledged: None,
             told: false,
             dirty: false,
@@ -163,51 +161,6 @@ impl Engine {
             outputs,
         };
         (engine, arrivals)
-    }
-
-    /// The same, but namespaces outlive what is listed.
-    #[must_use]
-    pub fn releasing_departed(self) -> Self {
-        Self { releases_departed: true, ..self }
-    }
-
-    /// The same, on a node that is to have no gate.
-    #[must_use]
-    pub fn dismissing_gate(self) -> Self {
-        Self { stale_gate: true, ..self }
-    }
-
-    /// The same, on a node with a gate, whose network namespace the agent is in.
-    #[must_use]
-    pub fn with_gate(self, gate: Gate) -> Self {
-        Self { gate: Some(gate), ..self }
-    }
-
-    /// The same, but a Pod's start may wait for its rules for so long; `before` is what holds as long as nothing was
-    /// read.
-    #[must_use]
-    pub fn waiting(self, wait: Duration, before: Option<Fallback>) -> Self {
-        let admissions = Admissions::new(wait, self.own_namespace.clone(), before);
-        Self { admissions, ..self }
-    }
-
-    /// The same, that says what the node itself is to hold.
-    #[must_use]
-    pub fn with_node(self, node: NodeSide) -> Self {
-        Self { node: Some(node), ..self }
-    }
-
-    /// The same, with what an agent before it has read back.
-    #[must_use]
-    pub fn remembering(mut self, readings: BTreeMap<Cookie, Readings>) -> Self {
-        self.threads.remembered = Arc::new(readings);
-        self
-    }
-
-    /// The same, with what Pods have learned of names before.
-    #[must_use]
-    pub fn knowing(self, learned: BTreeMap<String, Learned>) -> Self {
-        Self { learned_before: learned, ..self }
     }
 
     /// Runs until it is stopped.

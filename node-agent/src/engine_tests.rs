@@ -3,6 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use ringfence_cni::Fallback;
 use ringfence_crds::names::MARKER;
 use ringfence_crds::{ContainerWorkloadProfileSpec, NodePolicySpec, PeerGroupSpec, WorkloadPolicySpec};
 use ringfence_dataplane::{Buckets, LocalPod, Profile};
@@ -17,7 +18,8 @@ use crate::cri::Sandbox;
 use crate::feed::{Change, NodeEntry, Object, Wanted};
 use crate::lab::Netns;
 use crate::ledger::Kept;
-use crate::netns::Location;
+use crate::netns::{Cookie, Location};
+use crate::readings::Readings;
 use crate::report::Report;
 use crate::sandboxes::Seen;
 
@@ -82,8 +84,9 @@ impl Running {
         let (chaining_out, chaining) = watch::channel(None);
         let (asks_out, asks) = unbounded_channel();
         let outputs = Outputs { report, ledger: ledger_out, wanted, places, chaining: Some(chaining_out) };
-        let (engine, arrivals) = Engine::new(View::new(None), Backend::Nft, outputs);
-        let mut engine = engine.remembering(readings).knowing(learned).waiting(Duration::from_millis(500), before);
+        let pod_start_wait = Duration::from_millis(500);
+        let settings = Settings { pod_start_wait, before, readings, learned, ..Settings::default() };
+        let (mut engine, arrivals) = Engine::new(View::new(None), Backend::Nft, settings, outputs);
         engine.threads.own_cookie = node;
         // The CNI configuration is always what it is to be.
         let (mut wanted, done) = (chaining.clone(), asks_out.clone());
@@ -220,7 +223,7 @@ fn idle() -> Engine {
         places: watch::channel(Vec::new()).0,
         chaining: None,
     };
-    Engine::new(View::new(None), Backend::Nft, outputs).0
+    Engine::new(View::new(None), Backend::Nft, Settings::default(), outputs).0
 }
 
 impl Engine {

@@ -123,6 +123,9 @@ struct Options {
     /// --objects is given.
     #[arg(long, global = true, env = "CVEN_GATE", value_name = "BOOL")]
     gate: Option<bool>,
+    /// The namespace of this agent's own Pod, where no Pod waits for rules.
+    #[arg(long, global = true, env = "POD_NAMESPACE", value_name = "NAMESPACE", hide = true)]
+    own_namespace: Option<String>,
     /// For so many seconds a Pod's start may wait for its rules.
     #[arg(long, global = true, env = "CVEN_POD_START_WAIT", value_name = "SECONDS", default_value_t = engine::POD_START_WAIT.as_secs())]
     pod_start_wait: u64,

@@ -8,8 +8,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::Engine;
-use crate::netns::Cookie;
+use super::{Engine, PARALLEL};
+use crate::netns::{self, Cookie};
 use crate::readings::Readings;
 use crate::slot::{Finished, Job, Moment, Slot};
 use crate::tools::Backend;
@@ -18,15 +18,15 @@ use crate::work::Work;
 /// The threads that work in network namespaces, with what is the same for all of their work.
 #[derive(Debug)]
 pub(super) struct Threads {
-    pub(super) backend: Backend,
+    backend: Backend,
     /// The agent's own namespace, the node's, which never holds the policy of a Pod.
     pub(super) own_cookie: Option<Cookie>,
     /// What an agent before this one has read back.
     pub(super) remembered: Arc<BTreeMap<Cookie, Readings>>,
     /// As many permits as there may be threads.
-    pub(super) free: Arc<Semaphore>,
+    free: Arc<Semaphore>,
     /// Where what came of work goes to.
-    pub(super) finished: UnboundedSender<Finished>,
+    finished: UnboundedSender<Finished>,
 }
 
 impl Engine {
@@ -46,6 +46,16 @@ impl Engine {
 }
 
 impl Threads {
+    /// All of them are free.
+    pub(super) fn new(
+        backend: Backend,
+        remembered: BTreeMap<Cookie, Readings>,
+        finished: UnboundedSender<Finished>,
+    ) -> Self {
+        let (own_cookie, free) = (netns::current_cookie().ok(), Arc::new(Semaphore::new(PARALLEL)));
+        Self { backend, own_cookie, remembered: Arc::new(remembered), free, finished }
+    }
+
     /// Whether any of them has nothing to do.
     pub(super) fn are_free(&self) -> bool {
         self.free.available_permits() > 0
