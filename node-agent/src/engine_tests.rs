@@ -77,13 +77,10 @@ impl Running {
     ) -> Self {
         let (changes, changes_in) = unbounded_channel();
         let (sandboxes, sandboxes_in) = unbounded_channel();
-        let (report, reports) = watch::channel(Report::default());
-        let (ledger_out, ledger) = watch::channel(None);
-        let (wanted, _) = watch::channel(Wanted::default());
-        let (places, _) = watch::channel(Vec::new());
+        let (outputs, told) = Outputs::new();
         let (chaining_out, chaining) = watch::channel(None);
         let (asks_out, asks) = unbounded_channel();
-        let outputs = Outputs { report, ledger: ledger_out, wanted, places, chaining: Some(chaining_out) };
+        let outputs = Outputs { chaining: Some(chaining_out), ..outputs };
         let pod_start_wait = Duration::from_millis(500);
         let settings = Settings { pod_start_wait, before, readings, learned, ..Settings::default() };
         let (mut engine, arrivals) = Engine::new(View::new(None), Backend::Nft, settings, outputs);
@@ -108,6 +105,7 @@ impl Running {
             stop: stop.clone(),
         };
         tokio::spawn(engine.run(inputs, arrivals));
+        let (reports, ledger) = (told.reports, told.ledger);
         Self { changes, sandboxes, asks: asks_out, switch, chaining, reports, ledger, stop }
     }
 
@@ -216,14 +214,7 @@ fn all(kind: Kind, objects: impl IntoIterator<Item = (&'static str, Object)>) ->
 
 /// An engine that nothing has been told yet.
 fn idle() -> Engine {
-    let outputs = Outputs {
-        report: watch::channel(Report::default()).0,
-        ledger: watch::channel(None).0,
-        wanted: watch::channel(Wanted::default()).0,
-        places: watch::channel(Vec::new()).0,
-        chaining: None,
-    };
-    Engine::new(View::new(None), Backend::Nft, Settings::default(), outputs).0
+    Engine::new(View::new(None), Backend::Nft, Settings::default(), Outputs::new().0).0
 }
 
 impl Engine {

@@ -199,8 +199,8 @@ async fn run(cli: Cli) -> ExitCode {
     let result = match (cli.command, &cli.options.objects, &cli.options.pods) {
         (Some(Command::Off), ..) => off::off(&cli.options).await,
         (Some(Command::On), ..) => off::on(&cli.options),
-        (_, Some(objects), Some(pods)) => commands::from_folder(&cli.options, objects, pods).await,
-        _ => commands::run(&cli.options).await,
+        (_, Some(objects), Some(pods)) => commands::folder::run(&cli.options, objects, pods).await,
+        _ => commands::cluster::run(&cli.options).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -45,3 +45,28 @@ pub struct Outputs {
     /// anybody.
     pub chaining: Option<watch::Sender<Option<Chaining>>>,
 }
+
+/// The other ends of [`Outputs`].
+#[derive(Debug)]
+pub struct Told {
+    /// See [`Outputs::report`].
+    pub reports: watch::Receiver<Report>,
+    /// See [`Outputs::ledger`].
+    pub ledger: watch::Receiver<Option<Kept>>,
+    /// See [`Outputs::wanted`].
+    pub wanted: watch::Receiver<Wanted>,
+    /// See [`Outputs::places`].
+    pub places: watch::Receiver<Vec<Place>>,
+}
+
+impl Outputs {
+    /// Those of an engine whose node's CNI configuration nobody keeps, and their other ends.
+    pub fn new() -> (Self, Told) {
+        let (report, reports) = watch::channel(Report::default());
+        let (ledger, ledger_in) = watch::channel(None);
+        let (wanted, wanted_in) = watch::channel(Wanted::default());
+        let (places, places_in) = watch::channel(Vec::new());
+        let told = Told { reports, ledger: ledger_in, wanted: wanted_in, places: places_in };
+        (Self { report, ledger, wanted, places, chaining: None }, told)
+    }
+}
