@@ -37,6 +37,7 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, channel, unbounded_
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+use crate::clock::sleep_until;
 use crate::cni::Chaining;
 use crate::cni::admission::{Admissions, Knowledge};
 use crate::feed::Kind;
@@ -236,13 +237,6 @@ fn tell_if_other<T: PartialEq>(channel: &watch::Sender<T>, value: T) {
 async fn news_of(node: &mut Option<NodeSide>) {
     match node {
         Some(node) => node.news().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
 }

@@ -48,6 +48,7 @@ mod netns;
 mod off;
 mod readings;
 mod report;
+mod retry;
 mod sandboxes;
 mod slot;
 mod tools;

@@ -18,6 +18,7 @@ use crate::cri::Sandbox;
 use crate::names::Hearing;
 use crate::netns::Cookie;
 use crate::readings::Readings;
+use crate::retry::Retry;
 
 pub use aim::Door;
 use aim::Ruled;
@@ -54,8 +55,7 @@ pub struct Slot {
     running: bool,
     /// What is wanted takes more than members: that was found out, and it waits for a thread.
     needs_thread: bool,
-    failures: u32,
-    retry_at: Option<Instant>,
+    retry: Retry,
     problem: Option<String>,
     incomplete: Option<(Instant, Vec<Missing>)>,
     /// What is wanted as long as nothing better is known.
@@ -94,8 +94,7 @@ impl Slot {
             known: Known::Unread,
             running: false,
             needs_thread: false,
-            failures: 0,
-            retry_at: None,
+            retry: progress::retry(),
             problem: None,
             incomplete: None,
             stopgap: None,

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::apply::{ApplyError, Done};
 use crate::machine;
+use crate::retry::Retry;
 use crate::slot::{Door, Moment, Slot};
 use crate::tools::Backend;
 use kernel::{Brought, Known};
@@ -68,8 +69,7 @@ pub struct Gate {
     /// What is left to be done is not tried before.
     clean_at: Option<Instant>,
     check_at: Instant,
-    failures: u32,
-    retry_at: Option<Instant>,
+    retry: Retry,
     /// What went wrong the last time, by what was to be done.
     problems: BTreeMap<Kind, String>,
     /// On which ports Pods may let the node in, whether IPVS translates, and when that was found out.
@@ -132,8 +132,7 @@ impl Gate {
             due_since: None,
             clean_at: None,
             check_at: now + CHECK,
-            failures: 0,
-            retry_at: None,
+            retry: Retry::new(FIRST_WAIT, LONGEST_WAIT),
             problems: BTreeMap::new(),
             ports: Ports::Probes,
             by_ipvs: false,
@@ -168,7 +167,7 @@ impl Gate {
         self.wanted_behind = judged.into_iter().map(|(id, policy)| (id, (policy.own.clone(), policy.state))).collect();
         if *self.wanted != wanted {
             self.wanted = Arc::new(wanted);
-            self.retry_at = None;
+            self.retry.hurry();
         }
     }
 
@@ -239,7 +238,7 @@ impl Gate {
     fn job(&mut self, Moment { now, fresh, .. }: Moment) -> Option<Job> {
         let late = |since: Option<Instant>| since.is_some_and(|since| now >= since + FIRST);
         let listed = self.listed.is_some_and(|(since, all)| all || late(Some(since)));
-        if self.running || !listed || self.retry_at.is_some_and(|at| at > now) {
+        if self.running || !listed || self.retry.at().is_some_and(|at| at > now) {
             return None;
         }
         let sure = !self.unsure || self.answered || late(self.fresh_since);
@@ -291,11 +290,12 @@ impl Gate {
             Kind::CleanUp => self.clean_at = problem.is_some().then(|| now + FIRST_WAIT),
             Kind::Check => {}
             Kind::Bring => {
-                self.failures = if problem.is_some() { self.failures + 1 } else { 0 };
+                match problem {
+                    Some(_) => self.retry.failed(now),
+                    None => self.retry.succeeded(),
+                }
                 // Nobody is to trust in what nobody knows.
-                self.seals &= self.failures < 2;
-                let wait = FIRST_WAIT.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(LONGEST_WAIT);
-                self.retry_at = problem.is_some().then(|| now + wait);
+                self.seals &= self.retry.failures() < 2;
             }
         }
         match problem {
@@ -312,7 +312,7 @@ impl Gate {
         let late = [self.fresh_since, self.listed.map(|(since, _)| since)].into_iter().flatten();
         let late = late.map(|since| since + FIRST).filter(|_| !self.answered);
         // While work is under way, its end is the next news.
-        let works = [self.clean_due(), self.retry_at, Some(self.check_at)].into_iter().flatten();
+        let works = [self.clean_due(), self.retry.at(), Some(self.check_at)].into_iter().flatten();
         late.chain(works.filter(|_| !self.running)).filter(|at| *at > now).min()
     }
 }

@@ -225,7 +225,7 @@ async fn pods_wait_for_the_first_answer_of_the_gate_and_not_for_ever() {
     assert!(!gate.is_known(now), "a failure is no answer");
     assert!(gate.is_known(now + FIRST));
     assert_eq!(gate.problem().as_deref(), Some("gate: failed to take a lock"));
-    assert!(gate.retry_at.is_some_and(|at| at > now));
+    assert!(gate.retry.at().is_some_and(|at| at > now));
 }
 
 #[tokio::test]

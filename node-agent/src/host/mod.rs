@@ -31,11 +31,14 @@ use std::time::Duration;
 use ringfence_dataplane::host::{fingerprint, with_members_of};
 use ringfence_dataplane::{NetnsPolicy, Place};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::apply::{self, Done, Followed, Known, Outcome, Terms, clean_up, follow_members};
+use crate::clock::sleep_until;
 use crate::machine;
 use crate::netns::{self, Cookie, Location};
 use crate::readings::Readings;
+use crate::retry::Retry;
 use crate::tools::Backend;
 pub use change::Patience;
 use marker::Notes;
@@ -315,7 +318,7 @@ fn failed(problem: impl std::fmt::Display) -> Came {
 /// Keeps the node's network namespace until nobody wants anything any more. What is in force stays then.
 pub async fn follow(keeper: Keeper, mut wanted: watch::Receiver<Wanted>, said: watch::Sender<Said>) {
     let mut keeper = Some(keeper);
-    let (mut failures, mut looks) = (0_u32, false);
+    let (mut retry, mut looks) = (Retry::new(FIRST_WAIT, LONGEST_WAIT), false);
     while let Some(mut own) = keeper.take() {
         let now = wanted.borrow_and_update().clone();
         let (asked, last) = (now.clone(), said.borrow().clone());
@@ -336,10 +339,7 @@ pub async fn follow(keeper: Keeper, mut wanted: watch::Receiver<Wanted>, said: w
             tracing::warn!("{problem}");
         }
         let readings = own.readings(cookie);
-        let holds = own.confirmed.is_some();
-        failures = if again { failures + 1 } else { 0 };
-        let retry = FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(LONGEST_WAIT);
-        let wait = if again { retry } else { own.patience.look };
+        let look_at = own.confirmed.is_some().then(|| Instant::now() + own.patience.look);
         said.send_if_modified(|said| {
             let new = Said { to: now, state, problem, readings };
             let other = *said != new;
@@ -347,10 +347,15 @@ pub async fn follow(keeper: Keeper, mut wanted: watch::Receiver<Wanted>, said: w
             other
         });
         keeper = Some(own);
+        if again {
+            retry.failed(Instant::now());
+        } else {
+            retry.succeeded();
+        }
         looks = false;
         tokio::select! {
             told = wanted.changed() => if told.is_err() { return },
-            () = tokio::time::sleep(wait), if again || holds => looks = !again,
+            () = sleep_until(retry.at().or(look_at)) => looks = !again,
         }
     }
 }

@@ -4,10 +4,12 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::{Kept, Ledger};
 use crate::health::{Fault, Health};
 use crate::memory;
+use crate::retry::Retry;
 
 /// Wait after the first failure; doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -16,11 +18,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Writes the ledger whenever it differs, until whoever has the news has ended, and says in `health` how that goes.
 pub async fn keep(mut ledger: Ledger, mut news: watch::Receiver<Option<Kept>>, health: watch::Sender<Health>) {
-    let mut failures = 0;
+    let mut retry = Retry::new(FIRST_WAIT, LONGEST_WAIT);
     loop {
-        let ended = match failures {
-            0 => news.changed().await.is_err(),
-            _ => tokio::time::timeout(wait_after(failures), end_of(&mut news)).await.is_ok(),
+        let ended = match retry.at() {
+            None => news.changed().await.is_err(),
+            Some(at) => tokio::time::timeout_at(at, end_of(&mut news)).await.is_ok(),
         };
         let kept = news.borrow_and_update().clone();
         if let Some(kept) = kept {
@@ -37,17 +39,16 @@ pub async fn keep(mut ledger: Ledger, mut news: watch::Receiver<Option<Kept>>, h
                 }
                 Err(panic) => return tell(&health, Some(Fault::ledger_not_kept(&panic.to_string()))),
             };
-            failures = if result.is_ok() { 0 } else { failures + 1 };
+            match result {
+                Ok(()) => retry.succeeded(),
+                Err(_) => retry.failed(Instant::now()),
+            }
             tell(&health, result.err().map(|error| Fault::ledger_not_kept(&error)));
         }
         if ended {
             return;
         }
     }
-}
-
-fn wait_after(failures: u32) -> Duration {
-    FIRST_WAIT.saturating_mul(1 << (failures - 1).min(10)).min(LONGEST_WAIT)
 }
 
 /// News meanwhile are not lost: the last are what is written next.

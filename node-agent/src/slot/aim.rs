@@ -71,7 +71,7 @@ impl Slot {
             self.wanted = Some(wanted);
             self.needs_thread = false;
             // Something new deserves a new try at once.
-            self.retry_at = None;
+            self.retry.hurry();
         }
     }
 

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{Finished, Job, Moment, PATIENCE, Slot};
 use crate::apply::{Done, Known, Outcome, Terms};
+use crate::retry::Retry;
 
 /// Wait after the first failure; doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -20,6 +21,11 @@ const OVERDUE: Duration = Duration::from_secs(2);
 /// After so long they follow even while members come and go all the time.
 const LATEST: Duration = Duration::from_secs(5);
 
+/// Of a sandbox where nothing has failed yet.
+pub(super) fn retry() -> Retry {
+    Retry::new(FIRST_WAIT, LONGEST_WAIT)
+}
+
 impl Slot {
     /// The work to do now, if any.
     pub fn begin(&mut self, moment: Moment) -> Option<Job> {
@@ -27,7 +33,7 @@ impl Slot {
         if self.running || (self.left && only_if_empty) {
             return None;
         }
-        let again = self.retry_at.filter(|at| *at > moment.now);
+        let again = self.retry.at().filter(|at| *at > moment.now);
         let holds = self.known.is(wanted);
         let job = match (again, holds) {
             (None, false) => {
@@ -48,7 +54,9 @@ impl Slot {
         self.running = true;
         self.needs_thread = false;
         self.left = false;
-        self.retry_at = again;
+        if again.is_none() {
+            self.retry.hurry();
+        }
         Some(job)
     }
 
@@ -107,13 +115,13 @@ impl Slot {
         };
         // What goes wrong while cleaning up is over only when that has succeeded, and what could not be put in force
         // when it is.
-        if !self.known.is_due() && self.retry_at.is_none() {
-            self.failures = 0;
+        if !self.known.is_due() && self.retry.at().is_none() {
+            self.retry.succeeded();
             self.problem = None;
         }
         match (done, problem) {
             (Done::Closed, Some(problem)) => self.fail(problem, now),
-            (Done::CleanedUp, Some(problem)) if self.retry_at.is_none() => self.fail(problem, now),
+            (Done::CleanedUp, Some(problem)) if self.retry.at().is_none() => self.fail(problem, now),
             // What closes the Pod is told before what keeps that from being cleaned up.
             (Done::CleanedUp, Some(problem)) => drop(self.problem.get_or_insert(problem)),
             (_, Some(problem)) => self.problem = Some(problem),
@@ -123,8 +131,8 @@ impl Slot {
             Done::Members | Done::Rules | Done::Closed => self.written_at = now,
             // Some sets stay for a while, or something failed: not before anything else is tried again.
             Done::CleanedUp if self.known.is_due() => {
-                self.written_at = self.retry_at.unwrap_or(now);
-                self.retry_at.get_or_insert(now + FIRST_WAIT);
+                self.written_at = self.retry.at().unwrap_or(now);
+                self.retry.pause(now);
             }
             _ => {}
         }
@@ -132,9 +140,7 @@ impl Slot {
 
     /// Tries again, later each time.
     fn fail(&mut self, problem: String, now: Instant) {
-        let wait = FIRST_WAIT.saturating_mul(1 << self.failures.min(10)).min(LONGEST_WAIT);
-        self.failures += 1;
-        self.retry_at = Some(now + wait);
+        self.retry.failed(now);
         self.problem = Some(problem);
     }
 
@@ -144,7 +150,7 @@ impl Slot {
         let cleans = [QUIET, OVERDUE].map(|wait| self.known.is_due().then_some(self.written_at + wait));
         let [quiet, overdue] = cleans;
         let latest = self.due_since.map(|since| since + LATEST);
-        let others = [self.retry_at, stalls, quiet, overdue, latest, self.admitted_until, self.hearing.deadline()];
+        let others = [self.retry.at(), stalls, quiet, overdue, latest, self.admitted_until, self.hearing.deadline()];
         others.into_iter().flatten().filter(|at| *at > now).min()
     }
 }
