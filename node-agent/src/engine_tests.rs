@@ -45,8 +45,8 @@ struct Running {
 }
 
 impl Running {
-    /// It has read a namespace `shop` in Full, takes `node` for the namespace of the node, and comes after an agent that
-    /// has read back `readings`.
+    /// It has read a namespace `shop` in Full, takes `node` for the namespace of the node, and comes after an agent
+    /// that has read back `readings`.
     fn start(node: Option<Cookie>, readings: BTreeMap<Cookie, Readings>) -> Self {
         let running = Self::start_blank(node, readings);
         for kind in Kind::ALL {

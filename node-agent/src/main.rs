@@ -39,6 +39,7 @@ mod host;
 mod ipset;
 #[cfg(test)]
 mod lab;
+mod lacking;
 mod ledger;
 mod machine;
 mod memory;

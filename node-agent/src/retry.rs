@@ -14,7 +14,8 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// It has not failed yet. Its first failure makes it wait for `first`, each one more twice as long, up to `longest`.
+    /// It has not failed yet. Its first failure makes it wait for `first`, each one more twice as long, up to
+    /// `longest`.
     pub fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, failures: 0, at: None }
     }

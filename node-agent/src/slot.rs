@@ -10,11 +10,11 @@ mod progress;
 
 use std::time::Duration;
 
-use ringfence_dataplane::Missing;
 use tokio::time::Instant;
 
 use crate::apply::{Known, Wanted};
 use crate::cri::Sandbox;
+use crate::lacking::Lacking;
 use crate::names::Hearing;
 use crate::netns::Cookie;
 use crate::readings::Readings;
@@ -24,8 +24,6 @@ pub use aim::Door;
 use aim::Ruled;
 pub use job::{Finished, Job, Moment};
 
-/// A rule whose peers are not all known may wait this long for them before it is reported.
-pub const PATIENCE: Duration = Duration::from_secs(10);
 /// A runtime lists a sandbox when all CNI plugins have had their say; after so long something has gone wrong.
 const UNLISTED: Duration = Duration::from_secs(30);
 
@@ -57,7 +55,8 @@ pub struct Slot {
     needs_thread: bool,
     retry: Retry,
     problem: Option<String>,
-    incomplete: Option<(Instant, Vec<Missing>)>,
+    /// What its rules refer to and nobody knows; what is in force stays meanwhile.
+    lacking: Option<Lacking>,
     /// What is wanted as long as nothing better is known.
     stopgap: Option<Wanted>,
     may_close: bool,
@@ -71,8 +70,8 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// A sandbox that the CNI plugin tells of, in a network namespace that was just made; `again` if something of ours may
-    /// be in it all the same.
+    /// A sandbox that the CNI plugin tells of, in a network namespace that was just made; `again` if something of ours
+    /// may be in it all the same.
     pub fn admitted(sandbox: Sandbox, again: bool, now: Instant) -> Self {
         let known = if again { Known::Unread } else { Known::Nothing };
         Self { known, admitted_until: Some(now + UNLISTED), ..Self::new(sandbox) }
@@ -96,7 +95,7 @@ impl Slot {
             needs_thread: false,
             retry: progress::retry(),
             problem: None,
-            incomplete: None,
+            lacking: None,
             stopgap: None,
             may_close: false,
             left: false,
@@ -130,7 +129,7 @@ impl Slot {
             (Some(wanted), _) => self.known.is(wanted) || self.closed,
             (None, Some(stopgap)) => self.known.is(stopgap),
             // What is missing blocks nothing, or the Pod must not be closed.
-            (None, None) => self.incomplete.is_some(),
+            (None, None) => self.lacking.is_some(),
         }
     }
 
@@ -142,7 +141,7 @@ impl Slot {
     /// Whether it holds what it is to hold, and nothing is left to be done.
     pub fn is_settled(&self) -> bool {
         let holds = self.wanted.as_ref().is_some_and(|wanted| self.known.is(wanted));
-        holds && !self.running && !self.known.is_due() && self.incomplete.is_none()
+        holds && !self.running && !self.known.is_due() && self.lacking.is_none()
     }
 
     /// Whether nothing of ours is there, and nothing is on its way.
@@ -162,9 +161,7 @@ impl Slot {
 
     /// What has been missing for too long, for people.
     pub fn stalled(&self, now: Instant) -> Option<String> {
-        let (since, missing) = self.incomplete.as_ref()?;
-        let names: Vec<String> = missing.iter().take(3).map(ToString::to_string).collect();
-        (now >= *since + PATIENCE).then(|| format!("{}: waits for {}", self.pod(), names.join(", ")))
+        self.lacking.as_ref()?.stalled(&self.pod(), now)
     }
 }
 

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::progress::QUIET;
 use super::*;
 use crate::apply::{Done, Outcome, Terms};
+use crate::lacking::PATIENCE;
 use ringfence_dataplane::gate::Ports;
 use ringfence_dataplane::policy::Origin;
-use ringfence_dataplane::{Enforcement, Entry, HostSet, Match, NetnsPolicy, Packet, Resolution};
+use ringfence_dataplane::{Enforcement, Entry, HostSet, Match, Missing, NetnsPolicy, Packet, Resolution};
 use ringfence_model::{Direction, PortMatch, Protocol, Services};
 
 fn slot() -> Slot {

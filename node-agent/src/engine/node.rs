@@ -4,15 +4,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ringfence_dataplane::{Host, LocalPod, Missing, Resolution, Resolver};
+use ringfence_dataplane::{Host, LocalPod, Resolution, Resolver};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::tell_if_other;
 use crate::host::{Said, State, Wanted};
+use crate::lacking::Lacking;
 use crate::netns::Cookie;
 use crate::readings::Readings;
-use crate::slot::PATIENCE;
 use crate::view::View;
 
 /// The way to whoever keeps the node's network namespace, and what is said there.
@@ -24,8 +24,8 @@ pub struct NodeSide {
     pub wanted: watch::Sender<Wanted>,
     /// What came of it.
     pub said: watch::Receiver<Said>,
-    /// What has been missing since when.
-    incomplete: Option<(Instant, Vec<Missing>)>,
+    /// What its rules refer to and nobody knows.
+    lacking: Option<Lacking>,
     /// The publication that the node's policy is of is not here yet.
     open: bool,
 }
@@ -44,7 +44,7 @@ pub enum Standing {
 impl NodeSide {
     /// Nothing is known yet.
     pub fn new(host: Host, wanted: watch::Sender<Wanted>, said: watch::Receiver<Said>) -> Self {
-        Self { host, wanted, said, incomplete: None, open: false }
+        Self { host, wanted, said, lacking: None, open: false }
     }
 
     /// Says what is wanted now. `pods`: those of the node, for their probes.
@@ -65,7 +65,7 @@ impl NodeSide {
             }
             _ => None,
         };
-        self.incomplete = missing.map(|missing| (self.incomplete.as_ref().map_or(now, |(since, _)| *since), missing));
+        self.lacking = missing.map(|missing| Lacking::carry_on(self.lacking.as_ref(), missing, now));
         let wanted = match (standing, resolution) {
             // Who turns a node off means it, whatever has been read.
             (Standing::Off, _) => Wanted::Nothing,
@@ -97,7 +97,7 @@ impl NodeSide {
 
     /// Whether nothing is left to be done.
     pub fn is_settled(&self) -> bool {
-        self.incomplete.is_none() && self.said.borrow().settles(&self.wanted.borrow())
+        self.lacking.is_none() && self.said.borrow().settles(&self.wanted.borrow())
     }
 
     /// What is wrong.
@@ -107,14 +107,12 @@ impl NodeSide {
 
     /// What has been missing for too long.
     pub fn stalled(&self, now: Instant) -> Option<String> {
-        let (since, missing) = self.incomplete.as_ref()?;
-        let names: Vec<String> = missing.iter().take(3).map(ToString::to_string).collect();
-        (now >= *since + PATIENCE).then(|| format!("the node itself: waits for {}", names.join(", ")))
+        self.lacking.as_ref()?.stalled("the node itself", now)
     }
 
     /// When that is so.
     pub fn deadline(&self) -> Option<Instant> {
-        self.incomplete.as_ref().map(|(since, _)| *since + PATIENCE)
+        self.lacking.as_ref().map(Lacking::deadline)
     }
 
     /// What is in force.

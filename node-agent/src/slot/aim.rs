@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Slot;
 use crate::apply::{Known, Wanted};
+use crate::lacking::Lacking;
 
 /// How a Pod lets its node in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,14 +52,13 @@ impl Slot {
                 if (self.suspended || self.is_admitted()) && self.wanted == Some(Wanted::Nothing) {
                     self.wanted = None;
                 }
-                let since = self.incomplete.as_ref().map_or(now, |(since, _)| *since);
-                self.incomplete = Some((since, missing));
+                self.lacking = Some(Lacking::carry_on(self.lacking.as_ref(), missing, now));
                 self.ruled.stopgap = closed.filter(|_| may_close).map(Arc::new);
                 self.stopgap = self.ruled.stopgap.as_deref().map(|policy| self.behind_door(policy));
                 return;
             }
         };
-        self.incomplete = None;
+        self.lacking = None;
         (self.stopgap, self.ruled.stopgap) = (None, None);
         self.suspended = false;
         let enforced = wanted.as_deref().map_or(Wanted::Nothing, |policy| self.behind_door(policy));
@@ -97,12 +97,12 @@ impl Slot {
 
     /// Whether everything that its rules refer to is known.
     pub fn is_complete(&self) -> bool {
-        self.incomplete.is_none()
+        self.lacking.is_none()
     }
 
     /// Whether not all of its rules are known, and others may be in its kernel.
     pub fn may_hold_other_rules(&self) -> bool {
-        self.wanted.is_none() && self.incomplete.is_some() && matches!(self.known, Known::Unread) && !self.is_admitted()
+        self.wanted.is_none() && self.lacking.is_some() && matches!(self.known, Known::Unread) && !self.is_admitted()
     }
 
     /// The policy by which the gate judges connections towards it; nothing where it enforces none.

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Finished, Job, Moment, PATIENCE, Slot};
+use super::{Finished, Job, Moment, Slot};
 use crate::apply::{Done, Known, Outcome, Terms};
+use crate::lacking::Lacking;
 use crate::retry::Retry;
 
 /// Wait after the first failure; doubles up to [`LONGEST_WAIT`].
@@ -146,7 +147,7 @@ impl Slot {
 
     /// When it wants to be looked at again without news, after it was at `now`.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let stalls = self.incomplete.as_ref().map(|(since, _)| *since + PATIENCE);
+        let stalls = self.lacking.as_ref().map(Lacking::deadline);
         let cleans = [QUIET, OVERDUE].map(|wait| self.known.is_due().then_some(self.written_at + wait));
         let [quiet, overdue] = cleans;
         let latest = self.due_since.map(|since| since + LATEST);
