@@ -31,6 +31,11 @@ const TCP_CLOSE: u8 = 8;
 /// `IP_CT_TCP_FLAG_BE_LIBERAL`: conntrack saw the flow in the middle and does not check its windows.
 const BE_LIBERAL: u8 = 0x08;
 
+/// So many flows are dealt with at a time.
+const AT_A_TIME: usize = 10_000;
+/// So often it is looked for more of them: enough for any table, and an end if it grows all the time.
+const LOOKS: usize = 1_000;
+
 /// One walk at a time: the table of all network namespaces is one, whose locks the kernel would have threads spin for.
 static WALK: Mutex<()> = Mutex::new(());
 
@@ -115,38 +120,58 @@ impl Conntrack {
         open().map_err(failed("open conntrack"))
     }
 
-    /// All flows, of both families.
+    /// Shows every flow, of both families. Nobody keeps all of them: whoever sends datagrams decides how many there are, and they may be
+    /// more than fit into memory.
     ///
     /// # Errors
     /// When the table cannot be read.
-    pub fn flows(&mut self) -> Result<Vec<Flow>, FlowError> {
-        self.flows_that(|_| true)
-    }
-
-    /// The flows of both families of which that holds: a node may have more than fit into memory.
-    ///
-    /// # Errors
-    /// When the table cannot be read.
-    pub fn flows_that(&mut self, holds: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>, FlowError> {
+    pub fn each(&mut self, mut look: impl FnMut(Flow)) -> Result<(), FlowError> {
         let wrap = failed("read conntrack");
         let _turn = WALK.lock().unwrap_or_else(PoisonError::into_inner);
         // A dump of no family in particular is one of all.
         let all = NetfilterProtoFamily::Unspec;
         self.send(ConntrackMessage::Get(Vec::new()), all, NLM_F_DUMP).map_err(&wrap)?;
-        let mut flows = Vec::new();
         loop {
             for message in self.receive().map_err(&wrap)? {
                 match message.payload {
                     NetlinkPayload::InnerMessage(NetfilterMessage {
                         inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)),
                         ..
-                    }) => flows.extend(flow_from(attributes).filter(&holds)),
-                    NetlinkPayload::Done(_) => return Ok(flows),
+                    }) => flow_from(attributes).into_iter().for_each(&mut look),
+                    NetlinkPayload::Done(_) => return Ok(()),
                     NetlinkPayload::Error(error) if error.code.is_some() => return Err(wrap(error.to_io())),
                     _ => {}
                 }
             }
         }
+    }
+
+    /// Does something about flows: `judge` says of each what, if anything, and `act` does it, some at a time.
+    ///
+    /// # Errors
+    /// When the table cannot be read, or something could not be done; then there may be more to do.
+    pub fn deal_with<T>(
+        &mut self,
+        mut judge: impl FnMut(&Flow) -> Option<T>,
+        mut act: impl FnMut(&mut Self, Vec<(Flow, T)>) -> Result<(), FlowError>,
+    ) -> Result<(), FlowError> {
+        // Of what was dealt with nothing is to be done any more, so that the next look finds others.
+        for _ in 0..LOOKS {
+            let mut some = Vec::new();
+            self.each(|flow| {
+                if some.len() < AT_A_TIME
+                    && let Some(what) = judge(&flow)
+                {
+                    some.push((flow, what));
+                }
+            })?;
+            let all = some.len() < AT_A_TIME;
+            act(self, some)?;
+            if all {
+                return Ok(());
+            }
+        }
+        Err(failed("deal with every flow")(Error::other("there are always more")))
     }
 
     /// Sets our bit of a flow's mark, or takes it back. Says whether the flow was still there.
@@ -158,6 +183,18 @@ impl Conntrack {
         attributes.push(ConntrackAttribute::CtaMark(if ended { ENDED } else { 0 }));
         attributes.push(ConntrackAttribute::Other(DefaultNla::new(CTA_MARK_MASK, ENDED.to_be_bytes().to_vec())));
         self.ask(flow, ConntrackMessage::New(attributes)).map_err(failed("mark a flow"))
+    }
+
+    /// Takes our bit back from flows of which that holds.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn forgive(&mut self, holds: impl Fn(&Flow) -> bool) -> Result<(), FlowError> {
+        let judge = |flow: &Flow| (flow.is_ended() && holds(flow)).then_some(());
+        let act = |table: &mut Self, flows: Vec<(Flow, ())>| {
+            flows.into_iter().try_for_each(|(flow, ())| table.mark(&flow, false).map(drop))
+        };
+        self.deal_with(judge, act)
     }
 
     /// Makes conntrack forget a flow. Says whether it was still there.
@@ -330,8 +367,10 @@ mod tests {
                 let port = client.local_addr().expect("it is bound").port();
                 let mut table = Conntrack::open().expect("the kernel has it");
                 let find = |table: &mut Conntrack| {
-                    let flows = table.flows().expect("they can be read");
-                    flows.into_iter().find(|flow| flow.packet.sport == port && flow.packet.src == loopback)
+                    let mut found = None;
+                    let wanted = |flow: &Flow| flow.packet.sport == port && flow.packet.src == loopback;
+                    table.each(|flow| found = found.take().or(Some(flow).filter(wanted))).expect("they can be read");
+                    found
                 };
                 let flow = find(&mut table).expect("it is there");
                 let Packet { protocol, dst, dport, .. } = flow.packet;

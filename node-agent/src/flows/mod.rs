@@ -48,31 +48,31 @@ pub fn settle(policy: &NetnsPolicy) -> Result<bool, FlowError> {
     if is_without_flows() || listed::flows().is_some_and(|flows| all_go_on(&policy, &flows)) {
         return Ok(false);
     }
-    let mut table = Conntrack::open()?;
-    let judged: Vec<(Fate, Flow)> = table.flows()?.into_iter().map(|flow| (fate(&policy, &flow), flow)).collect();
-    let losers = || judged.iter().filter(|(fate, flow)| *fate != Fate::GoesOn && !flow.is_over && !flow.is_ended());
-    // Sockets first: what they send when they are closed still passes, so that the peer notices too.
-    sockets::close(losers().map(|(_, flow)| flow.packet).filter(|flow| flow.protocol == Protocol::TCP));
-    let (mut left, mut refused, mut ended) = (false, None, 0);
-    for (fate, flow) in &judged {
-        let done = match fate {
-            Fate::GoesOn if flow.is_ended() => table.mark(flow, false).map(drop),
-            Fate::GoesOn => Ok(()),
-            Fate::Ends => {
-                left |= !flow.is_over;
-                if flow.is_ended() || flow.is_over {
-                    continue;
-                }
-                table.mark(flow, true).map(|found| ended += usize::from(found))
-            }
-            Fate::BeginsAgain => table.forget(flow).map(drop),
-        };
-        refused = refused.or(done.err());
-    }
+    let (mut left, mut ended) = (false, 0);
+    let judge = |flow: &Flow| {
+        let fate = fate(&policy, flow);
+        left |= fate == Fate::Ends && !flow.is_over;
+        fate.is_due(flow).then_some(fate)
+    };
+    let settled = Conntrack::open()?.deal_with(judge, |table, flows| {
+        // Sockets first: what they send when they are closed still passes, so that the peer notices too.
+        let losers = flows.iter().filter(|(flow, fate)| *fate != Fate::GoesOn && !flow.is_over && !flow.is_ended());
+        sockets::close(losers.map(|(flow, _)| flow.packet).filter(|flow| flow.protocol == Protocol::TCP));
+        let mut refused = Ok(());
+        for (flow, fate) in flows {
+            let done = match fate {
+                Fate::GoesOn => table.mark(&flow, false).map(drop),
+                Fate::Ends => table.mark(&flow, true).map(|found| ended += usize::from(found)),
+                Fate::BeginsAgain => table.forget(&flow).map(drop),
+            };
+            refused = refused.and(done);
+        }
+        refused
+    });
     if ended > 0 {
         tracing::info!(flows = ended, "ended flows that the policy blocks");
     }
-    refused.map_or(Ok(left), Err)
+    settled.map(|()| left)
 }
 
 /// Takes back every bit of ours, when no rule looks at them any more.
@@ -83,11 +83,7 @@ pub fn forgive_all() -> Result<(), FlowError> {
     if is_without_flows() {
         return Ok(());
     }
-    let mut table = Conntrack::open()?;
-    for flow in table.flows()?.into_iter().filter(Flow::is_ended) {
-        table.mark(&flow, false)?;
-    }
-    Ok(())
+    Conntrack::open()?.forgive(|_| true)
 }
 
 /// Which of these addresses flows of the calling thread's network namespace lead to, that may go on.
@@ -98,9 +94,13 @@ pub fn in_use(addresses: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, FlowErro
     if is_without_flows() {
         return Ok(BTreeSet::new());
     }
-    let flows = Conntrack::open()?.flows()?.into_iter();
-    let targets = flows.filter(|flow| !flow.is_over && !flow.is_ended()).map(|flow| flow.packet.dst);
-    Ok(targets.filter(|target| addresses.contains(target)).collect())
+    let mut used = BTreeSet::new();
+    Conntrack::open()?.each(|flow| {
+        if !flow.is_over && !flow.is_ended() && addresses.contains(&flow.packet.dst) {
+            used.insert(flow.packet.dst);
+        }
+    })?;
+    Ok(used)
 }
 
 /// Whether the network namespace is known to have none: it is then not looked for them among those of the whole machine.
@@ -116,6 +116,17 @@ enum Fate {
     Ends,
     /// Conntrack forgets it: the next packet is a first one, which the rules judge.
     BeginsAgain,
+}
+
+impl Fate {
+    /// Whether something is to be done so that it becomes this of a flow.
+    fn is_due(self, flow: &Flow) -> bool {
+        match self {
+            Self::GoesOn => flow.is_ended(),
+            Self::Ends => !flow.is_ended() && !flow.is_over,
+            Self::BeginsAgain => true,
+        }
+    }
 }
 
 /// What the policy makes of a flow. What is related to another flow goes with that one.

@@ -22,26 +22,28 @@ use crate::machine;
 pub fn settle(gate: &GatePolicy) -> Result<bool, FlowError> {
     let local = machine::every_address();
     let judge = gate.judge(&local);
-    let mut table = Conntrack::open()?;
-    let (mut refused, mut ended, mut left) = (None, 0, false);
-    for flow in table.flows_that(|flow| is_ours(&judge, &local, flow))? {
-        let fate = fate(&judge, &local, &flow);
+    let (mut ended, mut left) = (0, false);
+    let judge = |flow: &Flow| {
+        let fate = is_ours(&judge, &local, flow).then(|| fate(&judge, &local, flow))?;
         left |= fate == Fate::Ends;
-        let done = match fate {
-            Fate::GoesOn if flow.is_ended() => table.mark(&flow, false).map(|_| false),
-            Fate::Ends if !flow.is_ended() => table.mark(&flow, true),
-            Fate::BeginsAgain => table.forget(&flow),
-            Fate::GoesOn | Fate::Ends => Ok(false),
-        };
-        match done {
-            Ok(done) => ended += usize::from(done),
-            Err(error) => refused = refused.or(Some(error)),
+        fate.is_due(flow).then_some(fate)
+    };
+    let settled = Conntrack::open()?.deal_with(judge, |table, flows| {
+        let mut refused = Ok(());
+        for (flow, fate) in flows {
+            let done = match fate {
+                Fate::GoesOn => table.mark(&flow, false).map(|_| false),
+                Fate::Ends => table.mark(&flow, true),
+                Fate::BeginsAgain => table.forget(&flow),
+            };
+            refused = refused.and(done.map(|done| ended += usize::from(done)));
         }
-    }
+        refused
+    });
     if ended > 0 {
         tracing::info!(flows = ended, "ended flows that the gate blocks");
     }
-    refused.map_or(Ok(left), Err)
+    settled.map(|()| left)
 }
 
 /// Takes back every bit of ours from flows of these Pods, when no rule looks at them any more.
@@ -52,11 +54,7 @@ pub fn forgive(pods: &BTreeSet<IpAddr>) -> Result<(), FlowError> {
     if pods.is_empty() {
         return Ok(());
     }
-    let mut table = Conntrack::open()?;
-    for flow in table.flows_that(|flow| flow.is_ended() && pods.contains(&flow.provider().0))? {
-        table.mark(&flow, false)?;
-    }
-    Ok(())
+    Conntrack::open()?.forgive(|flow| pods.contains(&flow.provider().0))
 }
 
 /// Whether the gate alone knows who began a flow: the node translates it, or began it itself.
@@ -71,6 +69,17 @@ enum Fate {
     GoesOn,
     Ends,
     BeginsAgain,
+}
+
+impl Fate {
+    /// Whether something is to be done so that it becomes this of a flow.
+    fn is_due(self, flow: &Flow) -> bool {
+        match self {
+            Self::GoesOn => flow.is_ended(),
+            Self::Ends => !flow.is_ended(),
+            Self::BeginsAgain => true,
+        }
+    }
 }
 
 fn fate(judge: &GateJudge, local: &BTreeSet<IpAddr>, flow: &Flow) -> Fate {
