@@ -13,17 +13,20 @@
 //! 3. An agent that ends between writing and confirming has left a note before it wrote: the next one begins with that.
 //! 4. Members of groups come and go without all this: they change no rule.
 //! 5. What was confirmed is looked at again and again, and put back if somebody has changed it or taken it away.
-//! 6. Connections of the node that exist live on, whatever the policy: the session in which it was written is one of them.
+//! 6. Whatever the kubelet is connected to as it reaches the apiserver stays open ([`kubelet`]).
+//! 7. Connections of the node that exist live on, whatever the policy: the session in which it was written is one of them.
 //!
 //! The rules hang in INPUT and OUTPUT, and what is forwarded for Pods never comes by.
 
 mod change;
+mod kubelet;
 mod marker;
 mod probe;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,6 +117,9 @@ pub struct Keeper {
     known: Known,
     /// The policy that is in force, with what it is known by.
     confirmed: Option<(Arc<NetnsPolicy>, String)>,
+    /// What the kubelet was connected to when that was last looked at.
+    ways: BTreeSet<SocketAddr>,
+    ways_at: Option<Instant>,
 }
 
 /// What came of a try.
@@ -142,6 +148,8 @@ impl Keeper {
             remembered: Readings::default(),
             known: Known::Unread,
             confirmed: None,
+            ways: BTreeSet::new(),
+            ways_at: None,
         }
     }
 
@@ -203,17 +211,34 @@ impl Keeper {
 
     /// Says so if something had to be put back.
     fn put_back(&mut self) -> Result<Option<String>, String> {
-        let Some((policy, _)) = &self.confirmed else { return Ok(None) };
-        let wanted = apply::Wanted::Policy(Arc::clone(policy));
+        let Some((confirmed, print)) = self.confirmed.clone() else { return Ok(None) };
+        let policy = self.with_ways_of_kubelet(&confirmed);
+        let follows = policy != confirmed;
+        let wanted = apply::Wanted::Policy(Arc::clone(&policy));
         if let Some(readings) = self.known.readings().filter(|readings| !readings.is_empty()) {
             self.remembered = readings;
         }
         self.known = Known::Unread;
         let outcome =
             apply::apply(self.backend, &wanted, Known::Unread, &self.terms()).map_err(|error| error.to_string())?;
-        let put_back = (outcome.done != Done::Nothing).then(|| PUT_BACK.to_owned());
+        let was_right = outcome.done == Done::Nothing || (outcome.done == Done::Members && follows);
+        let put_back = (!was_right).then(|| PUT_BACK.to_owned());
         let left = self.clean_up(Outcome { problem: None, ..outcome })?;
+        self.confirmed = Some((policy, print));
         Ok(left.or(put_back))
+    }
+
+    /// The policy with what the kubelet is connected to now. One that connects anew just now goes on as it did.
+    fn with_ways_of_kubelet(&mut self, policy: &NetnsPolicy) -> Arc<NetnsPolicy> {
+        if self.ways_at.is_none_or(|at| at.elapsed() >= self.patience.look) {
+            self.ways_at = Some(Instant::now());
+            match kubelet::connected_to(policy) {
+                Ok(found) if found.is_empty() => {}
+                Ok(found) => self.ways = found,
+                Err(error) => tracing::warn!(%error, "failed to know what the kubelet is connected to"),
+            }
+        }
+        Arc::new(kubelet::reaching(policy, &self.ways))
     }
 
     fn remove(&mut self) -> Came {
@@ -232,10 +257,11 @@ impl Keeper {
         }
     }
 
-    fn put(&mut self, policy: &Arc<NetnsPolicy>, witnesses: &[IpAddr]) -> Came {
+    fn put(&mut self, policy: &NetnsPolicy, witnesses: &[IpAddr]) -> Came {
         if machine::translates_by_ipvs() {
             return self.give_way();
         }
+        let policy = &self.with_ways_of_kubelet(policy);
         let print = fingerprint(policy);
         if let Some(problem) = self.notes.refused(&print) {
             let kept =

@@ -325,6 +325,46 @@ fn the_policy_of_before_follows_members_while_a_newer_one_is_refused() {
     assert!(scene.generation() >= generation);
 }
 
+/// As by a load balancer in front of several apiservers, which nothing in the cluster tells of.
+#[test]
+fn what_the_kubelet_is_connected_to_stays_open() {
+    let Some(scene) = Scene::new("what_the_kubelet_is_connected_to_stays_open") else { return };
+    let (kubelet, balancer, closed, other_way) = (10250, 7443, 7444, 7445);
+    let listen = |netns: &Netns, at: &str, port: u16| netns.within(|_| TcpListener::bind((at, port))).expect("free");
+    let connect = |netns: &Netns, to: &str, port: u16| {
+        let end = SocketAddr::new(address(to), port);
+        netns.within(|_| TcpStream::connect_timeout(&end, Duration::from_millis(700)))
+    };
+    let _listening = [balancer, closed, other_way].map(|port| listen(&scene.other, OTHER, port));
+    let _served = listen(&scene.node, NODE, kubelet);
+    let _asked = connect(&scene.other, NODE, kubelet).expect("the kubelet listens");
+    let reaches = |port| connect(&scene.node, OTHER, port).is_ok();
+    let [way, _other] = [balancer, other_way].map(|port| connect(&scene.node, OTHER, port).expect("it listens"));
+    let policy = || {
+        let mut policy = good();
+        let served = Entry { rule: "essential:kubelet".to_owned(), ..entry(only(OTHER), tcp(kubelet)) };
+        policy.inbound.essential.push(served);
+        policy
+    };
+    let found = scene.node.within(|_| kubelet::connected_to(&policy())).expect("it is told");
+    let ways = [balancer, other_way].map(|port| SocketAddr::new(address(OTHER), port));
+    assert_eq!(found, ways.into(), "and not who is connected to it");
+
+    let mut keeper = scene.keeper();
+    assert_eq!(bring(&mut keeper, &wanted(policy())), (State::InForce, String::new()));
+    assert!(reaches(balancer) && reaches(other_way) && !reaches(closed));
+
+    // It goes by one way only now: members change, and no rule.
+    let before = scene.generation();
+    drop(way);
+    keeper.ways_at = None;
+    let (looked, _) = keeper.look(&Said { state: State::InForce, ..Said::default() });
+    assert_eq!((looked.state, looked.problem), (State::InForce, None));
+    assert_eq!(scene.generation(), before);
+    assert!(!reaches(balancer) && reaches(other_way));
+    assert_eq!(bring(&mut keeper, &Wanted::Nothing).0, State::Nothing);
+}
+
 /// A kube-proxy that was switched to IPVS leads what is for Pods through the node's own chains.
 #[test]
 fn a_node_whose_services_go_by_ipvs_has_no_policy_of_its_own() {
