@@ -259,14 +259,11 @@ pub(crate) fn side<'w>(
     (plain(Decision::Default), does)
 }
 
-/// Itself, also through a Service with nobody else behind it; discovery; DNS to its resolvers.
+/// Itself, but not by way of a Service; discovery; DNS to its resolvers.
 fn essential_out(world: &World, source: &End, wanted: &Wanted, destination: &End) -> bool {
     let Some(own) = &source.pod else { return false };
     let itself = wanted.front.is_none() && destination.pod.as_ref() == Some(own);
-    let alone = wanted.front.as_ref().is_some_and(|(key, _)| {
-        world.services.get(key).is_some_and(|service| world.is_alone_behind(key, service, own))
-    });
-    itself || alone || wanted.ask.is_discovery() || asks_resolver(world, own, &wanted.known.addresses, wanted.ask)
+    itself || wanted.ask.is_discovery() || asks_resolver(world, own, &wanted.known.addresses, wanted.ask)
 }
 
 /// Itself; discovery; its probes, from its own node; DNS at its provider.

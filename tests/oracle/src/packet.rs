@@ -12,7 +12,7 @@ use ringfence_model::{Decision, Direction};
 use crate::holder::Holder;
 use crate::judge::{Does, Side, State, asks_resolver, rules, serves_dns, side};
 use crate::rules::{Ask, Known, Wanted};
-use crate::world::{Key, Pod, ServicePort, World};
+use crate::world::{Key, Pod, World};
 
 /// The first packet of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +32,6 @@ pub struct Ruling {
     pub side: Side,
     /// What.
     pub does: Does,
-    /// It is essential for the one reason that the Pod reaches itself through its own Service.
-    pub own_service: bool,
 }
 
 /// Judges a packet at a Pod on the Pod network. Nothing if there is no such Pod, or if the packet is for an address and
@@ -44,7 +42,6 @@ pub fn judge_packet(world: &World, key: &Key, packet: &Packet) -> Option<Ruling>
     let own = Known { labels: world.labels_of(&own), holder: own, addresses: pod.addresses.clone() };
     let state = world.profile(&key.0).state.map_or(State::Unmanaged, State::Managed);
     let peer = world.known_at(packet.peer);
-    let mut own_service = false;
     let (side, does) = match packet.direction {
         Direction::Inbound => side(
             state,
@@ -58,19 +55,17 @@ pub fn judge_packet(world: &World, key: &Key, packet: &Packet) -> Option<Ruling>
                 return None;
             }
             let discovery = packet.ask.is_discovery();
-            let otherwise =
+            let essential =
                 is_local(pod, packet.peer) || discovery || asks_resolver(world, key, &peer.addresses, packet.ask);
-            own_service = !otherwise && leads_back(world, key, front.as_ref());
             let wanted = Wanted { known: peer, ask: packet.ask, front };
             side(
                 state,
-                || otherwise || own_service,
+                || essential,
                 || rules(world).filter(|(_, set, rule)| world.hits_out(set, rule, &own, &wanted)).collect(),
             )
         }
     };
-    own_service &= side.decision == Decision::Essential;
-    Some(Ruling { side, does, own_service })
+    Some(Ruling { side, does })
 }
 
 /// What never left the Pod; discovery; its probes, from the addresses of its own node; DNS at its provider.
@@ -82,12 +77,6 @@ fn essential_in(world: &World, key: &Key, pod: &Pod, packet: &Packet) -> bool {
 
 fn is_local(pod: &Pod, address: IpAddr) -> bool {
     address.is_loopback() || pod.addresses.contains(&address)
-}
-
-/// Whether a Service has this Pod behind it and nobody else.
-fn leads_back(world: &World, key: &Key, front: Option<&(Key, ServicePort)>) -> bool {
-    let service = front.and_then(|(service, _)| world.services.get_key_value(service));
-    service.is_some_and(|(service, found)| world.is_alone_behind(service, found, key))
 }
 
 impl Ruling {

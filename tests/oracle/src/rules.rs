@@ -429,20 +429,4 @@ impl World {
         }
         ends
     }
-
-    /// Whether everything behind a Service is this Pod.
-    pub fn is_alone_behind(&self, key: &Key, service: &Service, pod: &Key) -> bool {
-        let addresses: usize =
-            service.slices.values().map(|slice| slice.endpoints.iter().map(|(a, _)| a.len()).sum::<usize>()).sum();
-        let believed: Vec<Result<Option<Key>, bool>> = service
-            .slices
-            .values()
-            .flat_map(|slice| &slice.endpoints)
-            .flat_map(|(addresses, target)| addresses.iter().map(move |address| (address, target)))
-            .map(|(address, target)| self.believe(key, *address, target.as_ref()))
-            .collect();
-        addresses > 0
-            && !self.back_ends(key, service).is_empty()
-            && believed.iter().all(|end| end.as_ref().is_ok_and(|own| own.as_ref() == Some(pod)))
-    }
 }

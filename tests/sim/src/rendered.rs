@@ -13,10 +13,8 @@
 //! Held against each other are what becomes of a packet, and why: the class of the rule that hit. Set aside, and counted, is
 //! exactly what the kernel is known to do otherwise than by the model (README, "Limits that matter"):
 //!
-//! 1. [`OWN_SERVICE`]: what a Pod sends to itself through its own Service is essential, and no rule says so before there is
-//!    the gate.
-//! 2. [`OTHER_NETWORK`]: a node's agent knows the Pods on the Pod network of its own Pods only.
-//! 3. [`TWO_SERVICES`]: an address and port of two Services, of which the model does not say which one a node takes.
+//! 1. [`OTHER_NETWORK`]: a node's agent knows the Pods on the Pod network of its own Pods only.
+//! 2. [`TWO_SERVICES`]: an address and port of two Services, of which the model does not say which one a node takes.
 //!
 //! No packet is sent from or to Pods of a node without an agent ([`NO_AGENT`]), or to Pods without an address
 //! ([`NO_ADDRESS`]).
@@ -47,8 +45,6 @@ const PACKETS: usize = 8;
 /// ICMPv6 types that keep an interface alive: MLD, router and neighbour discovery.
 const DISCOVERY: [u8; 8] = [130, 131, 132, 133, 134, 135, 136, 143];
 
-/// See the module.
-pub const OWN_SERVICE: &str = "itself through its own Service";
 /// See the module.
 pub const OTHER_NETWORK: &str = "a Pod on another Pod network";
 /// See the module.
@@ -193,10 +189,6 @@ impl AtPod<'_> {
         kernel: &Kernel,
         traced: &mut Traced,
     ) -> Result<(), String> {
-        if ruling.own_service {
-            traced.set_aside(OWN_SERVICE);
-            return Ok(());
-        }
         if self.is_elsewhere(asked.peer) {
             traced.set_aside(OTHER_NETWORK);
             return Ok(());

@@ -110,25 +110,19 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Itself, also through a Service with nobody else behind it; discovery; and DNS, to the cluster's resolvers and those
-    /// of its own dnsConfig.
+    /// Itself; discovery; and DNS, to the cluster's resolvers and those of its own dnsConfig. What it sends to a Service is judged
+    /// by its front end, whoever is behind that: only afterwards a node decides whom it leads to.
     fn essential_out(&self, source: &End<'_>, target: &Target<'_>) -> bool {
         let Some((own, pod)) = source.pod else {
             return source.node.is_some_and(|node| self.host_essential_out(node, target));
         };
-        let alone = target.front.is_some_and(|(_, service, _)| {
-            let ends = &service.behind.accepted;
-            !ends.is_empty()
-                && service.behind.refused.is_empty()
-                && !service.behind.too_many
-                && ends.iter().all(|end| end.pod.as_ref() == Some(own))
-        });
         let resolver = target
             .addresses
             .iter()
             .any(|address| self.essentials.dns_servers.contains(address) || pod.dns_servers.contains(address));
         let dns = matches!(target.port.protocol, Protocol::TCP | Protocol::UDP) && target.port.number == DNS_PORT;
-        target.pod == Some(own) || alone || target.port.is_discovery() || (resolver && dns)
+        let itself = target.front.is_none() && target.pod == Some(own);
+        itself || target.port.is_discovery() || (resolver && dns)
     }
 
     /// Itself; discovery; what probes and lifecycle hooks name, from its own node; DNS at its provider; the apiserver's
