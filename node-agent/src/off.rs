@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::Options;
 use crate::apply::{ApplyError, Done, Known, Terms, Wanted, apply};
+use crate::cni::install;
 use crate::cri::{Runtime, Sandbox};
 use crate::gate::kernel;
 use crate::netns::{self, Location};
@@ -111,9 +112,16 @@ pub async fn off(options: &Options) -> anyhow::Result<()> {
     if let Err(error) = tokio::task::block_in_place(|| tried(remove_gate)) {
         failed.push(format!("the gate of this node: {error}"));
     }
-    if let Some(Err(error)) = options.cni_place().map(|place| place.remove()) {
-        failed.push(error.to_string());
+    match options.cni_place().map(|place| place.remove()) {
+        Some(Err(error)) => failed.push(error.to_string()),
+        Some(Ok(_)) => {}
+        // It may be another agent's. By nothing to refuse by, it lets Pods start.
+        None => println!(
+            "where the CNI plugin is was not said (--cni-conf-dir, --cni-bin-dir): it stays, and refuses nobody"
+        ),
     }
+    // By this the plugin refuses Pods while no agent answers.
+    install::forget_fallback(options.state_dir());
     println!("this node is off until 'cven on'; rules were taken away from {removed} network namespaces here");
     if !failed.is_empty() {
         bail!("take everything away: {}", failed.join("; "));

@@ -19,13 +19,16 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Chains that a kubelet makes in table mangle, in the back end that it uses: the second one before Kubernetes 1.24.
 const KUBELET_HINTS: [&str; 2] = [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "];
 
+/// What a kernel without nf_tables answers who asks it for them.
+const NO_NF_TABLES: [i32; 4] = [libc::EOPNOTSUPP, libc::EPROTONOSUPPORT, libc::EINVAL, libc::ENOENT];
+
 /// An interface of Cilium, which may translate Services by itself.
 const CILIUM: &str = "cilium_host";
 
 /// Why a program did not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
-    /// It could not be started, or not be talked to.
+    /// It could not be started, not be talked to, or not come to its work.
     #[error("run {program}: {source}")]
     Start {
         /// Which.
@@ -128,10 +131,11 @@ impl Backend {
         }
         match netfilter::has_kube_proxy() {
             Ok(true) => return Some(true),
-            // Somebody writes rules just now.
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return None,
-            // Or the kernel has the old back end alone.
-            Ok(false) | Err(_) => {}
+            Ok(false) => {}
+            // The kernel has the old back end alone.
+            Err(error) if NO_NF_TABLES.map(Some).contains(&error.raw_os_error()) => {}
+            // Somebody writes rules just now, or anything else.
+            Err(_) => return None,
         }
         if !has_legacy_table("nat") {
             return Some(false);
@@ -254,6 +258,10 @@ fn run_within(limit: Duration, program: &str, arguments: &[&str], input: Option<
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
+    // It was killed, or somebody else holds the lock: that says nothing of what it was to do.
+    if output.status.code().is_none() || said.contains("xtables lock") {
+        return Err(fail(std::io::Error::other(format!("{}: {}", output.status, said.trim()))));
+    }
     Err(no(match said.trim() {
         "" => output.status.to_string(),
         said => said.lines().take(3).collect::<Vec<_>>().join("; "),
@@ -268,6 +276,14 @@ mod tests {
     fn a_program_that_hangs_is_ended() {
         let error = run_within(Duration::from_millis(50), "sleep", &["600"], None).expect_err("it hangs");
         assert!(error.to_string().contains("did not end within 0.05 s"), "{error}");
+    }
+
+    #[test]
+    fn who_is_killed_or_finds_no_lock_refuses_nothing() {
+        for script in ["kill -9 $$", "echo 'Another app is currently holding the xtables lock' >&2; exit 4"] {
+            let error = run("sh", &["-c", script], None).expect_err("it fails");
+            assert!(matches!(error, ToolError::Start { .. }), "{error}");
+        }
     }
 
     #[test]

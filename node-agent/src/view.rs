@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringfence_crds::names::MARKER;
-use ringfence_crds::{ContainerClusterSpec, Revision};
+use ringfence_crds::{ContainerClusterSpec, Revision, WorkloadPolicySpec};
 use ringfence_dataplane::{LocalPod, ObjectStore};
 
 use crate::cri::Sandbox;
@@ -144,6 +144,10 @@ impl View {
                 self.departed.insert(name);
                 false
             }
+            Change::Marker(marker) => {
+                self.hold_back(marker);
+                false
+            }
             policy => {
                 self.node_generation = generation_in(&policy).unwrap_or(self.node_generation);
                 self.take_policy(policy)
@@ -188,6 +192,20 @@ impl View {
         let target = self.staged.as_mut().unwrap_or(&mut self.store);
         let changed = put(target, &mut self.clusters, change);
         self.settle(changed)
+    }
+
+    /// Where the marker is older than what counts, so is whatever list comes next, of any kind.
+    fn hold_back(&mut self, marker: Option<WorkloadPolicySpec>) {
+        let published = marker.as_ref().map(|marker| marker.revision).unwrap_or_default();
+        if self.staged.is_some() || self.follows(published, self.store.cluster.as_ref()) {
+            return;
+        }
+        let mut staged = self.store.clone();
+        match marker {
+            Some(marker) => staged.workload_policies.insert(MARKER.to_owned(), marker),
+            None => staged.workload_policies.remove(MARKER),
+        };
+        self.staged = Some(staged);
     }
 
     fn goes_back(&self, objects: &BTreeMap<String, Object>) -> bool {
@@ -257,7 +275,7 @@ fn put(store: &mut ObjectStore, clusters: &mut BTreeMap<String, ClusterEntry>, c
     match change {
         Change::All { kind, objects } => put_all(store, clusters, kind, objects),
         Change::Put { name, object } => put_one(store, clusters, name, object),
-        Change::Interrupted { .. } | Change::Reading { .. } => false,
+        Change::Interrupted { .. } | Change::Reading { .. } | Change::Marker(_) => false,
         Change::Gone { kind, name } => remove(store, clusters, kind, &name),
     }
 }

@@ -3,6 +3,9 @@
 use super::*;
 use ringfence_crds::{NodePolicySpec, PeerGroupSpec, WorkloadPolicySpec};
 
+use ringfence_dataplane::Profile;
+use ringfence_model::PolicyState;
+
 use crate::feed::NodeEntry;
 
 fn marker(epoch: i64, number: i64) -> (String, Object) {
@@ -63,6 +66,40 @@ fn an_older_revision_is_held_back_until_it_has_caught_up() {
     assert!(view.take(Change::Put { name, object }));
     assert_eq!(view.revision().number, 8);
     assert_eq!(view.held(), None);
+}
+
+/// After etcd was restored every watch lists anew on its own, in whatever order.
+#[test]
+fn a_list_of_any_kind_from_before_is_held_back_with_its_marker() {
+    let full = || {
+        let profile = Profile { enforced_state: Some(PolicyState::Full), ..Profile::default() };
+        ("shop".to_owned(), Object::Profile(profile))
+    };
+    for first in Kind::ALL.into_iter().filter(|kind| ![Kind::Pod, Kind::WorkloadPolicy].contains(kind)) {
+        let mut view = loaded(7);
+        let (name, object) = full();
+        assert!(view.take(Change::Put { name, object }));
+        let (before, (_, Object::WorkloadPolicy(older))) = (view.store().clone(), marker(0, 5)) else {
+            panic!("a marker")
+        };
+        assert!(!view.take(Change::Marker(Some(older))));
+        for kind in [first].into_iter().chain(Kind::ALL) {
+            let objects = (kind == Kind::WorkloadPolicy).then(|| marker(0, 5));
+            assert!(!view.take(all(kind, objects)), "{kind:?} after {first:?}");
+            assert_eq!(*view.store(), before, "{kind:?} after {first:?}");
+        }
+        assert!(matches!(view.held(), Some(Held::WentBack { published, .. }) if published.number == 5));
+        assert!(view.take(all(Kind::WorkloadPolicy, [marker(0, 8)])), "it has caught up");
+        assert!(view.store().profiles.is_empty() && view.held().is_none());
+    }
+    // A gap is not always that.
+    let mut view = loaded(7);
+    let (_, Object::WorkloadPolicy(same)) = marker(0, 7) else { panic!("a marker") };
+    view.take(Change::Marker(Some(same)));
+    assert!(view.take(all(Kind::Profile, [full()])));
+    assert_eq!(view.held(), None);
+    view.take(Change::Marker(None));
+    assert!(!view.take(all(Kind::Profile, None)), "where there is no marker any more, everything is older");
 }
 
 #[test]

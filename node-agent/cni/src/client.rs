@@ -49,8 +49,12 @@ pub fn decide(entry: &Entry, mut attachment: Attachment) -> Answer {
             // The agent was taken away on purpose.
             Ok(None) => return Answer::protected(),
             Ok(Some(fallback)) => {
-                let socket = entry.socket.display();
-                (fallback.start(&attachment.namespace), format!("reach the node agent at {socket}: {silent}"))
+                let (socket, file) = (entry.socket.display(), entry.fallback.display());
+                let way_out = format!("if this node is to have no agent any more, remove {file} there");
+                (
+                    fallback.start(&attachment.namespace),
+                    format!("reach the node agent at {socket}: {silent}; {way_out}"),
+                )
             }
             Err(error) => (Start::Refuse, error.to_string()),
         };
@@ -129,7 +133,9 @@ mod tests {
         host.fallback(r#"{"refuse": ["shop"]}"#);
         let refused = host.decide("shop");
         assert_eq!(refused.start, Start::Refuse);
-        assert!(refused.problem.expect("it says why").starts_with("reach the node agent at "));
+        let problem = refused.problem.expect("it says why");
+        assert!(problem.starts_with("reach the node agent at ") && problem.contains("remove /"), "{problem}");
+        assert!(problem.ends_with("fallback.json there"), "{problem}");
         assert_eq!(host.decide("blog").start, Start::Allow);
     }
 

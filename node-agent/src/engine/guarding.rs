@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::Engine;
 use crate::gate::{Finished, Gate};
+use crate::machine;
 use crate::off;
 use crate::slot::{Door, Moment, Slot};
 
@@ -50,7 +51,9 @@ impl Engine {
         if let Some(gate) = &mut self.gate {
             gate.finish(finished, Instant::now());
         }
-        if self.looks_for_seals() != could_seal {
+        // An address may have come to the node without a Pod that starts; the gate looks every 10 s.
+        let addresses = std::mem::replace(&mut self.node_addresses, machine::addresses());
+        if self.looks_for_seals() != could_seal || self.node_addresses != addresses {
             self.resolve_all();
         }
         self.ask_gate();

@@ -30,13 +30,12 @@ impl Engine {
         }
     }
 
-    /// Why nothing is enforced on this node, if so. Also policy that is held back says so.
+    /// Why nothing is enforced on this node, if so. What policy says that is held back does not count here either.
     pub(super) fn suspension(&self) -> Option<Suspension> {
         if self.off {
             return Some(Suspension::Off);
         }
-        let store = if self.view.is_loaded() { self.view.told() } else { self.view.store() };
-        let cluster = store.cluster.as_ref().filter(|_| self.view.counts());
+        let cluster = self.view.store().cluster.as_ref().filter(|_| self.view.counts());
         cluster.filter(|cluster| !cluster.enforcement.is_enforced()).map(|_| Suspension::Cluster)
     }
 

@@ -40,7 +40,9 @@ impl Engine {
             Change::Reading { kind } => {
                 self.rereading.insert(kind);
             }
-            Change::All { .. } | Change::Put { .. } | Change::Gone { .. } => self.take_objects(change, missed),
+            Change::All { .. } | Change::Put { .. } | Change::Gone { .. } | Change::Marker(_) => {
+                self.take_objects(change, missed)
+            }
         }
     }
 

@@ -12,6 +12,23 @@ fn cluster(enforcement: Enforcement) -> Change {
     Change::Put { name: "this".to_owned(), object: Object::Cluster(ClusterEntry::new(1, spec, None)) }
 }
 
+/// As after a restore from a backup that was made while enforcement was suspended.
+#[test]
+fn a_suspension_of_before_is_held_back_with_the_rest() {
+    let marker =
+        |number| WorkloadPolicySpec { revision: Revision { epoch: 0, number }, ..WorkloadPolicySpec::default() };
+    let mut engine = idle();
+    for kind in Kind::ALL {
+        let object = (kind == Kind::WorkloadPolicy).then(|| (MARKER, Object::WorkloadPolicy(marker(7))));
+        engine.hears(all(kind, object));
+    }
+    engine.hears(Change::Marker(Some(marker(5))));
+    engine.hears(cluster(Enforcement::Suspended));
+    assert_eq!(engine.suspension(), None);
+    engine.hears(Change::Put { name: MARKER.to_owned(), object: Object::WorkloadPolicy(marker(8)) });
+    assert_eq!(engine.suspension(), Some(Suspension::Cluster), "it has caught up");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn while_enforcement_is_suspended_nothing_of_ours_is_anywhere() {
     let test = "while_enforcement_is_suspended_nothing_of_ours_is_anywhere";

@@ -13,7 +13,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, ExponentialBackoff};
 use kube::{Api, Client, Resource, ResourceExt};
-use ringfence_crds::{AddressGroup, ContainerCluster, ContainerWorkloadProfile, NodePolicy, PeerGroup, WorkloadPolicy};
+use ringfence_crds::names::MARKER;
+use ringfence_crds::{
+    AddressGroup, ContainerCluster, ContainerWorkloadProfile, NodePolicy, PeerGroup, WorkloadPolicy, WorkloadPolicySpec,
+};
 use ringfence_dataplane::{Buckets, Profile};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
@@ -21,6 +24,9 @@ use tokio::sync::watch;
 
 use super::{Change, ClusterEntry, Kind, NodeEntry, Object, Wanted, pods};
 use crate::host::Apiserver;
+
+/// An apiserver that does not answer within this time is asked again.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// An object of the apiserver that the agent reads.
 trait Watched: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
@@ -119,11 +125,21 @@ fn follow<K: Watched>(api: Api<K>, config: watcher::Config, changes: &UnboundedS
 
 /// Hands over what a watch tells, until nobody listens.
 async fn relay<K: Watched>(api: Api<K>, config: watcher::Config, changes: &UnboundedSender<Change>) {
+    let markers: Api<WorkloadPolicy> = Api::all(api.clone().into_client());
     let mut stream = watcher::watcher(api, config).backoff(patience()).boxed();
-    let mut listing = BTreeMap::new();
+    let (mut listing, mut listed) = (BTreeMap::new(), false);
     loop {
         let change = match stream.try_next().await {
-            Ok(Some(event)) => translate(event, &mut listing),
+            Ok(Some(event)) => {
+                let change = translate(event, &mut listing);
+                if matches!(change, Some(Change::All { .. })) && std::mem::replace(&mut listed, true) {
+                    let marker = marker(&markers).await;
+                    if changes.send(Change::Marker(marker)).is_err() {
+                        return;
+                    }
+                }
+                change
+            }
             Ok(None) => return,
             Err(error) => {
                 tracing::warn!(kind = ?K::KIND, %error, "the watch was interrupted and is tried again");
@@ -135,6 +151,20 @@ async fn relay<K: Watched>(api: Api<K>, config: watcher::Config, changes: &Unbou
         {
             return;
         }
+    }
+}
+
+/// The marker as it is now, which says whether lists are of a time that was before: only after a gap can policy have gone back, as when
+/// etcd was restored from a backup. A list does not count before that is known.
+async fn marker(api: &Api<WorkloadPolicy>) -> Option<WorkloadPolicySpec> {
+    let mut waits = patience();
+    loop {
+        match tokio::time::timeout(LIMIT, api.get_opt(MARKER)).await {
+            Ok(Ok(marker)) => return marker.map(|marker| marker.spec),
+            Ok(Err(error)) => tracing::debug!(%error, "the marker cannot be read yet"),
+            Err(_) => tracing::debug!("the apiserver does not answer"),
+        }
+        tokio::time::sleep(waits.next().unwrap_or(LIMIT)).await;
     }
 }
 

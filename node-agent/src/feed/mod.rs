@@ -140,6 +140,9 @@ pub enum Change {
         /// The object.
         object: Object,
     },
+    /// A list follows that was read after a gap, of whatever kind, and this is the marker as it was read after that list; nothing if there
+    /// is none.
+    Marker(Option<WorkloadPolicySpec>),
     /// Another part of this kind is to be read than before: [`Change::All`] follows, and until then it is not known
     /// whether anything has changed.
     Reading {

@@ -27,6 +27,10 @@ use kernel::{Brought, Known};
 
 /// For so long nothing is written in Pods that have rules before the gate is known: what they let in depends on it.
 const FIRST: Duration = Duration::from_secs(5);
+/// So often it is asked what translates Services while that cannot be told.
+const TRIES: usize = 10;
+/// Between two of these.
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 /// Others write rules in the node's network namespace, and some of them take all away: so often it is looked at.
 const CHECK: Duration = Duration::from_secs(10);
 /// What translates Services hardly ever changes, and to find it out is to list all chains: so often it is asked again.
@@ -325,6 +329,14 @@ pub async fn arrived(gate: &mut Option<Gate>) -> Option<Finished> {
     }
 }
 
+/// Asks until there is an answer, a few times.
+fn tried<T>(ask: impl Fn() -> Option<T>) -> Option<T> {
+    (0..TRIES).find_map(|number| {
+        std::thread::sleep(if number > 0 { BETWEEN_TRIES } else { Duration::ZERO });
+        ask()
+    })
+}
+
 impl Finished {
     fn failed(kind: Kind, problem: String, known: Known) -> Self {
         Self { kind, known, behind: None, ports: None, problem: Some(problem) }
@@ -363,8 +375,8 @@ impl Job {
                 Finished { kind, known, behind: None, ports: None, problem }
             }),
         };
-        // A doubt changes nothing.
-        let ports = asks.then(Backend::sees_kube_proxy).flatten();
+        // A doubt changes nothing. Whoever writes rules just now has soon done so.
+        let ports = asks.then(|| tried(Backend::sees_kube_proxy)).flatten();
         let ports = ports.map(|sees| {
             let ports = if sees { Ports::Judged } else { Ports::Probes };
             (ports, machine::translates_by_ipvs())

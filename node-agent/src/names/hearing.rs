@@ -165,6 +165,7 @@ impl Hearing {
     }
 
     fn plan(&mut self, unix: u64) {
+        self.learned.bound(unix);
         let not_before = self.looked_at.map(|at| at + BETWEEN_LOOKS);
         let at = |next: u64| Instant::now() + Duration::from_secs(next.saturating_sub(unix));
         self.look_at = self.learned.next_expiry().map(|next| not_before.map_or(at(next), |least| at(next).max(least)));

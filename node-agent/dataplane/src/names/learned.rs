@@ -87,9 +87,16 @@ impl Learned {
         self.len() != before
     }
 
+    /// Lets nothing count for longer than it can have been told `now`: the clock may have been in the future.
+    pub fn bound(&mut self, now: u64) {
+        let most = now + u64::from(LONGEST);
+        self.0.values_mut().flat_map(BTreeMap::values_mut).for_each(|until| *until = most.min(*until));
+    }
+
     /// Lets everything be as if it were told of just `now`, for the shortest time at least: how long nobody has listened is not
     /// the Pod's fault.
     pub fn awake(&mut self, now: u64) {
+        self.bound(now);
         let least = now + u64::from(SHORTEST);
         self.0.values_mut().flat_map(BTreeMap::values_mut).for_each(|until| *until = least.max(*until));
     }

@@ -217,6 +217,21 @@ fn an_address_stays_as_long_as_it_was_told_or_is_used() {
 }
 
 #[test]
+fn a_clock_that_is_put_back_prolongs_nothing_beyond_a_day() {
+    let mut learned = Learned::default();
+    let in_the_future = 10 * 86_400;
+    learned.learn(&said("a.example.com", &[("192.0.2.1", 3600)]), in_the_future);
+    let mut next = learned.clone();
+    for learned in [&mut learned, &mut next] {
+        learned.bound(1000);
+        assert_eq!(learned.next_expiry(), Some(1000 + 86_400));
+    }
+    next.learn(&said("a.example.com", &[("192.0.2.1", 3600)]), in_the_future);
+    next.awake(1000);
+    assert_eq!(next.next_expiry(), Some(1000 + 86_400));
+}
+
+#[test]
 fn a_pod_that_slept_has_a_minute() {
     let mut learned = Learned::default();
     learned.learn(&said("a.example.com", &[("192.0.2.1", 60), ("192.0.2.2", 6000)]), 1000);
