@@ -316,6 +316,8 @@ impl Kernel {
             ("--comment", [_, ..]) => (true, 2),
             ("--dport", [range, ..]) => (in_range(range, dport), 2),
             ("--sport", [range, ..]) => (in_range(range, sport), 2),
+            ("--dports", [ranges, ..]) => (ranges.split(',').any(|range| in_range(range, dport)), 2),
+            ("--sports", [ranges, ..]) => (ranges.split(',').any(|range| in_range(range, sport)), 2),
             ("--icmp-type", [text, ..]) => (icmp_is(text, icmp), 2),
             ("--tcp-flags", ["FIN,SYN,RST,ACK", "SYN", ..]) => (probe.syn, 3),
             ("--ctstate", ["DNAT", ..]) => (probe.translated, 2),

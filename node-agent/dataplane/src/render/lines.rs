@@ -319,15 +319,29 @@ struct Service {
     /// What comes before the ports, with a blank behind it; empty for all services.
     protocol: String,
     /// The provider's ports, where they matter.
-    ports: Option<String>,
+    ports: PortsText,
 }
+
+/// Ports as iptables has them.
+#[derive(Debug, PartialEq, Eq)]
+enum PortsText {
+    None,
+    /// A port, or a range.
+    One(String),
+    /// Several of these.
+    Several(String),
+}
+
+/// So many ports fit into one match of `xt_multiport`, of which a range takes two (linux/netfilter/xt_multiport.h).
+const MULTIPORT: usize = 15;
 
 impl Service {
     fn seen(&self, seen: Seen) -> String {
         let Self { protocol, ports, .. } = self;
         match ports {
-            Some(ports) => format!("{protocol}{} {ports} ", seen.port),
-            None => protocol.clone(),
+            PortsText::One(ports) => format!("{protocol}{} {ports} ", seen.port),
+            PortsText::Several(ports) => format!("{protocol}{}s {ports} ", seen.port),
+            PortsText::None => protocol.clone(),
         }
     }
 }
@@ -335,8 +349,62 @@ impl Service {
 /// The services that a family can meet.
 fn services(services: &Services, family: Family) -> Vec<Service> {
     match services {
-        Services::All => vec![Service { tcp: true, protocol: String::new(), ports: None }],
-        Services::Only(list) => list.iter().filter_map(|entry| service(entry, family)).collect(),
+        Services::All => vec![Service { tcp: true, protocol: String::new(), ports: PortsText::None }],
+        Services::Only(list) => {
+            let mut services = Vec::new();
+            // Entries are sorted: those of one protocol come together.
+            let mut rest: Vec<&PortMatch> = list.iter().collect();
+            while let Some(first) = rest.first() {
+                let together = rest.iter().take_while(|entry| entry.protocol == first.protocol && slots(entry) > 0);
+                let fit = together.scan(0, |taken, entry| {
+                    *taken += slots(entry);
+                    (*taken <= MULTIPORT).then_some(())
+                });
+                let (now, later) = rest.split_at(fit.count().max(1));
+                services.extend(match now {
+                    [one] => service(one, family),
+                    several => self::several(several),
+                });
+                rest = later.to_vec();
+            }
+            services
+        }
+    }
+}
+
+/// What an entry takes of a match of several ports; nothing where it names none.
+fn slots(entry: &PortMatch) -> usize {
+    match entry.ports {
+        Ports::Range(start, end) if start == end => 1,
+        Ports::Range(..) => 2,
+        Ports::All | Ports::Icmp(..) => 0,
+    }
+}
+
+/// Ports of one protocol in one match.
+fn several(entries: &[&PortMatch]) -> Option<Service> {
+    let protocol = entries.first()?.protocol;
+    let ports: Vec<String> = entries.iter().filter_map(|entry| range(&entry.ports)).collect();
+    let (protocol_text, ports) =
+        (format!("-p {} -m multiport ", named(protocol)?), PortsText::Several(ports.join(",")));
+    Some(Service { tcp: protocol == Protocol::TCP, protocol: protocol_text, ports })
+}
+
+fn range(ports: &Ports) -> Option<String> {
+    match ports {
+        Ports::Range(start, end) if start == end => Some(start.to_string()),
+        Ports::Range(start, end) => Some(format!("{start}:{end}")),
+        Ports::All | Ports::Icmp(..) => None,
+    }
+}
+
+/// A protocol with ports.
+fn named(protocol: Protocol) -> Option<&'static str> {
+    match protocol {
+        Protocol::TCP => Some("tcp"),
+        Protocol::UDP => Some("udp"),
+        Protocol::SCTP => Some("sctp"),
+        _ => None,
     }
 }
 
@@ -345,22 +413,21 @@ fn services(services: &Services, family: Family) -> Vec<Service> {
 fn service(entry: &PortMatch, family: Family) -> Option<Service> {
     let icmp = family.icmp_words();
     let name = match entry.protocol {
-        Protocol::TCP => "tcp".to_owned(),
-        Protocol::UDP => "udp".to_owned(),
-        Protocol::SCTP => "sctp".to_owned(),
+        protocol if let Some(name) = named(protocol) => name.to_owned(),
         Protocol(0) => return None,
         protocol if protocol == family.icmp() => icmp.protocol.to_owned(),
         Protocol::ICMP | Protocol::ICMPV6 => return None,
         Protocol(number) => number.to_string(),
     };
     let (protocol, ports) = match entry.ports {
-        Ports::All => (format!("-p {name} "), None),
-        Ports::Range(start, end) if start == end => (format!("-p {name} -m {name} "), Some(start.to_string())),
-        Ports::Range(start, end) => (format!("-p {name} -m {name} "), Some(format!("{start}:{end}"))),
+        Ports::All => (format!("-p {name} "), PortsText::None),
+        Ports::Range(..) => {
+            (format!("-p {name} -m {name} "), range(&entry.ports).map_or(PortsText::None, PortsText::One))
+        }
         Ports::Icmp(u8::MAX, _) => return None,
         Ports::Icmp(kind, code) => {
             let code = code.map(|code| format!("/{code}")).unwrap_or_default();
-            (format!("-p {name} -m {} {} {kind}{code} ", icmp.module, icmp.option), None)
+            (format!("-p {name} -m {} {} {kind}{code} ", icmp.module, icmp.option), PortsText::None)
         }
     };
     Some(Service { tcp: entry.protocol == Protocol::TCP, protocol, ports })

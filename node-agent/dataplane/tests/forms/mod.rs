@@ -130,12 +130,16 @@ fn send_raw(ends: [IpAddr; 2], Payload { protocol, bytes }: &Payload) {
     sent.expect("it is sent");
 }
 
-/// How many packets the rule of this name has hit in a chain.
+/// How many packets the rules of this name have hit in a chain.
 fn counted(save: &str, chain: &str, name: &str) -> u64 {
     let rule = |line: &&str| line.contains(&format!("] -A {chain} ")) && line.contains(&format!("rf:{name}"));
-    let line = save.lines().find(rule).unwrap_or_else(|| panic!("{chain} has no rule {name}:\n{save}"));
-    let packets = line.trim_start_matches('[').split(':').next().and_then(|count| count.parse().ok());
-    packets.unwrap_or_else(|| panic!("no counter: {line}"))
+    let rules: Vec<&str> = save.lines().filter(rule).collect();
+    assert!(!rules.is_empty(), "{chain} has no rule {name}:\n{save}");
+    let packets = |line: &&str| -> u64 {
+        let packets = line.trim_start_matches('[').split(':').next().and_then(|count| count.parse().ok());
+        packets.unwrap_or_else(|| panic!("no counter: {line}"))
+    };
+    rules.iter().map(packets).sum()
 }
 
 /// Waits for the last of what was sent before it counts: packets stay in order.
@@ -189,6 +193,41 @@ fn every_form(
     assert_eq!(hits(lab, family, chain, &names, &expected), expected, "{family:?} {direction:?} {peers:?}");
 }
 
+/// More ports than one match holds, with a range at its end, which takes the room of two.
+#[test]
+fn many_ports_of_one_rule_are_taken_together_come_back_and_hit() {
+    let test = "many_ports_of_one_rule_are_taken_together_come_back_and_hit";
+    let Some(mut lab) = Lab::new(test) else { return };
+    let protocols = [(Protocol::TCP, true), (Protocol::UDP, true), (Protocol::SCTP, has_sctp(&lab, test))];
+    let protocols: Vec<Protocol> =
+        protocols.into_iter().filter(|(_, known)| *known).map(|(protocol, _)| protocol).collect();
+    let singles = (0..14).map(|number| 100 + 2 * number);
+    let ranges = singles.clone().map(|port| (port, port)).chain([(200, 203), (300, 300), (400, 401)]);
+    let one = |protocol| ranges.clone().map(move |(from, to)| PortMatch { protocol, ports: Ports::Range(from, to) });
+    let services = Services::Only(protocols.iter().flat_map(|protocol| one(*protocol)).collect());
+    let hit: Vec<u16> = singles.chain([200, 201, 202, 203, 300, 400, 401]).collect();
+    let missed = [99, 101, 127, 199, 204, 299, 301, 399, 402];
+    for (family, of) in Family::ALL.into_iter().zip(Addresses::BOTH) {
+        for (direction, chain) in [(Direction::Inbound, "RF-IN"), (Direction::Outbound, "RF-OUT")] {
+            let mut policy = policy(Enforcement::Selective);
+            let matching = Match::Hosts { peers: hosts(&[of.a, of.b]), services: services.clone() };
+            allow(&mut policy, direction, matching, name(0));
+            let rendered = lab.enforce(&policy);
+            // Two a protocol, and those of TCP once more for flows older than the rules.
+            let rules = rendered.text(family).matches("-m multiport --dports").count();
+            assert_eq!(rules, 2 * protocols.len() + 2);
+            assert_eq!(rendered.verify(family, &lab.installed(family)), Readback::Ok, "{family:?} {direction:?}");
+            let packets = |ports: &[u16]| -> Vec<Payload> {
+                protocols.iter().flat_map(|protocol| ports.iter().map(|port| to(*protocol, *port))).collect()
+            };
+            send(&lab, of, direction, &packets(&missed));
+            send(&lab, of, direction, &packets(&hit));
+            let expected = (hit.len() * protocols.len()) as u64;
+            assert_eq!(hits(&lab, family, chain, &[name(0)], &[expected]), [expected], "{family:?} {direction:?}");
+        }
+    }
+}
+
 #[test]
 fn a_reply_of_an_older_flow_is_hit_by_the_port_it_comes_from() {
     let test = "a_reply_of_an_older_flow_is_hit_by_the_port_it_comes_from";
@@ -198,13 +237,19 @@ fn a_reply_of_an_older_flow_is_hit_by_the_port_it_comes_from() {
     let families = Family::ALL.into_iter().zip(Addresses::BOTH);
     for ((family, of), (rules, replies, chain)) in families.flat_map(|family| ways.map(|way| (family, way))) {
         let mut policy = policy(Enforcement::Selective);
-        let range = PortMatch { protocol: Protocol::TCP, ports: Ports::Range(1000, 1002) };
-        let services = Services::Only(BTreeSet::from([range]));
-        allow(&mut policy, rules, Match::Hosts { peers: hosts(&[of.a, of.b]), services }, name(0));
+        let range = |from, to| PortMatch { protocol: Protocol::TCP, ports: Ports::Range(from, to) };
+        for (number, ports) in [vec![range(1000, 1002)], vec![range(80, 80), range(2000, 2002)]].into_iter().enumerate()
+        {
+            let services = Services::Only(BTreeSet::from_iter(ports));
+            allow(&mut policy, rules, Match::Hosts { peers: hosts(&[of.a, of.b]), services }, name(number));
+        }
         lab.enforce(&policy);
         let reply = |sport, dport| segment(Protocol::TCP, sport, dport, true);
-        send(&lab, of, replies, &[reply(999, 50000), reply(1003, 50000), reply(50000, 1001), reply(1002, 50000)]);
-        assert_eq!(hits(&lab, family, chain, &[name(0)], &[1]), [1], "{family:?} {chain}");
+        let one = [reply(999, 50000), reply(1003, 50000), reply(50000, 1001), reply(1002, 50000)];
+        let other = [reply(81, 50000), reply(2003, 50000), reply(50000, 80), reply(80, 50000), reply(2001, 50000)];
+        send(&lab, of, replies, &[&one[..], &other[..]].concat());
+        let names = [name(0), name(1)];
+        assert_eq!(hits(&lab, family, chain, &names, &[1, 2]), [1, 2], "{family:?} {chain}");
     }
 }
 
