@@ -18,17 +18,17 @@ pod-event|p99_us|Antrea 2 ms|50
 policy-edit|p99_us|–|5000'
 
 # name|what is taken of its line|its unit|most or least|aim|what of the line is the floor
-readonly AGENT='node-cold|seconds|s|most|1
+readonly AGENT='node-cold|seconds|s|most|1|programs_s
 node-delta|p50_ms|ms|most|20
 node-delta|p99_ms|ms|most|100
 node-restart|ready_ms|ms|most|300
 node-restart|kernel_writes||most|0
 node-idle|mcpu|mCPU|most|3
 node-idle|rss_mb|MB|most|30
-pod-start-no-rule|p99_ms|ms|most|10|programs_p50_ms
+pod-start-no-rule|p99_ms|ms|most|10|programs_p99_ms
 pod-start|p50_ms|ms|||programs_p50_ms
-pod-start|p99_ms|ms|most|10|programs_p50_ms
-first-packet|times||least|50
+pod-start|p99_ms|ms|most|10|programs_p99_ms
+first-packet|times||least|50|least_times
 throughput|stream_ratio||least|0.97|conntrack_stream_ratio
 throughput|cps_ratio||least|0.90|conntrack_cps_ratio
 big-group|seconds|s||

@@ -56,6 +56,8 @@ pub struct Report {
     pub interruptions: Vec<String>,
     /// What is in force on the node itself.
     pub node: State,
+    /// Which of the problems is about that.
+    pub node_problem: Option<String>,
     /// What Pods do not learn of the names that they may connect to.
     pub names: Vec<String>,
     /// Pods with rules of ours.
@@ -234,8 +236,7 @@ fn host(report: &Report) -> Option<Said> {
         State::TakenBack => (false, "TakenBack", "the policy of the node itself was taken back"),
         State::Failed => (false, "Failed", "the policy of the node itself is not in force"),
     };
-    let problem = report.problems.iter().find(|text| !status && text.contains("the node itself"));
-    let message = problem.cloned().unwrap_or_else(|| otherwise.to_owned());
+    let message = report.node_problem.clone().unwrap_or_else(|| otherwise.to_owned());
     Some(Said { kind: "HostPolicy", status, reason, message })
 }
 
@@ -321,5 +322,23 @@ mod tests {
         let report = Report { problems, interruptions, ..report };
         let interrupted = (text("False"), text("True"), text("WatchInterrupted"), watch.clone(), vec![watch]);
         assert_eq!(said(&report, &Health::default()), interrupted);
+    }
+
+    #[test]
+    fn what_became_of_the_node_itself_is_said_in_a_condition_of_its_own() {
+        let said = |node, problem: Option<&str>| {
+            let report = Report { node, node_problem: problem.map(str::to_owned), ..Report::default() };
+            host(&report).map(|said| (said.status, said.reason, said.message))
+        };
+        assert!(said(State::Unknown, None).is_none() && said(State::Nothing, None).is_none());
+        let in_force = "the policy of the node itself is in force".to_owned();
+        assert_eq!(said(State::InForce, None), Some((true, "InForce", in_force)));
+        for (state, status, reason) in [
+            (State::InForce, true, "InForce"),
+            (State::TakenBack, false, "TakenBack"),
+            (State::Failed, false, "Failed"),
+        ] {
+            assert_eq!(said(state, Some("whatever is wrong")), Some((status, reason, "whatever is wrong".to_owned())));
+        }
     }
 }

@@ -311,6 +311,24 @@ fn nodes_that_seal_matter_to_services_without_a_node_port() {
 }
 
 #[test]
+fn a_load_balancer_that_is_a_proxy_hides_who_connects() {
+    let mut lab = node_port();
+    lab.cluster.nodes.values_mut().for_each(|node| node.seals = true);
+    assert!(lab.compile().hidden_sources.is_empty());
+    let service = lab.cluster.services.get_mut(&key("b/db")).unwrap();
+    service.ingress_ips = ["203.0.113.7", "203.0.113.8"].map(|text| text.parse().unwrap()).into();
+    service.proxy_ips = ["203.0.113.8".parse().unwrap()].into();
+    for local in [false, true] {
+        lab.cluster.services.get_mut(&key("b/db")).unwrap().external_policy_local = local;
+        let hidden = lab.compile().hidden_sources[&key("b/db")].clone();
+        assert!(hidden.contains("load balancer 203.0.113.8 are its own (ipMode: Proxy)"), "{hidden}");
+        assert!(!hidden.contains("203.0.113.7"), "{hidden}");
+    }
+    lab.namespace("b", "Selective", "b", "prod");
+    assert!(lab.compile().hidden_sources.is_empty(), "nobody in Full");
+}
+
+#[test]
 fn what_comes_by_a_node_that_seals_is_judged_by_who_connects() {
     let mut lab = node_port();
     lab.ip_list("office", "{ranges: [203.0.113.0/24]}").ip_list("n1", "{ranges: [172.30.0.11]}");

@@ -103,6 +103,7 @@ impl Engine {
                 .chain(self.node.as_ref().and_then(|node| node.stalled(now)))
                 .collect(),
             node: self.node.as_ref().map(NodeSide::state).unwrap_or_default(),
+            node_problem: self.node.as_ref().and_then(NodeSide::problem),
             problems: self.problems(),
             interruptions: self.interruptions(),
             names: self

@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::objects::{Folder, NODE};
+use crate::probe;
 
 /// Those that run, for whoever has to end them without having them.
 static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
@@ -56,23 +57,17 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts one that tells what it does in every network namespace.
+    /// Starts one that tells what it does in every network namespace, and keeps the gate of its node, as it does in a cluster.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(program: &Path, folder: &Folder) -> Result<Self> {
         let started = Instant::now();
-        let mut child = Command::new(program)
-            .args(["--node-name", NODE, "--objects"])
-            .arg(folder.objects())
-            .arg("--pods")
-            .arg(folder.pods())
-            .arg("--state-dir")
-            .arg(folder.state())
-            .env("RUST_LOG", "warn,cven=debug")
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
+        let mut command = Command::new(program);
+        command.args(["--node-name", NODE, "--gate", "true", "--objects"]).arg(folder.objects());
+        command.arg("--pods").arg(folder.pods()).arg("--state-dir").arg(folder.state());
+        command.env("RUST_LOG", "warn,cven=debug").stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut child = probe::inside(&folder.node(), move || command.spawn())
             .with_context(|| format!("failed to run {}", program.display()))?;
         if let Ok(mut running) = RUNNING.lock() {
             running.insert(child.id());

@@ -5,6 +5,7 @@
 //! ([`writes`]), and whether a policy is in force by packets of new flows that leave a Pod or do not ([`nets`]).
 
 mod agent;
+mod alone;
 mod big;
 mod figures;
 mod forks;

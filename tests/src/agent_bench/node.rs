@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::agent::Agent;
+use super::alone::Held;
 use super::nets::{Nets, own_address};
 use super::objects::{Folder, port};
 use super::{Bench, figures, writes};
@@ -77,6 +78,11 @@ impl Scene {
         Agent::start(&bench.agent, &self.folder)
     }
 
+    /// What each Pod holds.
+    fn held(&self) -> Result<Held> {
+        Held::read(&self.nets.pods().first().context("there is no Pod")?.path())
+    }
+
     /// From the start of an agent until no Pod can send what nothing allows, over either family; and the processor time
     /// until then.
     fn cold(&self, bench: &Bench) -> Result<(Agent, f64, f64)> {
@@ -95,12 +101,14 @@ impl Scene {
 /// # Errors
 /// When an agent does not do what it should.
 pub fn run(bench: &Bench) -> Result<()> {
-    let (mut seconds, mut cpu_s, mut forks) = (Vec::new(), Vec::new(), Vec::new());
-    let mut last = None;
+    let (mut seconds, mut cpu_s, mut forks, mut alone) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut last: Option<(Scene, Agent)> = None;
     for _ in 0..bench.runs {
         if let Some((scene, agent)) = last.take() {
-            drop::<Agent>(agent);
-            drop::<Scene>(scene);
+            drop(agent);
+            let held = scene.held()?;
+            drop(scene);
+            alone.push(held.write_all(&Nets::new(bench.pods)?)?.as_secs_f64());
         }
         let scene = Scene::new(bench)?;
         let (agent, took, cpu) = scene.cold(bench)?;
@@ -111,10 +119,11 @@ pub fn run(bench: &Bench) -> Result<()> {
     }
     let Some((scene, mut agent)) = last else { return Ok(()) };
     println!(
-        "bench node-cold seconds={:.3} forks={} cpu_s={:.2} pods={} services={SERVICES} sets={GROUPS} members={MEMBERS} {}",
+        "bench node-cold seconds={:.3} forks={} cpu_s={:.2} programs_s={:.3} pods={} services={SERVICES} sets={GROUPS} members={MEMBERS} {}",
         figures::median(&seconds),
         forks.last().copied().unwrap_or_default(),
         figures::median(&cpu_s),
+        figures::median(&alone),
         bench.pods,
         figures::spread(&seconds),
     );
@@ -166,20 +175,26 @@ fn idle(bench: &Bench, agent: &Agent) -> Result<()> {
     Ok(())
 }
 
+/// Whether a line of the agent's tells of a Pod, and not of the gate.
+fn of_pod(line: &str) -> bool {
+    !line.contains("gate")
+}
+
 /// From the start of an agent that finds everything as it should be until it has looked at every Pod.
 fn restart(bench: &Bench, scene: &Scene, agent: Agent) -> Result<()> {
     agent.stop()?;
     let (mut ready, mut forks, mut written) = (Vec::new(), 0, 0);
     for _ in 0..bench.runs {
-        let before = writes::Kernel::read(&scene.nets)?;
+        let before = writes::Kernel::read(&scene.nets, scene.folder.node())?;
         let mut agent = scene.start(bench)?;
-        let all =
-            agent.await_lines(bench.pods, LIMIT, |line| line.contains("done=Nothing") || line.contains("in force"))?;
+        let all = agent.await_lines(bench.pods, LIMIT, |line| {
+            of_pod(line) && (line.contains("done=Nothing") || line.contains("in force"))
+        })?;
         ready.push((all - agent.started()).as_secs_f64() * 1000.0);
         forks = bench.forks.of(agent.pid());
         agent.await_lines(bench.pods, LIMIT, |line| line.contains("CleanedUp"))?;
         agent.stop()?;
-        written += writes::Kernel::read(&scene.nets)?.since(&before);
+        written += writes::Kernel::read(&scene.nets, scene.folder.node())?.since(&before);
     }
     println!(
         "bench node-restart ready_ms={:.0} kernel_writes={written} forks={forks} pods={} {}",

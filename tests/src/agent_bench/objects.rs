@@ -15,6 +15,8 @@ use ringfence_model::{Action, Direction, PolicyState};
 use serde::Serialize;
 use serde_json::json;
 
+use super::nets;
+
 /// The node that the agent takes itself to be on.
 pub const NODE: &str = "bench";
 const SPACE: &str = "bench";
@@ -38,6 +40,27 @@ pub fn remove_own() {
 /// Objects and Pods on disk, gone when dropped.
 pub struct Folder {
     root: PathBuf,
+    node: Node,
+}
+
+/// The network namespace that is the node's own: with a kube-proxy's chain, so that its gate judges.
+struct Node(String);
+
+impl Node {
+    fn new(name: &str) -> Result<Self> {
+        let node = Self(nets::name(&format!("node-{name}")));
+        nets::ip(&["netns", "add", &node.0])?;
+        let netns = format!("--net={}", nets::path(&node.0).display());
+        let chain = "*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n";
+        nets::run("nsenter", &[&netns, "iptables-nft-restore", "--noflush"], chain)?;
+        Ok(node)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = nets::ip(&["netns", "del", &self.0]);
+    }
 }
 
 impl Folder {
@@ -47,7 +70,7 @@ impl Folder {
     /// When files cannot be written.
     pub fn new(name: &str) -> Result<Self> {
         let root = std::env::temp_dir().join(format!("{}{name}", prefix()));
-        let folder = Self { root };
+        let folder = Self { root, node: Node::new(name)? };
         fs::create_dir_all(folder.objects()).context("failed to make a folder")?;
         let profile = ContainerWorkloadProfileSpec {
             managed: true,
@@ -58,6 +81,11 @@ impl Folder {
         folder.put("profile", &ContainerWorkloadProfile::new(SPACE, profile))?;
         folder.put("node", &NodePolicy::new(NODE, node))?;
         Ok(folder)
+    }
+
+    /// Where the node's network namespace is mounted.
+    pub fn node(&self) -> PathBuf {
+        nets::path(&self.node.0)
     }
 
     /// Where the objects are.

@@ -18,6 +18,8 @@ const PEERS: [usize; 3] = [0, 100, 10_000];
 const PORTS: [usize; 3] = [100, 1_000, 10_000];
 const LINEAR: usize = 10_000;
 const LIMIT: Duration = Duration::from_secs(120);
+/// What [`Rules::Least`] is called.
+const LEAST: &str = "least_ns_10000";
 /// Connections to one server before the next one's turn comes, and how many turns there are.
 const IN_A_ROW: usize = 50;
 const TURNS: usize = 60;
@@ -34,6 +36,8 @@ enum Rules {
     None,
     /// One that only makes the kernel follow connections, as ours do.
     Conntrack,
+    /// The least that lets only some peers begin and whoever is connected go on: three rules and a set.
+    Least,
     /// Of ours, which differ in peers.
     Peers(usize),
     /// Of ours, which differ in ports.
@@ -47,7 +51,7 @@ enum Rules {
 /// # Errors
 /// When rules cannot be put in force, or a connection does not open.
 pub fn run(bench: &Bench) -> Result<()> {
-    let mut kinds = vec![Rules::None, Rules::Conntrack, Rules::Linear];
+    let mut kinds = vec![Rules::None, Rules::Conntrack, Rules::Linear, Rules::Least];
     kinds.extend(PEERS.map(Rules::Peers));
     kinds.extend(PORTS.map(Rules::Ports));
     let mut lanes = Vec::new();
@@ -70,10 +74,12 @@ pub fn run(bench: &Bench) -> Result<()> {
         lanes.iter().zip(&medians).skip(1).map(|(lane, median)| (lane.name.clone(), median - base)).collect();
     let of = |name: &str| added.iter().find(|(own, _)| own == name).map_or(0.0, |(_, added)| *added);
     let fields: Vec<String> = added.iter().map(|(name, added)| format!("{name}={added:.0}")).collect();
-    let times = of(&format!("linear_ns_{LINEAR}")) / of(&format!("ns_{LINEAR}")).max(1.0);
+    let times = |name: &str| of(&format!("linear_ns_{LINEAR}")) / of(name).max(1.0);
     println!(
-        "bench first-packet {} times={times:.1} connect_ns={base:.0} samples={}",
+        "bench first-packet {} times={:.1} least_times={:.1} connect_ns={base:.0} samples={}",
         fields.join(" "),
+        times(&format!("ns_{LINEAR}")),
+        times(LEAST),
         IN_A_ROW * TURNS
     );
     Ok(())
@@ -85,6 +91,7 @@ impl Lane {
             Rules::None => "none".to_owned(),
             Rules::Conntrack => "conntrack_ns".to_owned(),
             Rules::Linear => format!("linear_ns_{LINEAR}"),
+            Rules::Least => LEAST.to_owned(),
             Rules::Peers(count) => format!("ns_{count}"),
             Rules::Ports(count) => format!("ports_ns_{count}"),
         };
@@ -102,6 +109,15 @@ impl Lane {
             }
             Rules::Linear => {
                 self.pair.at_server("iptables-nft-restore", &["--noflush"], &linear(client)?)?;
+                return Ok(None);
+            }
+            Rules::Least => {
+                let mut set = format!("create PEERS hash:net\nadd PEERS {client}\n");
+                for number in 1..=LINEAR {
+                    set += &format!("add PEERS {}\n", stranger(number)?);
+                }
+                self.pair.at_server("ipset", &["restore"], &set)?;
+                self.pair.at_server("iptables-nft-restore", &["--noflush"], &least())?;
                 return Ok(None);
             }
             Rules::Peers(count) => (*count, 0),
@@ -153,6 +169,15 @@ fn stranger(number: usize) -> Result<IpAddr> {
 
 /// `iptables-restore` input that lets everything pass.
 const FOLLOW: &str = "*mangle\n-A PREROUTING -m conntrack --ctstate INVALID -j RETURN\nCOMMIT\n";
+
+/// `iptables-restore` input: both directions pass when they belong to a connection; others come in if a set has them.
+fn least() -> String {
+    let known = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
+    format!(
+        "*mangle\n-A PREROUTING {known}\n-A PREROUTING -p tcp -m tcp --dport {PORT} -m set --match-set PEERS src -j ACCEPT\n\
+         -A PREROUTING -j DROP\n-A OUTPUT {known}\n-A OUTPUT -j DROP\nCOMMIT\n"
+    )
+}
 
 /// `iptables-restore` input: a chain of our own in table mangle, whose last rule lets the client in.
 fn linear(client: IpAddr) -> Result<String> {

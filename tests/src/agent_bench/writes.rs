@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
@@ -25,15 +26,15 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Reads it.
+    /// Reads it, of the node itself too.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn read(nets: &Nets) -> Result<Self> {
+    pub fn read(nets: &Nets, node: PathBuf) -> Result<Self> {
         let mut kernel = Self { generations: Vec::new(), sets: BTreeMap::new() };
-        for (number, pod) in nets.pods().iter().enumerate() {
-            kernel.generations.push(probe::inside(&pod.path(), generation)?);
-            let netns = format!("--net={}", pod.path().display());
+        for (number, path) in nets.pods().iter().map(|pod| pod.path()).chain([node]).enumerate() {
+            kernel.generations.push(probe::inside(&path, generation)?);
+            let netns = format!("--net={}", path.display());
             for line in run("nsenter", &[&netns, "ipset", "save"], "")?.lines() {
                 let name = line.split(' ').nth(1).unwrap_or_default().to_owned();
                 kernel.sets.entry((number, name)).or_default().push(line.to_owned());

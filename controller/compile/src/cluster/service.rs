@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use ringfence_crds::common::NamespacedName;
@@ -27,6 +27,8 @@ pub struct ServiceInfo {
     pub external_ips: BTreeSet<IpAddr>,
     /// Addresses that load balancers report.
     pub ingress_ips: BTreeSet<IpAddr>,
+    /// Those of them that say of themselves that they are proxies (`ipMode: Proxy`): they connect to nodes on their own.
+    pub proxy_ips: BTreeSet<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePortInfo>,
     /// Whether `externalTrafficPolicy: Local` keeps the client's address.
@@ -67,13 +69,17 @@ impl From<&Service> for ServiceInfo {
         let spec = service.spec.as_ref().unwrap_or(&empty);
         let ingress = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
         let ingress = ingress.and_then(|balancer| balancer.ingress.as_ref());
+        let ingress = || ingress.into_iter().flatten();
+        let address = |entry: &LoadBalancerIngress| entry.ip.as_ref()?.parse().ok();
+        let is_proxy = |entry: &&LoadBalancerIngress| entry.ip_mode.as_deref() == Some("Proxy");
         Self {
             labels: service.metadata.labels.clone().unwrap_or_default(),
             annotations: service.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
             selector: spec.selector.clone().unwrap_or_default(),
             cluster_ips: cluster_ips(spec),
             external_ips: spec.external_ips.iter().flatten().filter_map(|text| text.parse().ok()).collect(),
-            ingress_ips: ingress.into_iter().flatten().filter_map(|entry| entry.ip.as_ref()?.parse().ok()).collect(),
+            ingress_ips: ingress().filter_map(address).collect(),
+            proxy_ips: ingress().filter(is_proxy).filter_map(address).collect(),
             ports: spec.ports.iter().flatten().filter_map(port).collect(),
             external_policy_local: spec.external_traffic_policy.as_deref() == Some("Local"),
             external_name: spec.type_.as_deref() == Some("ExternalName"),

@@ -38,8 +38,8 @@ fn ways_in(service: &ServiceInfo) -> String {
     ports.chain(ingress).chain(external).collect::<Vec<_>>().join(", ")
 }
 
-/// Where another node than its own puts an address in place of the client's and does not judge first, a Pod in Full cannot
-/// know whom it would let in.
+/// Where a proxy, or another node than its own that does not judge first, puts an address in place of the client's, a Pod in Full
+/// cannot know whom it would let in.
 pub fn hidden_source(
     service: &ServiceInfo,
     service_facts: &ServiceFacts,
@@ -48,9 +48,27 @@ pub fn hidden_source(
 ) -> Option<String> {
     // The Pods behind a Service are of its own namespace.
     let full = profile.state == Some(PolicyState::Full) && !service_facts.behind.pods.is_empty();
-    if !full || !service_facts.exposed {
+    if !full {
         return None;
     }
+    let by_node = service_facts.exposed.then(|| hidden_by_nodes(service, nodes)).flatten();
+    let both: Vec<String> = hidden_by_proxy(service).into_iter().chain(by_node).collect();
+    (!both.is_empty()).then(|| both.join("; "))
+}
+
+/// A load balancer that connects on its own says so; of others nobody knows.
+fn hidden_by_proxy(service: &ServiceInfo) -> Option<String> {
+    let proxies: Vec<String> = service.proxy_ips.iter().map(ToString::to_string).collect();
+    let which = proxies.join(", ");
+    (!proxies.is_empty()).then(|| {
+        format!(
+            "connections from outside through the load balancer {which} are its own (ipMode: Proxy), so that no rule can tell its clients \
+             apart: they are let in only by a rule for the addresses that it connects from, which lets all of them in"
+        )
+    })
+}
+
+fn hidden_by_nodes(service: &ServiceInfo, nodes: &BTreeMap<String, NodeFacts>) -> Option<String> {
     let open: Vec<&str> = nodes.iter().filter(|(_, node)| !node.seals).map(|(name, _)| name.as_str()).collect();
     let (named, more) = open.split_at(open.len().min(NAMED));
     let (by, because) = match (named, more.len()) {

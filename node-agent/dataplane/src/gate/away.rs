@@ -12,19 +12,15 @@
 //! Of a connection of datagrams every packet is sealed, since the Pod's network namespace may have forgotten it, or not have followed it
 //! yet. Of TCP those that begin one are enough.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 
-use super::render::{Chains, Ending, of_family, rules, set};
-use super::{Door, SEAL, names};
+use super::judging::{Ending, Judging, rules, set};
+use super::names::{self, AWAY, SEALED};
+use super::render::Chains;
+use super::{Door, SEAL};
 use crate::family::Family;
 use crate::render::lines::SideLines;
 use crate::sets::SetDef;
-
-/// What is on its way to Pods of other nodes.
-pub const AWAY: &str = "RF-GATE-AWAY";
-/// Where it is sealed.
-pub const SEALED: &str = "RF-GATE-SEAL";
 
 /// The chains for these doors without those that the kernel refuses, and the sets that say who is behind which.
 pub fn chains(
@@ -33,20 +29,14 @@ pub fn chains(
     refused: &BTreeSet<String>,
     sets: &mut Vec<SetDef>,
 ) -> Chains {
-    let mut judging: BTreeMap<String, (Vec<String>, BTreeSet<IpAddr>)> = BTreeMap::new();
-    for (door, lines) in doors {
+    let judging = Judging::of(doors, family, |door, lines| {
         let rules = rules(door, lines, Ending::Seal);
-        let (_, pods) = judging.entry(names::of_rules(&rules)).or_insert((rules, BTreeSet::new()));
-        pods.extend(of_family(&door.pods, family));
-    }
-    // For whom nobody judges, nothing is sealed.
-    judging.retain(|chain, (_, pods)| !pods.is_empty() && !refused.contains(chain));
+        // For whom nobody judges, nothing is sealed.
+        (!refused.contains(&names::of_rules(&rules))).then_some(rules)
+    });
     let all = names::away(family);
-    sets.push(set(family, all.clone(), &judging.values().flat_map(|(_, pods)| pods).copied().collect()));
-    for (chain, (_, pods)) in &judging {
-        sets.push(set(family, names::judged_away(family, chain), pods));
-    }
-    let leading = |chain: &String| format!("-m set --match-set {} dst -g {chain}", names::judged_away(family, chain));
+    sets.push(set(family, all.clone(), &judging.pods()));
+    let leading = judging.lead(family, names::judged_away, sets);
     let mut away = vec![
         format!("-m dscp --dscp {SEAL} -j DSCP --set-dscp 0x00"),
         format!("-m set ! --match-set {all} dst -j RETURN"),
@@ -55,12 +45,12 @@ pub fn chains(
         format!("! -p tcp -m conntrack --ctstate ESTABLISHED --ctdir ORIGINAL -g {SEALED}"),
         "-m conntrack ! --ctstate NEW -j RETURN".to_owned(),
     ];
-    away.extend(judging.keys().map(leading));
+    away.extend(leading);
     // Sealing takes a match and a target, either of which a kernel may lack: the chain with the seal tells of both.
     let mut chains = Chains::from([
         (AWAY.to_owned(), away),
         (SEALED.to_owned(), vec![format!("-m dscp ! --dscp {SEAL} -j DSCP --set-dscp {SEAL}")]),
     ]);
-    chains.extend(judging.into_iter().map(|(name, (rules, _))| (name, rules)));
+    chains.extend(judging.into_chains());
     chains
 }

@@ -13,11 +13,13 @@
 //! alone ([`admit_sealed`]). A gate that does not know a Pod yet, or that somebody has taken away, so opens nothing.
 //!
 //! * [`policy`](GatePolicy): who is behind the gate, and by which rules each is judged.
-//! * [`render`]: that as text for iptables-restore, and as sets; [`away`]: what of it is about Pods of other nodes.
+//! * [`render`]: that as text for iptables-restore, and as sets; [`judging`]: the chains that judge; [`away`]: what is about Pods of
+//!   other nodes.
 //! * [`names`]: what chains and sets are called.
 
 mod admit;
 mod away;
+mod judging;
 pub mod names;
 mod policy;
 mod render;

@@ -13,6 +13,12 @@ use crate::sets::SetNames;
 pub const CHAIN_PREFIX: &str = "RF-GATE";
 /// What every connection towards a Pod goes through.
 pub const ENTRY: &str = "RF-GATE";
+/// What is on its way to Pods of other nodes.
+pub const AWAY: &str = "RF-GATE-AWAY";
+/// Where it is sealed.
+pub const SEALED: &str = "RF-GATE-SEAL";
+/// Where it is rejected.
+pub const REFUSE: &str = "RF-GATE-REFUSE";
 /// Who reaches itself.
 pub const ITSELF: &str = "RF-GATE-SELF";
 /// What the names of its sets begin with.

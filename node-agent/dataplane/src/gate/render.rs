@@ -22,18 +22,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use ringfence_model::Direction;
-
-use super::{Door, GatePolicy, away, names};
+use super::judging::{Ending, Judging, default, of_family, rules, set};
+use super::names::{self, AWAY, REFUSE, SEALED};
+use super::{Door, GatePolicy, away};
 use crate::chains::Hook;
 use crate::family::Family;
-use crate::policy::{Enforcement, Nets};
 use crate::readback::{Installed, Readback};
 use crate::render::ENDED;
-use crate::render::lines::{Line, Seen, SideLines, at_the_gate};
-use crate::sets::{Members, SetDef};
+use crate::render::lines::{SideLines, at_the_gate};
+use crate::sets::SetDef;
 
 /// Where the gate hangs.
 const IN_MANGLE: [Hook; 2] = [
@@ -44,7 +42,6 @@ const IN_MANGLE: [Hook; 2] = [
 const IN_FILTER: [Hook; 1] = [Hook { table: "filter", chain: "FORWARD", target: names::ENTRY }];
 const END: &str = "RF-GATE-END";
 const DOORS: &str = "RF-GATE-DOORS";
-const REFUSE: &str = "RF-GATE-REFUSE";
 
 /// A gate as text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -112,16 +109,16 @@ impl RenderedGate {
 
     /// Whether it seals what it lets pass to Pods of other nodes, and takes seals from everything else.
     pub fn seals(&self) -> bool {
-        [&self.v4, &self.v6].iter().all(|tables| tables.mangle.contains_key(away::AWAY))
+        [&self.v4, &self.v6].iter().all(|tables| tables.mangle.contains_key(AWAY))
     }
 
     /// The chains that judge or seal, each by name with restore input that makes it alone: nothing leads to it.
     pub fn judging(&self, family: Family) -> Vec<(String, String)> {
         let of = |(table, chains, _): (&'static str, &Chains, _)| -> Vec<(String, String)> {
-            let judges = |name: &str| is_named_by_content(name) || name == away::SEALED;
+            let judges = |name: &str| is_named_by_content(name) || name == SEALED;
             let judging = chains.iter().filter(|(name, rules)| judges(name) && !rules.is_empty());
             // Where a chain rejects, or seals, it leads to the one that does.
-            let ends = [REFUSE, away::SEALED].map(|end| chains.get_key_value(end));
+            let ends = [REFUSE, SEALED].map(|end| chains.get_key_value(end));
             let with_ends = |chain: (&'_ String, &'_ Vec<String>)| {
                 let leads_to = |end: &str| chain.1.iter().any(|rule| rule.ends_with(end));
                 let ends = ends.into_iter().flatten().filter(|(name, _)| leads_to(name));
@@ -178,27 +175,16 @@ fn counts(chains: &Chains) -> BTreeMap<String, usize> {
 }
 
 fn is_named_by_content(chain: &str) -> bool {
-    ![names::ENTRY, names::ITSELF, DOORS, END, REFUSE, away::AWAY, away::SEALED].contains(&chain)
-}
-
-/// What becomes of what a rule hits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// It passes, sealed or not, or is dropped.
-    Drop { seals: bool },
-    /// It passes, or is dropped, or rejected where a rule says so.
-    Reject,
-    /// It is sealed, or dropped; what no rule hits goes on.
-    Seal,
+    ![names::ENTRY, names::ITSELF, DOORS, END, REFUSE, AWAY, SEALED].contains(&chain)
 }
 
 fn tables(gate: &GatePolicy, family: Family, refused: &BTreeSet<String>) -> (Tables, Vec<SetDef>) {
-    let sealing = gate.away.as_ref().filter(|_| !refused.contains(away::SEALED));
+    let sealing = gate.away.as_ref().filter(|_| !refused.contains(SEALED));
     let away: Vec<&Door> = sealing.into_iter().flatten().collect();
     let sides = gate.doors.iter().chain(away.iter().copied()).map(|door| &door.inbound);
     let (lines, mut sets) = at_the_gate(sides, family);
     let (here, there) = lines.split_at(gate.doors.len());
-    let behind = |door: &Door| !of_family(&door.pods, family).is_empty();
+    let behind = |door: &Door| of_family(&door.pods, family).next().is_some();
     let doors: Vec<_> = gate.doors.iter().zip(here).filter(|(door, _)| behind(door)).collect();
     let rejecting: Vec<_> = doors.iter().copied().filter(|(_, lines)| rejects(lines)).collect();
     let everybody =
@@ -207,7 +193,7 @@ fn tables(gate: &GatePolicy, family: Family, refused: &BTreeSet<String>) -> (Tab
     let mut mangle = local(&everybody, family, refused, &mut sets);
     let mut filter = local(&rejected, family, refused, &mut sets);
     let mut pods: Vec<String> = if mangle.is_empty() { Vec::new() } else { vec![everybody.all] };
-    let elsewhere = if sealing.is_some() { format!("-g {}", away::AWAY) } else { "-j RETURN".to_owned() };
+    let elsewhere = if sealing.is_some() { format!("-g {}", AWAY) } else { "-j RETURN".to_owned() };
     let mut enter = entry(pods.first(), &elsewhere);
     if sealing.is_some() {
         let there: Vec<_> = away.into_iter().zip(there).collect();
@@ -250,46 +236,30 @@ fn rejects(lines: &SideLines) -> bool {
 
 /// The chains of one table for Pods of this node, with the sets that say who is behind which door.
 fn local(group: &Group<'_>, family: Family, refused: &BTreeSet<String>, sets: &mut Vec<SetDef>) -> Chains {
-    let mut judging: BTreeMap<String, (Vec<String>, BTreeSet<IpAddr>)> = BTreeMap::new();
-    for (door, lines) in group.doors {
+    let judging = Judging::of(group.doors, family, |door, lines| {
         let ending = match group.ending {
             Ending::Drop { seals } => Ending::Drop { seals: seals && door.looks_for_seals() },
             other => other,
         };
-        let mut rules = rules(door, lines, ending);
-        if refused.contains(&names::of_rules(&rules)) {
+        let rules = rules(door, lines, ending);
+        match refused.contains(&names::of_rules(&rules)) {
+            false => Some(rules),
             // What cannot reject is dropped by the other table.
-            if group.ending == Ending::Reject {
-                continue;
-            }
-            rules = default(door);
+            true if group.ending == Ending::Reject => None,
+            true => Some(default(door)),
         }
-        let (_, pods) = judging.entry(names::of_rules(&rules)).or_insert((rules, BTreeSet::new()));
-        pods.extend(of_family(&door.pods, family));
-    }
+    });
     if judging.is_empty() {
         return Chains::new();
     }
-    let everybody = judging.values().flat_map(|(_, pods)| pods).copied().collect();
+    let everybody = judging.pods();
     sets.push(set(family, group.all.clone(), &everybody));
-    for (chain, (_, pods)) in &judging {
-        sets.push(set(family, names::judged_by(family, chain), pods));
-    }
-    let leading = |chain: &String| format!("-m set --match-set {} dst -g {chain}", names::judged_by(family, chain));
+    let mut leading = judging.lead(family, names::judged_by, sets);
     // Nobody is in the set of all and in no other; if so, then by somebody else's doing.
-    let leading = judging.keys().map(leading).chain(["-j DROP".to_owned()]).collect();
+    leading.push("-j DROP".to_owned());
     let mut chains = Chains::from([(DOORS.to_owned(), leading), (names::ITSELF.to_owned(), itself(&everybody))]);
-    chains.extend(judging.into_iter().map(|(name, (rules, _))| (name, rules)));
+    chains.extend(judging.into_chains());
     chains
-}
-
-pub fn of_family(addresses: &BTreeSet<IpAddr>, family: Family) -> BTreeSet<IpAddr> {
-    addresses.iter().copied().filter(|address| Family::of(*address) == family).collect()
-}
-
-pub fn set(family: Family, name: String, members: &BTreeSet<IpAddr>) -> SetDef {
-    let nets: Nets = members.iter().copied().collect();
-    SetDef { name, family, members: Members::Nets(Arc::new(nets)) }
 }
 
 fn ended(pods: &str, pod: &str) -> String {
@@ -313,40 +283,4 @@ fn entry(pods: Option<&String>, elsewhere: &str) -> Vec<String> {
 fn itself(pods: &BTreeSet<IpAddr>) -> Vec<String> {
     let own = pods.iter().map(|pod| format!("-s {pod} -d {pod} -j RETURN"));
     own.chain([format!("-g {DOORS}")]).collect()
-}
-
-/// In the order of the policy model's table `side`.
-pub fn rules(door: &Door, lines: &SideLines, ending: Ending) -> Vec<String> {
-    let steps: [(&Vec<Line>, bool); 4] =
-        [(&lines.essential, true), (&lines.override_deny, false), (&lines.allow, true), (&lines.deny, false)];
-    let mut rules: Vec<String> = Vec::new();
-    for (lines, passes) in steps {
-        for line in lines {
-            let target = match (passes, ending) {
-                (true, Ending::Seal | Ending::Drop { seals: true }) => format!("-g {}", away::SEALED),
-                (true, _) => "-j RETURN".to_owned(),
-                (false, Ending::Reject) if line.reject => format!("-g {REFUSE}"),
-                (false, _) if door.state == Enforcement::VisibilityOnly => "-j RETURN".to_owned(),
-                (false, _) => "-j DROP".to_owned(),
-            };
-            let matches = line.matches(Seen::first(Direction::Inbound), false);
-            rules.extend(matches.into_iter().map(|matching| format!("{matching} {target}")));
-        }
-    }
-    match ending {
-        Ending::Seal => rules.extend(default_away(door)),
-        Ending::Drop { .. } | Ending::Reject => rules.extend(default(door)),
-    }
-    rules
-}
-
-/// A Pod does not look for a seal in what begins no connection, which may be older than its rules.
-fn default_away(door: &Door) -> Option<String> {
-    let rule = "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate DNAT -j DROP";
-    (door.state == Enforcement::Full).then(|| rule.to_owned())
-}
-
-/// What becomes of what no rule hits.
-fn default(door: &Door) -> Vec<String> {
-    (door.state == Enforcement::Full).then(|| "-j DROP".to_owned()).into_iter().collect()
 }
