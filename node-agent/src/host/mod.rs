@@ -52,6 +52,8 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// See [`FIRST_WAIT`].
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// Between two looks at what the kubelet is connected to: all processes are looked at for it.
+const WAYS: Duration = Duration::from_secs(60);
 /// What is said once when rules of the node were not as they were.
 const PUT_BACK: &str = "failed to keep the rules of the node itself: somebody else has changed them or taken them away; they were put back";
 
@@ -230,7 +232,7 @@ impl Keeper {
 
     /// The policy with what the kubelet is connected to now. One that connects anew just now goes on as it did.
     fn with_ways_of_kubelet(&mut self, policy: &NetnsPolicy) -> Arc<NetnsPolicy> {
-        if self.ways_at.is_none_or(|at| at.elapsed() >= self.patience.look) {
+        if self.ways_at.is_none_or(|at| at.elapsed() >= WAYS) {
             self.ways_at = Some(Instant::now());
             match kubelet::connected_to(policy) {
                 Ok(found) if found.is_empty() => {}

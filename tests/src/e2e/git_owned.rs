@@ -1,8 +1,6 @@
 //! What git owns: put back when somebody changes it, deleted when it is gone from git, and left alone where the
 //! repository says so.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, ListParams};
@@ -154,8 +152,14 @@ pub async fn what_is_not_to_be_pruned_stays(lab: Lab) -> Result<Outcome> {
     source.repo.write("rules.yaml", &GOOD.replace("5432", "5433"))?;
     let third = source.repo.commit("while suspended")?;
     source.notify(&third).await?;
-    // Two intervals, and a request beside them: whoever would take the commit had three occasions.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // Whoever takes in another spec of the repository, and says so, has seen the request of before as well.
+    spec["interval"] = json!("3s");
+    source.point(&spec).await?;
+    wait::until("the repository's other spec to be seen", SLOW, || async {
+        let condition = ready(&source.live().await?).filter(|condition| condition.current);
+        Ok(condition.filter(|condition| condition.reason == "Suspended").map(drop))
+    })
+    .await?;
     ensure!(source.live().await?["status"]["appliedCommit"] == second.as_str(), "a commit was taken while suspended");
     ensure!(port(&lab).await? == 5432, "a commit came into force while suspended");
     spec["suspend"] = json!(false);

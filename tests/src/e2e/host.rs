@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Outcome, agent};
 use crate::kernel::{self, in_netns};
 use crate::lab::{Lab, SLOW};
-use crate::manifests::{OURS, namespace, pod, profile, rule_set};
+use crate::manifests::{OURS, namespace, pod, profile, rule, rule_set};
 use crate::probe::{self, Seen};
 use crate::wait;
 
@@ -19,14 +19,16 @@ use crate::wait;
 const NODE: &str = "node3";
 /// A failsafe port, one that a rule opens, and one that nothing does.
 const PORTS: [u16; 3] = [28022, 28080, 28081];
+/// Ports outside: a failsafe destination, and one that nothing opens.
+const OUTSIDE: [u16; 2] = [28090, 28091];
 /// The port of a tunnel that nobody knows as one: no policy counts it as essential.
 const TUNNEL_PORT: &str = "28789";
 /// Within so long what a policy has cut must work again.
 const TAKEN_BACK: Duration = Duration::from_secs(10);
-/// How long a policy that was taken back is watched for a second try.
-const HELD: Duration = Duration::from_secs(4);
 /// Name of what a test makes.
 const NAME: &str = "ho-node";
+/// Name of a RuleSet that concerns nobody.
+const LATER: &str = "ho-later";
 
 fn address(lab: &Lab, part: &str) -> Result<IpAddr> {
     let addresses = lab.bed.addresses()?;
@@ -72,19 +74,19 @@ pub async fn await_said(lab: &Lab, node: &str, reason: Option<&str>) -> Result<S
     .await
 }
 
-/// Something that listens on a node, until it is dropped.
+/// Something that listens on a node, or outside, until it is dropped.
 struct Listener(Child);
 
 impl Listener {
-    fn on(lab: &Lab, node: &str, port: u16) -> Result<Self> {
+    fn on(lab: &Lab, netns: &Path, port: u16) -> Result<Self> {
         let child = Command::new("nsenter")
-            .arg(format!("--net={}", lab.bed.netns(node).display()))
+            .arg(format!("--net={}", netns.display()))
             .arg(lab.bed.bin()?.join("agnhost"))
             .args(["netexec", &format!("--http-port={port}"), "--udp-port=-1"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        child.map(Self).context("failed to start a listener on a node")
+        child.map(Self).context("failed to start a listener")
     }
 }
 
@@ -104,12 +106,30 @@ async fn cluster(lab: &Lab, spec: Option<Value>) -> Result<()> {
     lab.apply(&object).await.map(drop)
 }
 
-/// What the client outside sees of the three ports.
+/// The failsafes of the cluster, with more beside them.
+async fn failsafe(lab: &Lab, more: Value) -> Result<()> {
+    let destination = json!({"ranges": [address(lab, "EXT")?], "ports": [{"protocol": "TCP", "port": OUTSIDE[0]}]});
+    let mut spec =
+        json!({"failsafePorts": [{"protocol": "TCP", "port": PORTS[0]}], "failsafeDestinations": [destination]});
+    for (field, value) in more.as_object().into_iter().flatten() {
+        spec[field] = value.clone();
+    }
+    cluster(lab, Some(spec)).await
+}
+
+/// What the client outside sees of the three ports, and the node of those outside.
 fn sees(lab: &Lab, expected: [Seen; 3]) -> Result<()> {
-    let node = address(lab, "NODE3")?;
-    let seen = PORTS.map(|port| probe::tcp(&lab.bed.client_netns(), SocketAddr::new(node, port)));
-    let seen = seen.into_iter().collect::<std::io::Result<Vec<_>>>()?;
-    ensure!(seen == expected, "the ports {PORTS:?} of {NODE} are {seen:?}, expected {expected:?}");
+    let [failsafe, _, closed] = expected;
+    let (node, outside) = (address(lab, "NODE3")?, address(lab, "EXT")?);
+    let inward = PORTS.map(|port| (lab.bed.client_netns(), SocketAddr::new(node, port)));
+    let outward = OUTSIDE.map(|port| (lab.bed.netns(NODE), SocketAddr::new(outside, port)));
+    let tries = inward.iter().chain(&outward).map(|(netns, target)| probe::tcp(netns, *target));
+    let seen = tries.collect::<std::io::Result<Vec<_>>>()?;
+    let expected: Vec<Seen> = expected.into_iter().chain([failsafe, closed]).collect();
+    ensure!(
+        seen == expected,
+        "the ports {PORTS:?} of {NODE} and {OUTSIDE:?} outside are {seen:?}, expected {expected:?}"
+    );
     Ok(())
 }
 
@@ -117,10 +137,12 @@ async fn await_sees(lab: &Lab, expected: [Seen; 3]) -> Result<()> {
     wait::until("the ports of a node", SLOW, || std::future::ready(sees(lab, expected).map(Some))).await
 }
 
-/// A node in Full: its failsafe port and what a rule opens pass, anything else does not; the node stays Ready and its Pods too. It
+/// A node in Full: its failsafe port and destination and what a rule opens pass, anything else does not; the node stays Ready and its Pods too. It
 /// stays so without its agent, and nothing is left once it is turned off, or Idle again.
 pub async fn a_node_in_full_is_open_where_it_must_be(lab: Lab) -> Result<Outcome> {
-    let _listeners = PORTS.map(|port| Listener::on(&lab, NODE, port)).into_iter().collect::<Result<Vec<_>>>()?;
+    let places = [(lab.bed.netns(NODE), &PORTS[..]), (lab.bed.client_netns(), &OUTSIDE[..])];
+    let ports = places.iter().flat_map(|(netns, ports)| ports.iter().map(move |port| (netns, *port)));
+    let _listeners = ports.map(|(netns, port)| Listener::on(&lab, netns, port)).collect::<Result<Vec<_>>>()?;
     let open = [Seen::Open; 3];
     await_sees(&lab, open).await?;
     let ran = in_full(&lab).await;
@@ -147,7 +169,7 @@ async fn in_full(lab: &Lab) -> Result<()> {
         "services": [{"protocol": "TCP", "port": PORTS[1]}],
     });
     lab.apply(&rule_set(NAME, &[opened])).await?;
-    cluster(lab, Some(json!({"failsafePorts": [{"protocol": "TCP", "port": PORTS[0]}]}))).await?;
+    failsafe(lab, json!({})).await?;
     ask(lab, NODE, "Full").await?;
     await_said(lab, NODE, Some("InForce")).await?;
     await_sees(lab, full).await?;
@@ -170,15 +192,14 @@ async fn in_full(lab: &Lab) -> Result<()> {
     lab.await_ready("RuleSet", None, NAME).await?;
     sees(lab, full)?;
     // Suspended, the node itself is as if nothing had been.
-    cluster(lab, Some(json!({"failsafePorts": [{"protocol": "TCP", "port": PORTS[0]}], "enforcement": "Suspended"})))
-        .await?;
+    failsafe(lab, json!({"enforcement": "Suspended"})).await?;
     await_sees(lab, [Seen::Open; 3]).await?;
     wait::until("a node without rules of ours", SLOW, || async {
         let left = kernel::ours(&lab.bed.netns(NODE))?;
         if left.is_empty() { Ok(Some(())) } else { bail!("{left:?}") }
     })
     .await?;
-    cluster(lab, Some(json!({"failsafePorts": [{"protocol": "TCP", "port": PORTS[0]}]}))).await?;
+    failsafe(lab, json!({})).await?;
     await_sees(lab, full).await
 }
 
@@ -235,11 +256,11 @@ async fn is_taken_back(lab: &Lab, works: impl Fn() -> Result<bool>, why: &str) -
     ensure!(works()?, "it does not work though the rules are gone");
     let message = await_said(lab, NODE, Some("TakenBack")).await?;
     ensure!(message.contains(why) && message.contains("not tried again until it changes"), "it says '{message}'");
-    let begin = Instant::now();
-    while begin.elapsed() < HELD {
-        ensure!(!has_rules(&own)?, "it is tried again");
-    }
-    Ok(())
+    // A publication that has nothing to do with it has the agent look at everything anew, and acknowledge that.
+    lab.apply(&rule_set(LATER, &[rule("nobody", "Allow", (NAME, "client"), (NAME, "server"))])).await?;
+    lab.await_ready("RuleSet", None, LATER).await?;
+    ensure!(!has_rules(&own)?, "it is tried again");
+    lab.delete(OURS, "RuleSet", None, LATER).await
 }
 
 fn has_rules(netns: &Path) -> Result<bool> {
