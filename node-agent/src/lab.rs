@@ -1,4 +1,4 @@
-//! For tests: a network namespace of their own.
+//! For tests: a network namespace, and a disk, of their own.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -83,4 +83,43 @@ fn run(command: &mut Command, input: &str) -> String {
     let output = child.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A disk of 64 KiB, gone when dropped.
+pub struct Small(tempfile::TempDir);
+
+impl Small {
+    /// Mounts one; nothing where that is not possible.
+    pub fn new(test: &str) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            let _ = writeln!(std::io::stderr(), "{test}: not run: needs root");
+            return None;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "none"]).arg(folder.path()).status();
+        assert!(mounted.expect("it can be run").success());
+        Some(Self(folder))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Leaves no page free.
+    pub fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.path().join("of-others")).expect("made");
+        while file.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    /// Takes away what fills it.
+    pub fn free(&self) {
+        std::fs::remove_file(self.0.path().join("of-others")).expect("removed");
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
 }

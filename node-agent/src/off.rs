@@ -41,7 +41,8 @@ impl Switch {
     fn turn_off(&self) -> std::io::Result<()> {
         let folder = self.0.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder)?;
-        std::fs::write(&self.0, "cven on takes this file away\n")?;
+        // Empty, so that a full disk has room for it.
+        std::fs::File::create(&self.0)?.sync_all()?;
         std::fs::File::open(folder)?.sync_all()
     }
 
@@ -91,9 +92,11 @@ pub fn on(options: &Options) -> anyhow::Result<()> {
 /// What stays.
 pub async fn off(options: &Options) -> anyhow::Result<()> {
     let backend = Backend::probe()?;
-    // First, so that no agent puts anything back.
-    Switch::of(options.state_dir()).turn_off().context("turn this node off")?;
     let mut failed = Vec::new();
+    // First, so that no agent puts anything back. Where no agent runs, what follows is worth doing without.
+    if let Err(error) = Switch::of(options.state_dir()).turn_off() {
+        failed.push(format!("note that this node is off, so that an agent does not put everything back: {error}"));
+    }
     let mut removed = 0;
     for location in locations(options).await {
         match tokio::task::block_in_place(|| remove(backend, &location, Place::Pod)) {
@@ -217,5 +220,17 @@ mod tests {
         }
         drop(told);
         following.await.expect("it ends");
+    }
+
+    /// Nobody who has to turn a node off can wait for room on its disk.
+    #[test]
+    fn a_full_disk_has_room_for_the_switch() {
+        let Some(disk) = crate::lab::Small::new("a_full_disk_has_room_for_the_switch") else { return };
+        let switch = Switch::of(&disk.path().join("state"));
+        switch.turn_off().expect("there is room");
+        switch.turn_on().expect("it is taken away");
+        disk.fill();
+        switch.turn_off().expect("an empty file takes none");
+        assert!(switch.is_off());
     }
 }

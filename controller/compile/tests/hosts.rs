@@ -88,6 +88,10 @@ fn the_control_planes_ports_are_those_that_the_cluster_tells_of() {
         ..Default::default()
     };
     lab.pod_mut("kube-system/etcd").control_plane = Some(Box::new(said));
+    let before = host(&lab, "cp").unwrap();
+    assert_eq!(essentials(&before, Inbound, "etcd"), set(&["TCP/2379,TCP/2380|172.30.0.10/32"]), "a worker says it");
+    assert_eq!(essentials(&before, Inbound, "apiserver"), set(&["TCP/6443|anyone"]), "a worker says it");
+    lab.pod_mut("kube-system/etcd").node = Some("cp".to_owned());
     assert_eq!(essentials(&host(&lab, "n1").unwrap(), Inbound, "kubelet"), set(&["TCP/11250|172.30.0.10/32"]));
     let master = host(&lab, "cp").unwrap();
     assert_eq!(essentials(&master, Inbound, "etcd"), set(&["TCP/12379|172.30.0.10/32"]));
@@ -164,6 +168,7 @@ fn what_hosts_depend_on_is_looked_at_when_it_changes() {
         let mut said = with(&["n1", "cp"]);
         said.pod("kube-system/etcd", "172.30.0.10", "");
         let ports = ringfence_compile::cluster::ControlPlanePorts { etcd: [12379].into(), ..Default::default() };
+        said.pod_mut("kube-system/etcd").node = Some("cp".to_owned());
         said.pod_mut("kube-system/etcd").control_plane = Some(Box::new(ports));
         let mut moved = with(&["n2"]);
         moved.cluster.endpoint_slices.get_mut(&key("default/kubernetes")).unwrap().ports[0].port = 7443;

@@ -19,6 +19,8 @@ use crate::wait;
 const NODE: &str = "node3";
 /// A failsafe port, one that a rule opens, and one that nothing does.
 const PORTS: [u16; 3] = [28022, 28080, 28081];
+/// Open to anybody on every node.
+const SSH: u16 = 22;
 /// Ports outside: a failsafe destination, and one that nothing opens.
 const OUTSIDE: [u16; 2] = [28090, 28091];
 /// The port of a tunnel that nobody knows as one: no policy counts it as essential.
@@ -27,7 +29,7 @@ const TUNNEL_PORT: &str = "28789";
 const TAKEN_BACK: Duration = Duration::from_secs(10);
 /// Name of what a test makes.
 const NAME: &str = "ho-node";
-/// Name of a RuleSet that concerns nobody.
+/// Name of what comes later.
 const LATER: &str = "ho-later";
 
 fn address(lab: &Lab, part: &str) -> Result<IpAddr> {
@@ -133,6 +135,22 @@ fn sees(lab: &Lab, expected: [Seen; 3]) -> Result<()> {
     Ok(())
 }
 
+/// What the kubelet's port is to the control plane, and to anybody else.
+const KUBELET: u16 = 10250;
+const KUBELET_OPEN: [Seen; 2] = [Seen::Open; 2];
+const KUBELET_CLOSED: [Seen; 2] = [Seen::Open, Seen::Dropped];
+
+/// SSH and kube-proxy's health are open to anybody; the kubelet to the control plane, and to the client outside as `kubelet` says.
+fn essentials(lab: &Lab, kubelet: [Seen; 2]) -> Result<()> {
+    let (node, client, control_plane) = (address(lab, "NODE3")?, lab.bed.client_netns(), lab.bed.netns("cp"));
+    let tries = [(&client, SSH), (&client, 10256), (&control_plane, KUBELET), (&client, KUBELET)];
+    let seen = tries.iter().map(|(netns, port)| probe::tcp(netns, SocketAddr::new(node, *port)));
+    let seen = seen.collect::<std::io::Result<Vec<_>>>()?;
+    let expected = [&[Seen::Open; 2][..], &kubelet].concat();
+    ensure!(seen == expected, "essential ports of {NODE} are {seen:?}, expected {expected:?}");
+    Ok(())
+}
+
 async fn await_sees(lab: &Lab, expected: [Seen; 3]) -> Result<()> {
     wait::until("the ports of a node", SLOW, || std::future::ready(sees(lab, expected).map(Some))).await
 }
@@ -140,11 +158,13 @@ async fn await_sees(lab: &Lab, expected: [Seen; 3]) -> Result<()> {
 /// A node in Full: its failsafe port and destination and what a rule opens pass, anything else does not; the node stays Ready and its Pods too. It
 /// stays so without its agent, and nothing is left once it is turned off, or Idle again.
 pub async fn a_node_in_full_is_open_where_it_must_be(lab: Lab) -> Result<Outcome> {
-    let places = [(lab.bed.netns(NODE), &PORTS[..]), (lab.bed.client_netns(), &OUTSIDE[..])];
+    let inside = [&PORTS[..], &[SSH]].concat();
+    let places = [(lab.bed.netns(NODE), &inside[..]), (lab.bed.client_netns(), &OUTSIDE[..])];
     let ports = places.iter().flat_map(|(netns, ports)| ports.iter().map(move |port| (netns, *port)));
     let _listeners = ports.map(|(netns, port)| Listener::on(&lab, netns, port)).collect::<Result<Vec<_>>>()?;
     let open = [Seen::Open; 3];
     await_sees(&lab, open).await?;
+    essentials(&lab, KUBELET_OPEN)?;
     let ran = in_full(&lab).await;
     release(&lab, NODE).await?;
     cluster(&lab, None).await?;
@@ -172,6 +192,24 @@ async fn in_full(lab: &Lab) -> Result<()> {
     failsafe(lab, json!({})).await?;
     ask(lab, NODE, "Full").await?;
     await_said(lab, NODE, Some("InForce")).await?;
+    await_sees(lab, full).await?;
+    essentials(lab, KUBELET_CLOSED)?;
+    // Whatever a rule says, what is essential passes, and failsafes do.
+    let all = |name: &str, ends: [Value; 2]| {
+        let [consumers, providers] = ends.map(|end| json!([end]));
+        json!({"name": name, "action": "OverrideDeny", "consumers": consumers, "providers": providers, "allServices": true})
+    };
+    let (anyone, nodes) = (json!({"ipList": LATER}), json!({"containerHosts": true}));
+    let ranges = json!({"ranges": ["0.0.0.0/0"]});
+    lab.apply(&json!({"apiVersion": OURS, "kind": "IPList", "metadata": {"name": LATER}, "spec": ranges})).await?;
+    let both = [all("in", [anyone.clone(), nodes.clone()]), all("out", [nodes, anyone])];
+    lab.apply(&rule_set(LATER, &both)).await?;
+    lab.await_ready("RuleSet", None, LATER).await?;
+    await_sees(lab, [Seen::Open, Seen::Dropped, Seen::Dropped]).await?;
+    essentials(lab, KUBELET_CLOSED)?;
+    for kind in ["RuleSet", "IPList"] {
+        lab.delete(OURS, kind, None, LATER).await?;
+    }
     await_sees(lab, full).await?;
     // A Pod starts and is probed, and is reached over the Pod network.
     lab.apply(&namespace(NAME)).await?;

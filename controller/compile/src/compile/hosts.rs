@@ -62,7 +62,13 @@ impl<'a> Hosts<'a> {
     /// Finds it.
     pub fn new(settings: &ContainerClusterSpec, cluster: &'a ClusterState, facts: &'a Facts) -> Self {
         let endpoints = cluster.find_apiserver_endpoints();
-        let said = || cluster.pods.values().filter_map(|pod| pod.control_plane.as_deref());
+        // Any kubelet can make a mirror Pod of its own node, whatever that says.
+        let serves = |node: &str| {
+            let addresses = || facts.nodes.get(node).map(|node| node.addresses(&facts.book));
+            is_master(cluster, node) || addresses().is_some_and(|own| !own.is_disjoint(&cluster.apiserver_addresses))
+        };
+        let trusted = || cluster.pods.values().filter(|pod| pod.node.as_deref().is_some_and(serves));
+        let said = || trusted().filter_map(|pod| pod.control_plane.as_deref());
         let etcd: BTreeSet<u16> = said().flat_map(|ports| ports.etcd.iter().copied()).collect();
         let apiserver = said().flat_map(|ports| ports.apiserver.iter().copied());
         let kubelets = cluster.nodes.values().map(|node| node.kubelet_port.unwrap_or(KUBELET));

@@ -1,43 +1,10 @@
 //! A disk that takes nothing.
 
-use std::process::Command;
-
 use tokio::sync::watch;
 
 use super::*;
 use crate::health::{Fault, Health};
-
-/// A disk of 64 KiB, gone when dropped.
-struct Small(tempfile::TempDir);
-
-impl Small {
-    fn new(test: &str) -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            let _ = writeln!(io::stderr(), "{test}: not run: needs root");
-            return None;
-        }
-        let folder = tempfile::tempdir().expect("a folder");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "none"]).arg(folder.path()).status();
-        assert!(mounted.expect("it can be run").success());
-        Some(Self(folder))
-    }
-
-    /// Leaves no page free.
-    fn fill(&self) {
-        let mut file = fs::File::create(self.0.path().join("of-others")).expect("made");
-        while file.write_all(&[0; 4096]).is_ok() {}
-    }
-
-    fn free(&self) {
-        fs::remove_file(self.0.path().join("of-others")).expect("removed");
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
+use crate::lab::Small;
 
 /// More than a page in the middle of which the disk could end.
 fn large() -> Kept {
@@ -50,7 +17,7 @@ fn large() -> Kept {
 #[test]
 fn a_full_disk_keeps_what_was_saved() {
     let Some(disk) = Small::new("a_full_disk_keeps_what_was_saved") else { return };
-    let folder = disk.0.path();
+    let folder = disk.path();
     let mut ledger = open(folder).0;
     disk.fill();
     let error = ledger.save(first()).expect_err("there is no space for a file");
