@@ -52,6 +52,12 @@ impl Readings {
         self.generation = before.filter(|_| both && before == after);
     }
 
+    /// What they say of the rules of ours alone.
+    #[must_use]
+    pub fn without_number(self) -> Self {
+        Self { generation: None, ..self }
+    }
+
     /// Whether rules with this number are those that were read.
     pub fn is_of(&self, generation: Option<u32>) -> bool {
         generation.is_some() && self.generation == generation

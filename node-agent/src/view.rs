@@ -144,10 +144,7 @@ impl View {
                 self.departed.insert(name);
                 false
             }
-            Change::Marker(marker) => {
-                self.hold_back(marker);
-                false
-            }
+            Change::Marker(marker) => self.take_marker(marker),
             policy => {
                 self.node_generation = generation_in(&policy).unwrap_or(self.node_generation);
                 self.take_policy(policy)
@@ -194,18 +191,30 @@ impl View {
         self.settle(changed)
     }
 
-    /// Where the marker is older than what counts, so is whatever list comes next, of any kind.
-    fn hold_back(&mut self, marker: Option<WorkloadPolicySpec>) {
+    /// Where the marker is older than what counts, so is whatever list comes next, of any kind. Where it is not, whatever was held back
+    /// for an older one may count: a publication has come in between on its own watch.
+    fn take_marker(&mut self, marker: Option<WorkloadPolicySpec>) -> bool {
         let published = marker.as_ref().map(|marker| marker.revision).unwrap_or_default();
-        if self.staged.is_some() || self.follows(published, self.store.cluster.as_ref()) {
-            return;
+        let follows = self.follows(published, self.store.cluster.as_ref());
+        match (&mut self.staged, follows) {
+            // Policies that are not those that count come with a marker of their own.
+            (Some(staged), true) if self.read.len() == Kind::ALL.len() && same_policies(staged, &self.store) => {
+                if let Some(own) = self.store.workload_policies.get(MARKER) {
+                    staged.workload_policies.insert(MARKER.to_owned(), own.clone());
+                }
+                self.settle(true)
+            }
+            (None, false) => {
+                let mut staged = self.store.clone();
+                match marker {
+                    Some(marker) => staged.workload_policies.insert(MARKER.to_owned(), marker),
+                    None => staged.workload_policies.remove(MARKER),
+                };
+                self.staged = Some(staged);
+                false
+            }
+            _ => false,
         }
-        let mut staged = self.store.clone();
-        match marker {
-            Some(marker) => staged.workload_policies.insert(MARKER.to_owned(), marker),
-            None => staged.workload_policies.remove(MARKER),
-        };
-        self.staged = Some(staged);
     }
 
     fn goes_back(&self, objects: &BTreeMap<String, Object>) -> bool {
@@ -264,6 +273,15 @@ fn generation_in(change: &Change) -> Option<Option<i64>> {
         Change::Gone { kind: Kind::NodePolicy, .. } => Some(None),
         _ => None,
     }
+}
+
+/// Whether both have the same policies, whatever their markers say.
+fn same_policies(one: &ObjectStore, other: &ObjectStore) -> bool {
+    let policies = |store: &ObjectStore| {
+        let all = store.workload_policies.iter().filter(|(name, _)| *name != MARKER);
+        all.map(|(name, policy)| (name.clone(), policy.clone())).collect::<Vec<_>>()
+    };
+    policies(one) == policies(other)
 }
 
 fn revision_of(store: &ObjectStore) -> Revision {

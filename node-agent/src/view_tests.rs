@@ -102,6 +102,33 @@ fn a_list_of_any_kind_from_before_is_held_back_with_its_marker() {
     assert!(!view.take(all(Kind::Profile, None)), "where there is no marker any more, everything is older");
 }
 
+/// The marker was read, and a publication came on its own watch before that was told.
+#[test]
+fn a_marker_that_was_overtaken_holds_nothing_back_for_long() {
+    let of = |number| match marker(0, number) {
+        (_, Object::WorkloadPolicy(spec)) => Change::Marker(Some(spec)),
+        _ => panic!("a marker"),
+    };
+    let group = |revision: i64| {
+        Object::PeerGroup(PeerGroupSpec { classes: vec![format!("c-{revision}")], ..PeerGroupSpec::default() })
+    };
+    let mut view = loaded(8);
+    assert!(!view.take(of(7)));
+    assert!(!view.take(all(Kind::PeerGroup, [("p".to_owned(), group(8))])));
+    assert!(view.take(of(8)));
+    assert_eq!((view.held(), view.revision().number, view.store().peer_groups.len()), (None, 8, 1));
+
+    // Where the policies are older too, they wait for their own marker, whatever is read beside them.
+    let mut view = loaded(8);
+    let older = ("r".to_owned(), Object::WorkloadPolicy(WorkloadPolicySpec::default()));
+    assert!(!view.take(all(Kind::WorkloadPolicy, [marker(0, 7), older])));
+    assert!(!view.take(of(9)));
+    assert_eq!((view.revision().number, view.store().workload_policies.len()), (8, 1));
+    let (name, object) = marker(0, 9);
+    assert!(view.take(Change::Put { name, object }));
+    assert_eq!((view.held(), view.store().workload_policies.len()), (None, 2));
+}
+
 #[test]
 fn a_list_without_a_marker_is_older_than_one_with() {
     let mut view = loaded(7);

@@ -14,9 +14,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, ExponentialBackoff};
 use kube::{Api, Client, Resource, ResourceExt};
 use ringfence_crds::names::MARKER;
-use ringfence_crds::{
-    AddressGroup, ContainerCluster, ContainerWorkloadProfile, NodePolicy, PeerGroup, WorkloadPolicy, WorkloadPolicySpec,
-};
+use ringfence_crds::{AddressGroup, ContainerCluster, ContainerWorkloadProfile, NodePolicy, PeerGroup, WorkloadPolicy};
 use ringfence_dataplane::{Buckets, Profile};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
@@ -120,23 +118,34 @@ pub fn start(client: &Client, node: &str, wanted: &watch::Receiver<Wanted>, chan
 
 fn follow<K: Watched>(api: Api<K>, config: watcher::Config, changes: &UnboundedSender<Change>) {
     let changes = changes.clone();
-    tokio::spawn(async move { relay(api, config, &changes).await });
+    tokio::spawn(async move { relay(api, config, &changes, &mut false).await });
 }
 
-/// Hands over what a watch tells, until nobody listens.
-async fn relay<K: Watched>(api: Api<K>, config: watcher::Config, changes: &UnboundedSender<Change>) {
+/// Hands over what a watch tells, until nobody listens. `listed`: whether a list was handed over before.
+async fn relay<K: Watched>(api: Api<K>, config: watcher::Config, changes: &UnboundedSender<Change>, listed: &mut bool) {
     let markers: Api<WorkloadPolicy> = Api::all(api.clone().into_client());
     let mut stream = watcher::watcher(api, config).backoff(patience()).boxed();
-    let (mut listing, mut listed) = (BTreeMap::new(), false);
+    let mut listing = BTreeMap::new();
     loop {
         let change = match stream.try_next().await {
             Ok(Some(event)) => {
                 let change = translate(event, &mut listing);
-                if matches!(change, Some(Change::All { .. })) && std::mem::replace(&mut listed, true) {
-                    let marker = marker(&markers).await;
-                    if changes.send(Change::Marker(marker)).is_err() {
-                        return;
+                let after_a_gap = matches!(change, Some(Change::All { .. })) && std::mem::replace(listed, true);
+                if let Some(list) = change.as_ref().filter(|_| after_a_gap) {
+                    // Once more behind it: a publication may have come on its own watch since the marker was read.
+                    for told in [None, Some(list.clone()), None] {
+                        let told = match told {
+                            Some(list) => list,
+                            None => match marker(&markers, K::KIND, changes).await {
+                                Some(marker) => marker,
+                                None => return,
+                            },
+                        };
+                        if changes.send(told).is_err() {
+                            return;
+                        }
                     }
+                    continue;
                 }
                 change
             }
@@ -155,14 +164,18 @@ async fn relay<K: Watched>(api: Api<K>, config: watcher::Config, changes: &Unbou
 }
 
 /// The marker as it is now, which says whether lists are of a time that was before: only after a gap can policy have gone back, as when
-/// etcd was restored from a backup. A list does not count before that is known.
-async fn marker(api: &Api<WorkloadPolicy>) -> Option<WorkloadPolicySpec> {
+/// etcd was restored from a backup. A list does not count before that is known. Nothing when nobody listens any more.
+async fn marker(api: &Api<WorkloadPolicy>, kind: Kind, changes: &UnboundedSender<Change>) -> Option<Change> {
     let mut waits = patience();
     loop {
-        match tokio::time::timeout(LIMIT, api.get_opt(MARKER)).await {
-            Ok(Ok(marker)) => return marker.map(|marker| marker.spec),
-            Ok(Err(error)) => tracing::debug!(%error, "the marker cannot be read yet"),
-            Err(_) => tracing::debug!("the apiserver does not answer"),
+        let error = match tokio::time::timeout(LIMIT, api.get_opt(MARKER)).await {
+            Ok(Ok(marker)) => return Some(Change::Marker(marker.map(|marker| marker.spec))),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", LIMIT.as_secs()),
+        };
+        tracing::warn!(?kind, %error, "the marker cannot be read, and is tried again");
+        if changes.send(Change::Interrupted { kind, error }).is_err() {
+            return None;
         }
         tokio::time::sleep(waits.next().unwrap_or(LIMIT)).await;
     }
@@ -180,10 +193,11 @@ struct Following {
 impl Following {
     async fn run<K: Watched>(mut self, api: Api<K>, config: watcher::Config) {
         let Some(mut watched) = self.first().await else { return };
+        let mut listed = false;
         loop {
             let (changes, selector) = (self.changes.clone(), (self.selector)(&watched));
             tokio::select! {
-                () = relay(api.clone(), config.clone().labels(&selector), &changes) => return,
+                () = relay(api.clone(), config.clone().labels(&selector), &changes, &mut listed) => return,
                 next = self.next(&watched) => {
                     let Some(next) = next else { return };
                     tracing::debug!(kind = ?K::KIND, buckets = next.len(), "other groups are of interest");

@@ -32,9 +32,12 @@ const TCP_CLOSE: u8 = 8;
 const BE_LIBERAL: u8 = 0x08;
 
 /// So many flows are dealt with at a time.
-const AT_A_TIME: usize = 10_000;
+const AT_A_TIME: usize = 50_000;
 /// So often it is looked for more of them: enough for any table, and an end if it grows all the time.
 const LOOKS: usize = 1_000;
+
+/// So often something may be refused before it is left at that.
+const REFUSALS: usize = 3;
 
 /// One walk at a time: the table of all network namespaces is one, whose locks the kernel would have threads spin for.
 static WALK: Mutex<()> = Mutex::new(());
@@ -155,6 +158,7 @@ impl Conntrack {
         mut judge: impl FnMut(&Flow) -> Option<T>,
         mut act: impl FnMut(&mut Self, Vec<(Flow, T)>) -> Result<(), FlowError>,
     ) -> Result<(), FlowError> {
+        let (mut refused, mut refusals) = (None, 0);
         // Of what was dealt with nothing is to be done any more, so that the next look finds others.
         for _ in 0..LOOKS {
             let mut some = Vec::new();
@@ -166,9 +170,12 @@ impl Conntrack {
                 }
             })?;
             let all = some.len() < AT_A_TIME;
-            act(self, some)?;
-            if all {
-                return Ok(());
+            if let Err(error) = act(self, some) {
+                refused = refused.or(Some(error));
+                refusals += 1;
+            }
+            if all || refusals > REFUSALS {
+                return refused.map_or(Ok(()), Err);
             }
         }
         Err(failed("deal with every flow")(Error::other("there are always more")))

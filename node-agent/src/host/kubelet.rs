@@ -1,11 +1,12 @@
 //! By which way the node's kubelet reaches the apiserver: maybe another one than the agent's, such as a load balancer in front of several.
 //! Nothing in the cluster tells of it, but its connections do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, Process, all_processes};
@@ -20,6 +21,57 @@ const RULE: &str = "essential:kubelet-to-apiserver";
 const KUBELET: &str = "essential:kubelet";
 /// What the rule is called that lets the kubelet reach the Pods that it probes.
 const PROBES: &str = "essential:probe";
+
+/// Between two looks at what the kubelet is connected to: all processes are looked at for it.
+const BETWEEN: Duration = Duration::from_secs(60);
+/// For so long a way counts that is not seen: the apiserver may be away, or the kubelet on its way back to it.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// At most so many ways count, those that were seen last.
+const MOST: usize = 16;
+
+/// By which ways the kubelet reaches the apiserver.
+#[derive(Debug, Default)]
+pub struct Ways {
+    seen: BTreeMap<SocketAddr, Instant>,
+    looked_at: Option<Instant>,
+}
+
+impl Ways {
+    /// Looks, unless that was done just now. At the first time those count too that an agent before has `noted`.
+    pub fn look(&mut self, policy: &NetnsPolicy, noted: impl FnOnce() -> BTreeSet<SocketAddr>) {
+        let now = Instant::now();
+        if self.looked_at.is_some_and(|at| now < at + BETWEEN) {
+            return;
+        }
+        if self.looked_at.replace(now).is_none() {
+            self.seen.extend(noted().into_iter().map(|way| (way, now)));
+        }
+        match connected_to(policy) {
+            Ok(found) => self.seen.extend(found.into_iter().map(|way| (way, now))),
+            Err(error) => tracing::warn!(%error, "failed to know what the kubelet is connected to"),
+        }
+        self.seen.retain(|_, at| now < *at + KEPT);
+        while self.seen.len() > MOST {
+            let oldest = self.seen.iter().min_by_key(|(_, at)| **at).map(|(way, _)| *way);
+            self.seen.retain(|way, _| Some(*way) != oldest);
+        }
+    }
+
+    /// Those that count.
+    pub fn known(&self) -> impl Iterator<Item = &SocketAddr> {
+        self.seen.keys()
+    }
+}
+
+/// The ways that a policy lets the kubelet go.
+pub fn ways_in(policy: &NetnsPolicy) -> BTreeSet<SocketAddr> {
+    let entries = policy.outbound.essential.iter().filter(|entry| entry.rule == RULE);
+    let ends = entries.filter_map(|entry| match &entry.matching {
+        Match::Ends(ends) => Some(ends),
+        _ => None,
+    });
+    ends.flat_map(|ends| ends.iter().map(|end| SocketAddr::new(end.address, end.port))).collect()
+}
 
 /// The ends outside this node that the kubelet is connected to, but for the Pods that it probes. A kubelet is whoever listens on its port in the
 /// network namespace of the calling thread, as part of whatever program.
@@ -48,14 +100,14 @@ pub fn connected_to(policy: &NetnsPolicy) -> Result<BTreeSet<SocketAddr>, Error>
 
 /// A policy that lets the kubelet reach these and no others beside what it lets pass anyway. Where it knows of a kubelet, the rule is
 /// always there, so that another way changes members and no rule.
-pub fn reaching(policy: &NetnsPolicy, ways: &BTreeSet<SocketAddr>) -> NetnsPolicy {
+pub fn reaching<'a>(policy: &NetnsPolicy, ways: impl Iterator<Item = &'a SocketAddr>) -> NetnsPolicy {
     let mut policy = policy.clone();
     policy.outbound.essential.retain(|entry| entry.rule != RULE);
     if port(&policy).is_none() {
         return policy;
     }
     let end = |way: &SocketAddr| End { address: way.ip(), protocol: Protocol::TCP, port: way.port() };
-    let matching = Match::Ends(Arc::new(ways.iter().map(end).collect()));
+    let matching = Match::Ends(Arc::new(ways.map(end).collect()));
     policy.outbound.essential.push(Entry { matching, reject: false, rule: RULE.to_owned() });
     policy
 }

@@ -124,6 +124,11 @@ impl Notes {
         self.refused.as_ref().map(|refused| refused.problem.clone())
     }
 
+    /// Why the policy that was refused last was.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refused.as_ref().map(|refused| refused.problem.as_str())
+    }
+
     /// Nothing is in force any more, on purpose.
     pub fn forget_all(&mut self) {
         self.end();

@@ -25,8 +25,7 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +43,7 @@ use crate::readings::Readings;
 use crate::retry::Retry;
 use crate::tools::Backend;
 pub use change::Patience;
+use kubelet::Ways;
 use marker::Notes;
 pub use probe::Apiserver;
 
@@ -52,8 +52,6 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// See [`FIRST_WAIT`].
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// Between two looks at what the kubelet is connected to: all processes are looked at for it.
-const WAYS: Duration = Duration::from_secs(60);
 /// What is said once when rules of the node were not as they were.
 const PUT_BACK: &str = "failed to keep the rules of the node itself: somebody else has changed them or taken them away; they were put back";
 
@@ -99,6 +97,14 @@ pub struct Said {
 }
 
 impl Said {
+    /// Whether the same is said: that somebody has written other rules beside ours is no news.
+    fn says_as(&self, other: &Self) -> bool {
+        let readings =
+            |said: &Self| said.readings.clone().map(|(cookie, readings)| (cookie, readings.without_number()));
+        let said = |said: &Self| (said.to.clone(), said.state, said.problem.clone(), readings(said));
+        said(self) == said(other)
+    }
+
     /// Whether nothing more is to be done for what is wanted.
     pub fn settles(&self, wanted: &Wanted) -> bool {
         *wanted == Wanted::Keep
@@ -119,9 +125,8 @@ pub struct Keeper {
     known: Known,
     /// The policy that is in force, with what it is known by.
     confirmed: Option<(Arc<NetnsPolicy>, String)>,
-    /// What the kubelet was connected to when that was last looked at.
-    ways: BTreeSet<SocketAddr>,
-    ways_at: Option<Instant>,
+    /// By which ways the kubelet reaches the apiserver.
+    ways: Ways,
 }
 
 /// What came of a try.
@@ -150,8 +155,7 @@ impl Keeper {
             remembered: Readings::default(),
             known: Known::Unread,
             confirmed: None,
-            ways: BTreeSet::new(),
-            ways_at: None,
+            ways: Ways::default(),
         }
     }
 
@@ -204,7 +208,7 @@ impl Keeper {
         if machine::translates_by_ipvs() {
             return self.give_way();
         }
-        let refused = last.problem.clone().filter(|_| last.state == State::TakenBack);
+        let refused = self.notes.refusal().filter(|_| last.state == State::TakenBack).map(str::to_owned);
         match self.put_back() {
             Ok(put_back) => Came { problem: put_back.or(refused), ..Came::good(last.state) },
             Err(problem) => failed(problem),
@@ -217,30 +221,28 @@ impl Keeper {
         let policy = self.with_ways_of_kubelet(&confirmed);
         let follows = policy != confirmed;
         let wanted = apply::Wanted::Policy(Arc::clone(&policy));
+        let outcome = self.read_and_bring(&wanted)?;
+        let was_right = outcome.done == Done::Nothing || (outcome.done == Done::Members && follows);
+        let put_back = (!was_right).then(|| PUT_BACK.to_owned());
+        self.confirm(&policy, print);
+        let left = self.clean_up(Outcome { problem: None, ..outcome })?;
+        Ok(left.or(put_back))
+    }
+
+    /// Brings about what is wanted from what is there, and not from what was there when it was last looked at.
+    fn read_and_bring(&mut self, wanted: &apply::Wanted) -> Result<Outcome, String> {
         if let Some(readings) = self.known.readings().filter(|readings| !readings.is_empty()) {
             self.remembered = readings;
         }
         self.known = Known::Unread;
-        let outcome =
-            apply::apply(self.backend, &wanted, Known::Unread, &self.terms()).map_err(|error| error.to_string())?;
-        let was_right = outcome.done == Done::Nothing || (outcome.done == Done::Members && follows);
-        let put_back = (!was_right).then(|| PUT_BACK.to_owned());
-        let left = self.clean_up(Outcome { problem: None, ..outcome })?;
-        self.confirmed = Some((policy, print));
-        Ok(left.or(put_back))
+        apply::apply(self.backend, wanted, Known::Unread, &self.terms()).map_err(|error| error.to_string())
     }
 
-    /// The policy with what the kubelet is connected to now. One that connects anew just now goes on as it did.
+    /// The policy with the ways that the kubelet is known to reach the apiserver by.
     fn with_ways_of_kubelet(&mut self, policy: &NetnsPolicy) -> Arc<NetnsPolicy> {
-        if self.ways_at.is_none_or(|at| at.elapsed() >= WAYS) {
-            self.ways_at = Some(Instant::now());
-            match kubelet::connected_to(policy) {
-                Ok(found) if found.is_empty() => {}
-                Ok(found) => self.ways = found,
-                Err(error) => tracing::warn!(%error, "failed to know what the kubelet is connected to"),
-            }
-        }
-        Arc::new(kubelet::reaching(policy, &self.ways))
+        let noted = || self.notes.confirmed().map(|policy| kubelet::ways_in(policy)).unwrap_or_default();
+        self.ways.look(policy, noted);
+        Arc::new(kubelet::reaching(policy, self.ways.known()))
     }
 
     fn remove(&mut self) -> Came {
@@ -285,19 +287,30 @@ impl Keeper {
                 Err(change::Failure::Other(problem)) => Err(problem),
             },
         };
-        match outcome.and_then(|outcome| self.clean_up(outcome)) {
-            Ok(problem) => {
-                if self.confirmed.as_ref().is_none_or(|(_, confirmed)| *confirmed != print) {
-                    self.notes.confirm(policy);
-                }
-                self.confirmed = Some((Arc::clone(policy), print));
-                Came { again: self.known.is_due(), problem, state: State::InForce }
-            }
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
             Err(problem) => {
                 let kept = self.keep_members(policy).err().map(|error| format!("; failed to follow members: {error}"));
-                failed(problem + &kept.unwrap_or_default())
+                return failed(problem + &kept.unwrap_or_default());
             }
+        };
+        // Whatever becomes of what can wait.
+        self.confirm(policy, print);
+        match self.clean_up(outcome) {
+            Ok(problem) => Came { again: self.known.is_due(), problem, state: State::InForce },
+            Err(problem) => failed(problem),
         }
+    }
+
+    /// This is in force, and good. It is noted where another agent would have to know: that another policy is, or another way of the
+    /// kubelet's.
+    fn confirm(&mut self, policy: &Arc<NetnsPolicy>, print: String) {
+        let ways = |policy: &NetnsPolicy| kubelet::ways_in(policy);
+        let known = |(before, known): &(Arc<NetnsPolicy>, String)| *known == print && ways(before) == ways(policy);
+        if !self.confirmed.as_ref().is_some_and(known) {
+            self.notes.confirm(policy);
+        }
+        self.confirmed = Some((Arc::clone(policy), print));
     }
 
     /// Where IPVS translates Services, what is for Pods comes by as the node's own traffic, which rules of the node would block.
@@ -312,9 +325,7 @@ impl Keeper {
         let noted = || self.notes.confirmed().map(|policy| (Arc::clone(policy), fingerprint(policy)));
         let Some((confirmed, print)) = self.confirmed.clone().or_else(noted) else { return Ok(()) };
         let followed = Arc::new(with_members_of(&confirmed, newer));
-        let known = std::mem::take(&mut self.known);
-        let wanted = apply::Wanted::Policy(Arc::clone(&followed));
-        let outcome = apply::apply(self.backend, &wanted, known, &self.terms()).map_err(|error| error.to_string())?;
+        let outcome = self.read_and_bring(&apply::Wanted::Policy(Arc::clone(&followed)))?;
         self.clean_up(outcome)?;
         self.confirmed = Some((followed, print));
         Ok(())
@@ -346,10 +357,12 @@ fn failed(problem: impl std::fmt::Display) -> Came {
 /// Keeps the node's network namespace until nobody wants anything any more. What is in force stays then.
 pub async fn follow(keeper: Keeper, mut wanted: watch::Receiver<Wanted>, said: watch::Sender<Said>) {
     let mut keeper = Some(keeper);
-    let (mut retry, mut looks) = (Retry::new(FIRST_WAIT, LONGEST_WAIT), false);
+    let (mut retry, mut woken) = (Retry::new(FIRST_WAIT, LONGEST_WAIT), false);
     while let Some(mut own) = keeper.take() {
         let now = wanted.borrow_and_update().clone();
         let (asked, last) = (now.clone(), said.borrow().clone());
+        // What has come since is not to wait for a look.
+        let looks = std::mem::take(&mut woken) && last.to == now;
         let done = tokio::task::spawn_blocking(move || {
             let (came, cookie) = if looks { own.look(&last) } else { own.bring(&asked) };
             (own, came, cookie)
@@ -368,22 +381,17 @@ pub async fn follow(keeper: Keeper, mut wanted: watch::Receiver<Wanted>, said: w
         }
         let readings = own.readings(cookie);
         let look_at = own.confirmed.is_some().then(|| Instant::now() + own.patience.look);
-        said.send_if_modified(|said| {
-            let new = Said { to: now, state, problem, readings };
-            let other = *said != new;
-            *said = new;
-            other
-        });
+        let new = Said { to: now, state, problem, readings };
+        said.send_if_modified(|said| !std::mem::replace(said, new.clone()).says_as(&new));
         keeper = Some(own);
         if again {
             retry.failed(Instant::now());
         } else {
             retry.succeeded();
         }
-        looks = false;
         tokio::select! {
             told = wanted.changed() => if told.is_err() { return },
-            () = sleep_until(retry.at().or(look_at)) => looks = !again,
+            () = sleep_until(retry.at().or(look_at)) => woken = !again,
         }
     }
 }

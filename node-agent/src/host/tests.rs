@@ -241,6 +241,26 @@ async fn what_somebody_takes_away_from_a_node_is_put_back() {
     assert!(!scene.holds_ours(), "{}", scene.node.holds());
 }
 
+/// A look that is due when something else comes to be wanted takes nothing for granted.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wanted_while_a_look_is_due_is_brought_about() {
+    let Some(scene) = Scene::new("what_is_wanted_while_a_look_is_due_is_brought_about") else { return };
+    let (want, wanted_in) = watch::channel(Wanted::Nothing);
+    let (said_out, mut said) = watch::channel(Said::default());
+    let mut keeper = scene.keeper();
+    keeper.patience.look = Duration::ZERO;
+    let running = tokio::spawn(follow(keeper, wanted_in, said_out));
+    for _ in 0..20 {
+        for (wants, state) in [(wanted(good()), State::InForce), (Wanted::Nothing, State::Nothing)] {
+            want.send(wants.clone()).expect("it listens");
+            heard(&mut said, |said| said.to == wants).await;
+            assert_eq!((said.borrow().state, scene.holds_ours()), (state, state == State::InForce));
+        }
+    }
+    drop(want);
+    running.await.expect("it ends");
+}
+
 /// Waits until it is said.
 async fn heard(said: &mut watch::Receiver<Said>, what: impl FnMut(&Said) -> bool) {
     let heard = tokio::time::timeout(Duration::from_secs(20), said.wait_for(what)).await;
@@ -339,7 +359,7 @@ fn what_the_kubelet_is_connected_to_stays_open() {
     let _served = listen(&scene.node, NODE, kubelet);
     let _asked = connect(&scene.other, NODE, kubelet).expect("the kubelet listens");
     let reaches = |port| connect(&scene.node, OTHER, port).is_ok();
-    let [way, _other] = [balancer, other_way].map(|port| connect(&scene.node, OTHER, port).expect("it listens"));
+    let [way, other] = [balancer, other_way].map(|port| connect(&scene.node, OTHER, port).expect("it listens"));
     let policy = || {
         let mut policy = good();
         let served = Entry { rule: "essential:kubelet".to_owned(), ..entry(only(OTHER), tcp(kubelet)) };
@@ -354,14 +374,14 @@ fn what_the_kubelet_is_connected_to_stays_open() {
     assert_eq!(bring(&mut keeper, &wanted(policy())), (State::InForce, String::new()));
     assert!(reaches(balancer) && reaches(other_way) && !reaches(closed));
 
-    // It goes by one way only now: members change, and no rule.
+    // It connects anew just when another agent begins: that one goes by what the one before has noted.
     let before = scene.generation();
-    drop(way);
-    keeper.ways_at = None;
-    let (looked, _) = keeper.look(&Said { state: State::InForce, ..Said::default() });
-    assert_eq!((looked.state, looked.problem), (State::InForce, None));
-    assert_eq!(scene.generation(), before);
-    assert!(!reaches(balancer) && reaches(other_way));
+    drop((way, other));
+    let (_, readings) = keeper.readings(Some(scene.node.cookie())).expect("it was read back");
+    let mut keeper = scene.keeper().remembering(Some(readings));
+    assert_eq!(bring(&mut keeper, &wanted(policy())), (State::InForce, String::new()));
+    assert_eq!(scene.generation(), before, "nothing is written");
+    assert!(reaches(balancer) && reaches(other_way) && !reaches(closed));
     assert_eq!(bring(&mut keeper, &Wanted::Nothing).0, State::Nothing);
 }
 
