@@ -194,6 +194,8 @@ async fn in_full(lab: &Lab) -> Result<()> {
     await_said(lab, NODE, Some("InForce")).await?;
     await_sees(lab, full).await?;
     essentials(lab, KUBELET_CLOSED)?;
+    let way = format!(" {},tcp:6443", address(lab, "APISERVER")?);
+    ensure!(in_netns(&lab.bed.netns(NODE), &["ipset", "save"])?.contains(&way), "the kubelet's way is not known");
     // Whatever a rule says, what is essential passes, and failsafes do.
     let all = |name: &str, ends: [Value; 2]| {
         let [consumers, providers] = ends.map(|end| json!([end]));
@@ -244,6 +246,7 @@ async fn in_full(lab: &Lab) -> Result<()> {
 /// A tunnel between the node and node2, by a port that nobody knows as one, and what the node sends through it.
 struct Tunnel {
     ends: [PathBuf; 2],
+    destinations: Vec<String>,
     routes: Vec<String>,
 }
 
@@ -262,13 +265,20 @@ impl Tunnel {
         }
         let before = |destination: &String| in_netns(&ends[0], &["ip", "route", "show", destination]);
         let routes = destinations.iter().map(before).collect::<Result<Vec<_>>>()?;
-        let tunnel = Self { ends, routes };
+        let tunnel = Self { ends, destinations: destinations.to_vec(), routes };
         let own = outer[0].to_string();
         for destination in destinations {
             let way = ["via", "192.168.77.2", "dev", "rftest", "onlink", "src", &own];
             in_netns(&tunnel.ends[0], &[&["ip", "route", "replace", destination][..], &way].concat())?;
         }
+        tunnel.close_connections()?;
         Ok(tunnel)
+    }
+
+    /// Connections that went another way until now would be silent until somebody notices, a minute later.
+    fn close_connections(&self) -> Result<()> {
+        let close = |destination: &String| in_netns(&self.ends[0], &["ss", "--kill", "dst", destination]).map(drop);
+        self.destinations.iter().try_for_each(close)
     }
 }
 
@@ -281,6 +291,7 @@ impl Drop for Tunnel {
             let words: Vec<&str> = route.split_whitespace().collect();
             let _ = in_netns(&self.ends[0], &[&["ip", "route", "replace"][..], &words].concat());
         }
+        let _ = self.close_connections();
     }
 }
 
