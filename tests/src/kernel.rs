@@ -36,6 +36,17 @@ pub fn ours(netns: &Path) -> Result<Vec<String>> {
     Ok(lines)
 }
 
+/// The settings of a network namespace, but for how many flows it has.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn sysctls(netns: &Path) -> Result<Vec<String>> {
+    let read = "find /proc/sys/net -type f ! -name nf_conntrack_count -exec grep -Hs '' {} + || true";
+    let mut lines: Vec<String> = in_netns(netns, &["sh", "-c", read])?.lines().map(str::to_owned).collect();
+    lines.sort_unstable();
+    Ok(lines)
+}
+
 /// Every line of the gate in the network namespace of a node.
 ///
 /// # Errors

@@ -212,6 +212,20 @@ impl Conntrack {
         self.ask(flow, ConntrackMessage::Delete(flow.key.clone())).map_err(failed("forget a flow"))
     }
 
+    /// Makes a flow that nobody has begun.
+    #[cfg(test)]
+    pub fn create(&self, message: ConntrackMessage) -> Result<(), Error> {
+        self.send(message, NetfilterProtoFamily::IPv4, NLM_F_ACK | netlink_packet_core::NLM_F_CREATE)?;
+        self.answer().map(drop)
+    }
+
+    /// Makes conntrack forget everything.
+    #[cfg(test)]
+    pub fn forget_all(&self) -> Result<(), Error> {
+        self.send(ConntrackMessage::Delete(Vec::new()), NetfilterProtoFamily::Unspec, NLM_F_ACK)?;
+        self.answer().map(drop)
+    }
+
     /// Sends what concerns one flow and waits for the answer: whether the flow was there.
     fn ask(&self, flow: &Flow, message: ConntrackMessage) -> Result<bool, Error> {
         let family = match flow.packet.src {
@@ -219,6 +233,11 @@ impl Conntrack {
             IpAddr::V6(_) => NetfilterProtoFamily::IPv6,
         };
         self.send(message, family, NLM_F_ACK)?;
+        self.answer()
+    }
+
+    /// Whether what was asked about was there.
+    fn answer(&self) -> Result<bool, Error> {
         loop {
             for message in self.receive()? {
                 let NetlinkPayload::Error(error) = message.payload else { continue };

@@ -9,6 +9,8 @@
 //! [`tightening`]), or where a quicker look has found nothing to do ([`listed`]).
 
 pub mod conntrack;
+#[cfg(test)]
+mod full_tests;
 mod listed;
 mod sockets;
 pub mod tightening;

@@ -73,6 +73,12 @@ fn is_nearly_full(folder: &Path) -> bool {
     }
 }
 
+/// Whether the table of the calling thread's network namespace is nearly full.
+#[cfg(test)]
+pub fn is_full_here() -> bool {
+    is_nearly_full(Path::new(FOLDER))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -33,6 +33,8 @@ pub async fn a_namespace_is_created_managed_and_unmanaged(lab: Lab) -> Result<Ou
     let target = SocketAddr::new(pod_ip(&server)?, 8080);
     lab.await_seen(&lab.bed.client_netns(), target, Seen::Open, SLOW).await?;
     ensure!(kernel::ours(&netns)?.is_empty(), "an unmanaged Pod has rules of ours");
+    let sysctls = kernel::sysctls(&netns)?;
+    ensure!(sysctls.iter().any(|line| line.contains("/ip_forward:")), "no settings were read");
 
     lab.apply(&profile(name, "Full", &["server"])).await?;
     lab.await_ready("ContainerWorkloadProfile", None, name).await?;
@@ -48,6 +50,7 @@ pub async fn a_namespace_is_created_managed_and_unmanaged(lab: Lab) -> Result<Ou
     lab.await_ready("ContainerWorkloadProfile", None, name).await?;
     let left = kernel::ours(&netns)?;
     ensure!(left.is_empty(), "left in the namespace of an unmanaged Pod: {left:?}");
+    ensure!(kernel::sysctls(&netns)? == sysctls, "settings of an unmanaged Pod are not what they were");
     lab.await_seen(&lab.bed.client_netns(), target, Seen::Open, Duration::ZERO).await?;
 
     lab.delete("v1", "Namespace", None, name).await?;
