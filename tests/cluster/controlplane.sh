@@ -65,6 +65,6 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:
 subjects:
 - {apiGroup: rbac.authorization.k8s.io, kind: User, name: kube-apiserver-kubelet-client}
 YAML
-  sed "s/@DNS_SERVICE@/$DNS_SERVICE/; s/@EXT_ADDRESS@/$EXT_ADDRESS/" "$HERE/manifests/coredns.yaml" |
+  sed "s/@DNS_SERVICE@/$DNS_SERVICE/g; s/@DNS_SERVICE6@/$DNS_SERVICE6/; s/@EXT_ADDRESS@/$EXT_ADDRESS/" "$HERE/manifests/coredns.yaml" |
     kubectl_ apply -f - >>"$LOG/setup.log"
 }

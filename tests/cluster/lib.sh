@@ -14,6 +14,7 @@ readonly NET6=fd00:${NET/./:}
 readonly SERVICE_RANGE=10.96.0.0/16
 readonly SERVICE_RANGE6=fd00:10:96::/112
 readonly DNS_SERVICE=10.96.0.10
+readonly DNS_SERVICE6=fd00:10:96::a
 readonly POD_RANGE=10.244.0.0/16
 readonly POD_RANGE6=fd00:10:244::/48
 # With RINGFENCE_POD_CIDR_OUTSIDE=1 one node takes its Pods' IPv4 addresses from here,

@@ -45,9 +45,11 @@ pub async fn doors(lab: &Lab, bed: &Bed, places: &BTreeMap<String, Place>) -> Re
         Ok(Door { addresses: bed.address(node)?, tcp, udp })
     };
     let host_ports = HOST_PORTS.map(|(port, _, _)| port);
-    let dns = bed.addresses.get("DNS_SERVICE").context("no DNS_SERVICE")?.parse::<IpAddr>()?;
+    let server_of_names =
+        |name| bed.addresses.get(name).with_context(|| format!("no {name}"))?.parse::<IpAddr>().context(name);
+    let dns = [server_of_names("DNS_SERVICE")?, server_of_names("DNS_SERVICE6")?];
     for (name, expected) in [("headless", server), ("alias", cluster)] {
-        resolves_to(places, SocketAddr::new(dns, 53), name, expected).await?;
+        resolves_to(places, SocketAddr::new(dns[0], 53), name, expected).await?;
     }
     Ok(BTreeMap::from([
         (Target::Pod, Door::new(server, PORTS)),
@@ -73,8 +75,7 @@ pub async fn doors(lab: &Lab, bed: &Bed, places: &BTreeMap<String, Place>) -> Re
         (Target::ClusterIpOfNode, in_front(service("node").await?)),
         (Target::Outside, Door::new(bed.address("EXT")?, PORTS)),
         (Target::Named, Door::new(parsed(NAMED_ADDRESSES[0])?, PORTS)),
-        // Only its IPv4 address is dialled.
-        (Target::Dns, Door { addresses: [dns; 2], tcp: [53; 2], udp: [53; 2] }),
+        (Target::Dns, Door { addresses: dns, tcp: [53; 2], udp: [53; 2] }),
         (Target::Webhook, Door::new(server, PORTS)),
         (Target::Redirect, Door::new(pod("redirect")?, PORTS)),
         (Target::Rejecting, Door::new(pod("rejecting")?, PORTS)),
