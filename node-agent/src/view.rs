@@ -277,11 +277,8 @@ fn generation_in(change: &Change) -> Option<Option<i64>> {
 
 /// Whether both have the same policies, whatever their markers say.
 fn same_policies(one: &ObjectStore, other: &ObjectStore) -> bool {
-    let policies = |store: &ObjectStore| {
-        let all = store.workload_policies.iter().filter(|(name, _)| *name != MARKER);
-        all.map(|(name, policy)| (name.clone(), policy.clone())).collect::<Vec<_>>()
-    };
-    policies(one) == policies(other)
+    let [one, other] = [one, other].map(|store| store.workload_policies.iter().filter(|(name, _)| *name != MARKER));
+    one.eq(other)
 }
 
 fn revision_of(store: &ObjectStore) -> Revision {

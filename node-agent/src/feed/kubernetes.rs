@@ -128,27 +128,17 @@ async fn relay<K: Watched>(api: Api<K>, config: watcher::Config, changes: &Unbou
     let mut listing = BTreeMap::new();
     loop {
         let change = match stream.try_next().await {
-            Ok(Some(event)) => {
-                let change = translate(event, &mut listing);
-                let after_a_gap = matches!(change, Some(Change::All { .. })) && std::mem::replace(listed, true);
-                if let Some(list) = change.as_ref().filter(|_| after_a_gap) {
-                    // Once more behind it: a publication may have come on its own watch since the marker was read.
-                    for told in [None, Some(list.clone()), None] {
-                        let told = match told {
-                            Some(list) => list,
-                            None => match marker(&markers, K::KIND, changes).await {
-                                Some(marker) => marker,
-                                None => return,
-                            },
-                        };
-                        if changes.send(told).is_err() {
-                            return;
-                        }
+            Ok(Some(event)) => match translate(event, &mut listing) {
+                Some(list @ Change::All { .. }) if std::mem::replace(listed, true) => {
+                    let Some(before) = marker(&markers, K::KIND, changes).await else { return };
+                    if changes.send(before).is_err() || changes.send(list).is_err() {
+                        return;
                     }
-                    continue;
+                    // Once more behind it: a publication may have come on its own watch since the marker was read.
+                    marker(&markers, K::KIND, changes).await
                 }
-                change
-            }
+                other => other,
+            },
             Ok(None) => return,
             Err(error) => {
                 tracing::warn!(kind = ?K::KIND, %error, "the watch was interrupted and is tried again");

@@ -62,12 +62,8 @@ pub fn settle(policy: &NetnsPolicy) -> Result<bool, FlowError> {
         sockets::close(losers.map(|(flow, _)| flow.packet).filter(|flow| flow.protocol == Protocol::TCP));
         let mut refused = Ok(());
         for (flow, fate) in flows {
-            let done = match fate {
-                Fate::GoesOn => table.mark(&flow, false).map(drop),
-                Fate::Ends => table.mark(&flow, true).map(|found| ended += usize::from(found)),
-                Fate::BeginsAgain => table.forget(&flow).map(drop),
-            };
-            refused = refused.and(done);
+            let done = fate.bring_about(table, &flow);
+            refused = refused.and(done.map(|done| ended += usize::from(done)));
         }
         refused
     });
@@ -112,7 +108,8 @@ fn is_without_flows() -> bool {
 
 /// What becomes of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub enum Fate {
+    /// Nothing, or it may do so again.
     GoesOn,
     /// Its packets are dropped from now on.
     Ends,
@@ -121,8 +118,20 @@ enum Fate {
 }
 
 impl Fate {
+    /// Does it. Says whether a flow that was there goes on no more.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn bring_about(self, table: &mut Conntrack, flow: &Flow) -> Result<bool, FlowError> {
+        match self {
+            Self::GoesOn => table.mark(flow, false).map(|_| false),
+            Self::Ends => table.mark(flow, true),
+            Self::BeginsAgain => table.forget(flow),
+        }
+    }
+
     /// Whether something is to be done so that it becomes this of a flow.
-    fn is_due(self, flow: &Flow) -> bool {
+    pub fn is_due(self, flow: &Flow) -> bool {
         match self {
             Self::GoesOn => flow.is_ended(),
             Self::Ends => !flow.is_ended() && !flow.is_over,

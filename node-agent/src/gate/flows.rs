@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use ringfence_dataplane::gate::{GateJudge, GatePolicy};
 use ringfence_model::Protocol;
 
-use crate::flows::FlowError;
 use crate::flows::conntrack::{Conntrack, Flow};
+use crate::flows::{Fate, FlowError};
 use crate::machine;
 
 /// Ends the flows of the node that its gate blocks, and lets those go on that were ended and that it lets pass. Says whether ended
@@ -31,11 +31,7 @@ pub fn settle(gate: &GatePolicy) -> Result<bool, FlowError> {
     let settled = Conntrack::open()?.deal_with(judge, |table, flows| {
         let mut refused = Ok(());
         for (flow, fate) in flows {
-            let done = match fate {
-                Fate::GoesOn => table.mark(&flow, false).map(|_| false),
-                Fate::Ends => table.mark(&flow, true),
-                Fate::BeginsAgain => table.forget(&flow),
-            };
+            let done = fate.bring_about(table, &flow);
             refused = refused.and(done.map(|done| ended += usize::from(done)));
         }
         refused
@@ -61,25 +57,6 @@ pub fn forgive(pods: &BTreeSet<IpAddr>) -> Result<(), FlowError> {
 fn is_ours(judge: &GateJudge, local: &BTreeSet<IpAddr>, flow: &Flow) -> bool {
     let began_here = || local.contains(&flow.packet.src) && !flow.picked_up;
     judge.guards(flow.provider().0) && !flow.related && (flow.is_translated() || began_here())
-}
-
-/// What becomes of a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    GoesOn,
-    Ends,
-    BeginsAgain,
-}
-
-impl Fate {
-    /// Whether something is to be done so that it becomes this of a flow.
-    fn is_due(self, flow: &Flow) -> bool {
-        match self {
-            Self::GoesOn => flow.is_ended(),
-            Self::Ends => !flow.is_ended(),
-            Self::BeginsAgain => true,
-        }
-    }
 }
 
 fn fate(judge: &GateJudge, local: &BTreeSet<IpAddr>, flow: &Flow) -> Fate {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, Process, all_processes};
 use procfs::{FromBufReadSI, ProcError, ProcResult};
-use ringfence_dataplane::policy::{End, Side};
+use ringfence_dataplane::policy::End;
 use ringfence_dataplane::{Entry, Match, NetnsPolicy};
 use ringfence_model::{Ports, Protocol, Services};
 
@@ -26,14 +26,22 @@ const PROBES: &str = "essential:probe";
 const BETWEEN: Duration = Duration::from_secs(60);
 /// For so long a way counts that is not seen: the apiserver may be away, or the kubelet on its way back to it.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-/// At most so many ways count, those that were seen last.
+/// At most so many ways count: those that are known longest, so that nobody pushes them out.
 const MOST: usize = 16;
 
 /// By which ways the kubelet reaches the apiserver.
 #[derive(Debug, Default)]
 pub struct Ways {
-    seen: BTreeMap<SocketAddr, Instant>,
+    seen: BTreeMap<SocketAddr, Seen>,
     looked_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    first: Instant,
+    last: Instant,
+    /// Seen more than once: what a probe opens is not.
+    lasting: bool,
 }
 
 impl Ways {
@@ -44,16 +52,24 @@ impl Ways {
             return;
         }
         if self.looked_at.replace(now).is_none() {
-            self.seen.extend(noted().into_iter().map(|way| (way, now)));
+            self.seen = noted().into_iter().map(|way| (way, Seen { first: now, last: now, lasting: true })).collect();
         }
         match connected_to(policy) {
-            Ok(found) => self.seen.extend(found.into_iter().map(|way| (way, now))),
+            Ok(found) => self.take(found, now),
             Err(error) => tracing::warn!(%error, "failed to know what the kubelet is connected to"),
         }
-        self.seen.retain(|_, at| now < *at + KEPT);
+    }
+
+    fn take(&mut self, found: BTreeSet<SocketAddr>, now: Instant) {
+        for way in found {
+            let again = |seen: &mut Seen| (seen.last, seen.lasting) = (now, true);
+            let new = Seen { first: now, last: now, lasting: false };
+            self.seen.entry(way).and_modify(again).or_insert(new);
+        }
+        self.seen.retain(|_, seen| seen.last == now || (seen.lasting && now < seen.last + KEPT));
         while self.seen.len() > MOST {
-            let oldest = self.seen.iter().min_by_key(|(_, at)| **at).map(|(way, _)| *way);
-            self.seen.retain(|way, _| Some(*way) != oldest);
+            let newest = self.seen.iter().max_by_key(|(_, seen)| (!seen.lasting, seen.first)).map(|(way, _)| *way);
+            self.seen.retain(|way, _| Some(*way) != newest);
         }
     }
 
@@ -65,12 +81,7 @@ impl Ways {
 
 /// The ways that a policy lets the kubelet go.
 pub fn ways_in(policy: &NetnsPolicy) -> BTreeSet<SocketAddr> {
-    let entries = policy.outbound.essential.iter().filter(|entry| entry.rule == RULE);
-    let ends = entries.filter_map(|entry| match &entry.matching {
-        Match::Ends(ends) => Some(ends),
-        _ => None,
-    });
-    ends.flat_map(|ends| ends.iter().map(|end| SocketAddr::new(end.address, end.port))).collect()
+    ends(policy, RULE).map(|end| SocketAddr::new(end.address, end.port)).collect()
 }
 
 /// The ends outside this node that the kubelet is connected to, but for the Pods that it probes. A kubelet is whoever listens on its port in the
@@ -90,11 +101,14 @@ pub fn connected_to(policy: &NetnsPolicy) -> Result<BTreeSet<SocketAddr>, Error>
         .filter(|socket| socket.state == TcpState::Listen)
         .map(|socket| socket.local_address.port())
         .collect();
-    let probed = ends(&policy.outbound, PROBES);
+    let probed: BTreeSet<IpAddr> = ends(policy, PROBES).map(|end| end.address).collect();
     let outward = own
         .into_iter()
         .filter(|socket| socket.state == TcpState::Established && !served.contains(&socket.local_address.port()));
-    let remote = outward.map(|socket| SocketAddr::new(canonical(&socket.remote_address), socket.remote_address.port()));
+    // A socket of IPv6 may be connected to an address of IPv4.
+    let end =
+        |socket: &TcpNetEntry| SocketAddr::new(socket.remote_address.ip().to_canonical(), socket.remote_address.port());
+    let remote = outward.map(end);
     Ok(remote.filter(|end| !end.ip().is_loopback() && !probed.contains(&end.ip())).collect())
 }
 
@@ -122,13 +136,14 @@ fn port(policy: &NetnsPolicy) -> Option<u16> {
     })
 }
 
-fn ends(side: &Side, rule: &str) -> BTreeSet<IpAddr> {
-    let entries = side.essential.iter().filter(|entry| entry.rule == rule);
+/// The ends that an essential of this name is about.
+fn ends<'a>(policy: &'a NetnsPolicy, rule: &'a str) -> impl Iterator<Item = &'a End> {
+    let entries = policy.outbound.essential.iter().filter(move |entry| entry.rule == rule);
     let ends = entries.filter_map(|entry| match &entry.matching {
         Match::Ends(ends) => Some(ends),
         _ => None,
     });
-    ends.flat_map(|ends| ends.iter().map(|end| end.address)).collect()
+    ends.flat_map(|ends| ends.iter())
 }
 
 /// The TCP sockets of the network namespace that the calling thread is in.
@@ -166,14 +181,35 @@ fn sockets_of(process: &Process) -> ProcResult<BTreeSet<u64>> {
     Ok(process.fd()?.flatten().filter_map(|descriptor| inode(descriptor.target)).collect())
 }
 
-/// An address of IPv4 that a socket of IPv6 is connected to.
-fn canonical(end: &SocketAddr) -> IpAddr {
-    end.ip().to_canonical()
-}
-
 fn io(error: ProcError) -> Error {
     match error {
         ProcError::Io(error, _) => error,
         other => Error::other(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way(last: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], last))
+    }
+
+    #[test]
+    fn what_is_seen_once_is_no_way_for_long_and_pushes_none_out() {
+        let (mut ways, begin) = (Ways::default(), Instant::now());
+        let at = |minutes: u32| begin + BETWEEN * minutes;
+        let known = |ways: &Ways| ways.known().copied().collect::<Vec<_>>();
+        ways.take([way(6443), way(1)].into(), at(0));
+        assert_eq!(known(&ways), [way(1), way(6443)]);
+        ways.take([way(6443)].into(), at(1));
+        assert_eq!(known(&ways), [way(6443)], "the other was a probe");
+        ways.take((1..100).map(way).collect(), at(2));
+        assert!(known(&ways).len() == MOST && known(&ways).contains(&way(6443)));
+        ways.take(BTreeSet::new(), at(3));
+        assert_eq!(known(&ways), [way(6443)], "the apiserver is away");
+        ways.take(BTreeSet::new(), at(1) + KEPT);
+        assert_eq!(known(&ways), []);
     }
 }
