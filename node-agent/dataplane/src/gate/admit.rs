@@ -36,7 +36,13 @@ pub fn admit(policy: &NetnsPolicy, ports: Ports, node_addresses: &[IpAddr]) -> N
         let nets = Arc::new(node_addresses.iter().copied().collect());
         let peers = HostSet { origins: BTreeSet::from([Origin::Gate]), nets };
         let entry = Entry { matching: Match::Hosts { peers, services }, reject: false, rule: "gate".to_owned() };
-        admitting.inbound.essential.insert(0, entry);
+        // Where nothing overrides an Allow it is one itself, behind those of rules: nearly nothing comes from a node, and every packet
+        // that gets so far is looked for in its set.
+        if admitting.inbound.override_deny.is_empty() {
+            admitting.inbound.allow.push(entry);
+        } else {
+            admitting.inbound.essential.insert(0, entry);
+        }
     }
     admitting
 }

@@ -2,7 +2,7 @@
 
 use ringfence_model::{DISCOVERY, Direction};
 
-use super::lines::{Line, Lines, Seen};
+use super::lines::{Line, Lines, Seen, SideLines};
 use super::{ANSWERS, Chain, ENDED, MARKS, REJECT};
 use crate::chains::{Names, Place};
 use crate::family::Family;
@@ -33,28 +33,42 @@ pub fn chains(policy: &NetnsPolicy, family: Family, generation: u32) -> Chains {
         // A node learns no names.
         let learns = policy.place == Place::Pod && direction == Direction::Inbound;
         let answers = lines.resolvers().filter(|_| learns);
-        let mut rules = head(policy, family, direction, old, answers);
-        rules.extend(steps(policy, &lines, &[Seen::first(direction)]));
+        let mut rules = head(policy, family, direction, answers);
+        rules.extend(steps(policy, &lines, &[Seen::first(direction)], Some(old)));
         chains.push(Chain::new(name, rules));
         let both = [Seen::first(direction), Seen::backwards(direction)];
-        chains.push(Chain::new(old, steps(policy, &lines, &both)));
+        chains.push(Chain::new(old, steps(policy, &lines, &both, None)));
     }
     chains.push(Chain::new(names.drop, ["-j DROP".to_owned()]));
-    chains.extend(last(policy.place, names));
+    chains.extend(last(policy, names));
     Chains { sets: lines.into_sets(), chains }
 }
 
 /// Where a packet that passes leaves our chains. Of a node they touch no mark: those of its packets and connections are
 /// those of its network plugin.
-fn last(place: Place, names: &Names) -> Vec<Chain> {
-    match place {
+fn last(policy: &NetnsPolicy, names: &Names) -> Vec<Chain> {
+    match policy.place {
         Place::Pod => vec![
             Chain::new("RF-MARK", mark_to_reject()),
-            Chain::new(names.pass, [take_back_mark()]),
-            Chain::new(names.would, [take_back_mark()]),
+            Chain::new(names.pass, passing(policy.state)),
+            Chain::new(names.would, passing(policy.state)),
         ],
         Place::Host => vec![Chain::new(names.pass, []), Chain::new(names.would, [])],
     }
+}
+
+/// What does not pass although the rules let it: packets of ended flows, and in Full what conntrack calls invalid. Nearly every
+/// packet leaves at the first rule, since its connection has no bit of ours; looked at here, before the rules it need not be.
+fn passing(state: Enforcement) -> Vec<String> {
+    let ended = format!("-m connmark --mark {ENDED:#x}/{ENDED:#x} -j DROP");
+    let mut rules = vec![format!("-m connmark --mark 0x0/{:#x} -j RETURN", ENDED | REJECT)];
+    match state {
+        Enforcement::VisibilityOnly => {}
+        Enforcement::Selective => rules.push(ended),
+        Enforcement::Full => rules.extend(["-m conntrack --ctstate INVALID -j DROP".to_owned(), ended]),
+    }
+    rules.push(take_back_mark());
+    rules
 }
 
 /// Marks a packet, and its connection as well: rules of others that come after ours may overwrite the mark of a packet,
@@ -105,9 +119,9 @@ fn discovery(family: Family) -> Vec<String> {
 ///
 /// Of a stream of TCP a segment does not say where a message begins, so that whoever has text in an answer could have it taken
 /// for one of its own.
-fn copy_answers(resolvers: &str) -> String {
+fn copy_answers(resolvers: &str, unless: &str) -> String {
     format!(
-        "-p udp -m udp --sport 53 -m conntrack --ctstate ESTABLISHED --ctdir REPLY -m set --match-set {resolvers} src \
+        "-p udp -m udp --sport 53 -m conntrack --ctstate ESTABLISHED --ctdir REPLY {unless}-m set --match-set {resolvers} src \
          -m comment --comment \"rf:names\" -j NFLOG --nflog-group {ANSWERS} --nflog-threshold 1"
     )
 }
@@ -122,47 +136,42 @@ fn untracked_names() -> [String; 4] {
 }
 
 /// What comes before every rule. `answers`: the set with the resolvers whose answers are to be copied.
-fn head(policy: &NetnsPolicy, family: Family, direction: Direction, old: &str, answers: Option<&str>) -> Vec<String> {
-    let state = policy.state;
-    let ends = state != Enforcement::VisibilityOnly && policy.place == Place::Pod;
-    let marked = format!("--mark {ENDED:#x}/{ENDED:#x}");
-    let going_on = |unless: &str| format!("-m conntrack --ctstate RELATED,ESTABLISHED {unless}-j RETURN");
-    let ended = ends.then(|| format!("-m connmark {marked} -j DROP"));
-    let mut rules = Vec::new();
-    match answers {
-        Some(answers) => {
-            rules.push(local(direction));
-            rules.extend(ended);
-            rules.extend([copy_answers(answers), going_on("")]);
-        }
+fn head(policy: &NetnsPolicy, family: Family, direction: Direction, answers: Option<&str>) -> Vec<String> {
+    let ends = policy.state != Enforcement::VisibilityOnly && policy.place == Place::Pod;
+    let unless_ended = if ends { format!("-m connmark ! --mark {ENDED:#x}/{ENDED:#x} ") } else { String::new() };
+    let going_on = format!("-m conntrack --ctstate RELATED,ESTABLISHED {unless_ended}-j RETURN");
+    let mut rules = match answers {
+        Some(answers) => vec![local(direction), copy_answers(answers, &unless_ended), going_on],
         // What nearly all packets are comes first, and leaves at the first rule.
-        None => {
-            rules.push(going_on(&if ends { format!("-m connmark ! {marked} ") } else { String::new() }));
-            rules.push(local(direction));
-            rules.extend(ended);
-        }
-    }
+        None => vec![going_on, local(direction)],
+    };
     rules.extend(discovery(family));
-    match policy.place {
-        Place::Pod if state == Enforcement::Full => rules.push("-m conntrack --ctstate INVALID -j DROP".to_owned()),
-        Place::Pod => {}
-        // A node's own connections may be older than conntrack, whose settings are not ours: they are judged like others.
-        Place::Host => rules.extend(untracked_names()),
+    // A node's own connections may be older than conntrack, whose settings are not ours: they are judged like others.
+    if policy.place == Place::Host {
+        rules.extend(untracked_names());
     }
-    rules.push(format!("-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -g {old}"));
     rules
 }
 
-/// Essential, OverrideDeny, Allow, Deny, default; within each step, every orientation that the packet may have.
-fn steps(policy: &NetnsPolicy, lines: &Lines, orientations: &[Seen]) -> Vec<String> {
-    let order: [(fn(&super::lines::SideLines) -> &Vec<Line>, bool); 4] = [
+/// Essential, OverrideDeny, Allow, Deny, default; within each step, every orientation that the packet may have. `older`: the chain
+/// for flows that may be older than the rules.
+fn steps(policy: &NetnsPolicy, lines: &Lines, orientations: &[Seen], older: Option<&str>) -> Vec<String> {
+    let order: [(fn(&SideLines) -> &Vec<Line>, bool); 4] = [
         (|side| &side.essential, false),
         (|side| &side.override_deny, true),
         (|side| &side.allow, false),
         (|side| &side.deny, true),
     ];
+    // What passes in the orientation that it seems to have passes whatever the other one is, unless something overrides.
+    let overridden = [Direction::Inbound, Direction::Outbound]
+        .into_iter()
+        .any(|direction| !lines.side(direction).override_deny.is_empty());
+    let to_older_before = if overridden { 0 } else { 3 };
     let mut rules = Vec::new();
-    for (pick, blocks) in order {
+    for (step, (pick, blocks)) in order.into_iter().enumerate() {
+        if let Some(older) = older.filter(|_| step == to_older_before) {
+            rules.push(format!("-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -g {older}"));
+        }
         for seen in orientations {
             for line in pick(lines.side(seen.rules_of)) {
                 let effect = if blocks { Effect::Block { reject: line.reject } } else { Effect::Pass };

@@ -14,11 +14,11 @@
 //!
 //! | chain | holds |
 //! | --- | --- |
-//! | `RF-IN`, `RF-OUT` | loopback, ended flows, established, essential, OverrideDeny, Allow, Deny, state |
+//! | `RF-IN`, `RF-OUT` | established, loopback, essential, OverrideDeny, Allow, Deny, state |
 //! | `RF-IN-OLD`, `RF-OUT-OLD` | TCP flows older than the rules, judged in both orientations |
 //! | `RF-DROP` | drops |
 //! | `RF-MARK` | marks for rejection |
-//! | `RF-PASS` | takes the mark back from a connection that may be carrying it |
+//! | `RF-PASS` | drops what is invalid or ended, and takes the mark back from a connection that may be carrying it |
 //! | `RF-WOULD` | the same, and counts what a stricter state would block |
 //! | `RF-REJECT` (filter) | finds what is marked |
 //! | `RF-REFUSE` (filter) | rejects it |

@@ -1,6 +1,9 @@
 //! Rules against the judge, and both against tables written by hand from the policy model.
 
+mod life;
+mod names;
 mod random;
+mod state;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -130,75 +133,6 @@ fn a_rule_hits_its_peers_and_ports_and_nothing_else(#[case] peer: IpAddr, #[case
     }
 }
 
-#[rstest]
-fn what_comes_before_every_rule(#[values(PEER, PEER_V6)] peer: IpAddr) {
-    let policy = with(Enforcement::Full, Direction::Inbound, &[]);
-    let probe = Probe::new(packet(Direction::Inbound, peer, Protocol::TCP, 1, 80));
-    assert_eq!(fate(&policy, &probe), Fate::Dropped);
-    assert_eq!(fate(&policy, &Probe { interface: "lo", ..probe }), Fate::Passed);
-    for state in ["ESTABLISHED", "RELATED"] {
-        let known = Probe { state, syn: false, ..probe };
-        assert_eq!(fate(&policy, &known), Fate::Passed);
-        assert_eq!(fate(&policy, &Probe { connmark: ENDED, ..known }), Fate::Dropped, "ended");
-    }
-    let invalid = Probe { state: "INVALID", syn: false, ..probe };
-    assert_eq!(fate(&policy, &invalid), Fate::Dropped);
-    let selective = with(Enforcement::Selective, Direction::Inbound, &[]);
-    assert_eq!(fate(&selective, &invalid), Fate::WouldBlock, "INVALID alone blocks in Full only");
-    let visibility = with(Enforcement::VisibilityOnly, Direction::Inbound, &[]);
-    let ended = Probe { state: "ESTABLISHED", connmark: ENDED, ..probe };
-    assert_eq!(fate(&visibility, &ended), Fate::Passed, "VisibilityOnly blocks nothing");
-}
-
-/// Deny and OverrideDeny on port 80 ask to reject.
-#[rstest]
-#[case::deny(Action::Deny)]
-#[case::override_deny(Action::OverrideDeny)]
-fn a_mark_that_others_overwrite_is_not_what_blocks(#[case] action: Action) {
-    for state in [Enforcement::Selective, Enforcement::Full] {
-        for direction in [Direction::Inbound, Direction::Outbound] {
-            let policy = with(state, direction, &[(action, entry(listed(&[PEER]), only(Protocol::TCP, 80), true))]);
-            let probe = Probe::new(packet(direction, PEER, Protocol::TCP, 1, 80));
-            let overwritten = Probe { overwritten: true, ..probe };
-            assert_eq!(fate(&policy, &overwritten), Fate::Rejected, "{state:?} {direction:?}");
-            for untracked in ["INVALID", "UNTRACKED"] {
-                let packet = Probe { state: untracked, ..overwritten };
-                assert_eq!(fate(&policy, &packet), Fate::Dropped, "{state:?} {direction:?} {untracked}");
-            }
-        }
-    }
-}
-
-/// A connection was rejected, nobody has answered it, and a later policy lets its next packet pass.
-#[test]
-fn an_old_mark_rejects_nothing_that_passes() {
-    let marked = |state, actions: &[Action], ct_state| {
-        let entries: Vec<_> =
-            actions.iter().map(|action| (*action, entry(listed(&[PEER]), only(Protocol::UDP, 53), true))).collect();
-        let policy = with(state, Direction::Outbound, &entries);
-        let packet = packet(Direction::Outbound, PEER, Protocol::UDP, 4000, 53);
-        fate(&policy, &Probe { connmark: REJECT, state: ct_state, ..Probe::new(packet) })
-    };
-    assert_eq!(marked(Enforcement::Full, &[Action::Allow], "NEW"), Fate::Passed);
-    assert_eq!(marked(Enforcement::Selective, &[Action::Allow, Action::Deny], "NEW"), Fate::Passed);
-    assert_eq!(marked(Enforcement::Selective, &[], "NEW"), Fate::WouldBlock);
-    assert_eq!(marked(Enforcement::VisibilityOnly, &[Action::OverrideDeny], "NEW"), Fate::WouldBlock);
-    assert_eq!(marked(Enforcement::Selective, &[Action::Deny], "NEW"), Fate::Rejected);
-    assert_eq!(marked(Enforcement::Full, &[], "ESTABLISHED"), Fate::Passed, "it was answered before");
-}
-
-#[rstest]
-fn an_older_flow_is_hit_by_a_rule_of_either_orientation(#[values(PEER, PEER_V6)] peer: IpAddr) {
-    let web = entry(listed(&[peer]), only(Protocol::TCP, 80), false);
-    let policy = with(Enforcement::Full, Direction::Inbound, &[(Action::Allow, web)]);
-    // A reply of the Pod's own server on port 80, the first that conntrack sees of the flow.
-    let reply = packet(Direction::Outbound, peer, Protocol::TCP, 80, 40000);
-    assert_eq!(fate(&policy, &Probe { syn: false, ..Probe::new(reply) }), Fate::Passed);
-    assert_eq!(fate(&policy, &Probe::new(reply)), Fate::Dropped, "a SYN from port 80 opens a new connection");
-    assert!(!policy.judge_flow(&reply, true).blocks);
-    assert!(policy.judge_flow(&reply, false).blocks, "its direction is known: it is the Pod's own");
-}
-
 /// No policy touches discovery, of which conntrack knows nothing; any other message is policy's.
 #[test]
 fn discovery_passes_whatever_the_policy() {
@@ -292,62 +226,6 @@ fn membership_alone_changes_no_rule() {
          create RF6-1-0 hash:net family inet6 hashsize 64 maxelem 1048576\nflush RF6-1-0\n"
     );
     assert_eq!(old.destroy_sets(), "destroy RF4-1-0\ndestroy RF6-1-0\n");
-}
-
-/// A policy that opens port 443 to what was learned of a name, with these resolvers.
-fn with_names(resolvers: &[IpAddr], learned: &[IpAddr]) -> NetnsPolicy {
-    let names =
-        crate::names::Names { patterns: ["*.example.com".parse().expect("a name")].into(), except: Nets::default() };
-    let nets = Arc::new(learned.iter().copied().collect());
-    let peers = HostSet { origins: [Origin::Names(Arc::new(names))].into(), nets };
-    let allow = (Action::Allow, entry(peers, only(Protocol::TCP, 443), false));
-    let mut policy = with(Enforcement::Full, Direction::Outbound, &[allow]);
-    let nets = Arc::new(resolvers.iter().copied().collect());
-    let resolvers = HostSet { origins: [Origin::Resolvers].into(), nets };
-    policy.outbound.essential.push(entry(resolvers, only(Protocol::UDP, 53), false));
-    policy
-}
-
-#[test]
-fn answers_are_copied_where_a_pod_may_connect_to_names() {
-    let rendered = render(&with_names(&[OTHER], &[PEER]), 1);
-    let lines = |text: &str, word: &str| text.lines().filter(|line| line.contains(word)).count();
-    assert_eq!((lines(&rendered.v4, "NFLOG"), lines(&rendered.v6, "NFLOG")), (1, 0), "UDP, of one family");
-    let place = |word: &str| rendered.v4.lines().position(|line| line.starts_with("-A RF-IN ") && line.contains(word));
-    assert!(place("NFLOG") < place("RELATED,ESTABLISHED"), "what is established passes there: {}", rendered.v4);
-    assert!(rendered.v4.contains(" --match-set RF4-1-0 src "), "it is the set of the resolvers: {}", rendered.v4);
-    let plain =
-        with(Enforcement::Full, Direction::Outbound, &[(Action::Allow, entry(listed(&[PEER]), Services::All, false))]);
-    let without = [render(&plain, 1), render(&with_names(&[], &[PEER]), 1)];
-    assert!(without.iter().all(|rendered| lines(&rendered.v4, "NFLOG") == 0));
-}
-
-#[test]
-fn what_is_learned_changes_no_rule() {
-    let rendered = render(&with_names(&[OTHER], &[]), 1);
-    let sets = rendered.sets_of(&with_names(&[OTHER], &[]), &with_names(&[OTHER], &[PEER, PEER_V6]));
-    let text = sets::change_text(&sets::changes(&rendered.sets, &sets.expect("members alone differ")));
-    assert_eq!(text, "add RF4-1-1 10.0.0.1\nadd RF6-1-0 fd00::1\n");
-}
-
-#[test]
-fn a_name_opens_what_was_learned_of_it_and_no_more() {
-    for policy in [with_names(&[OTHER], &[PEER, PEER_V6]), with_names(&[OTHER], &[])] {
-        for (peer, is_learned) in [(PEER, true), (PEER_V6, true), (OTHER, false), (OTHER_V6, false)] {
-            let opened = is_learned
-                && policy.outbound.allow.iter().any(|entry| match &entry.matching {
-                    Match::Hosts { peers, .. } => !peers.nets.is_empty(),
-                    _ => false,
-                });
-            let packet = packet(Direction::Outbound, peer, Protocol::TCP, 1, 443);
-            assert_eq!(fate(&policy, &Probe::new(packet)) == Fate::Passed, opened, "{peer}");
-        }
-    }
-    // An answer itself goes the way that it would go without being copied.
-    let answer = packet(Direction::Inbound, OTHER, Protocol::UDP, 53, 4000);
-    let policy = with_names(&[OTHER], &[]);
-    assert_eq!(fate(&policy, &Probe { state: "ESTABLISHED", ..Probe::new(answer) }), Fate::Passed);
-    assert_eq!(fate(&policy, &Probe::new(answer)), Fate::Dropped, "nobody has asked");
 }
 
 #[test]

@@ -44,24 +44,29 @@ fn services() -> impl Strategy<Value = Services> {
     prop_oneof![1 => Just(Services::All), 6 => list.prop_map(Services::Only)]
 }
 
-fn entries(outbound: bool) -> impl Strategy<Value = Entries> {
+/// Of one direction; and whether they block, which is all that a lack of a seal can do.
+fn entries(outbound: bool, block: bool) -> impl Strategy<Value = Entries> {
     let hosts = (peers(), services()).prop_map(|(peers, services)| Match::Hosts { peers, services });
     let protocol = prop_oneof![Just(Protocol::TCP), Just(Protocol::UDP)];
     let end = (addresses(), protocol, 80u16..84).prop_map(|(address, protocol, port)| End { address, protocol, port });
     let ends = prop::collection::btree_set(end, 0..4).prop_map(|ends| Match::Ends(Arc::new(ends)));
     let sealed = (gates(), services()).prop_map(|(nodes, services)| Match::Sealed { nodes, services });
     let unsealed = gates().prop_map(|nodes| Match::Unsealed { nodes });
-    let inbound = prop_oneof![Just(Match::OwnOrigin), sealed, unsealed];
-    let special = if outbound { ends.boxed() } else { inbound.boxed() };
+    let special = match (outbound, block) {
+        (true, _) => ends.boxed(),
+        (false, true) => prop_oneof![Just(Match::OwnOrigin), sealed, unsealed].boxed(),
+        (false, false) => prop_oneof![Just(Match::OwnOrigin), sealed].boxed(),
+    };
     let entry = (prop_oneof![5 => hosts, 1 => special], any::<bool>());
     let entry = entry.prop_map(|(matching, reject)| Entry { matching, reject, rule: "r/r".to_owned() });
     prop::collection::vec(entry, 0..3).prop_map(Entries::from)
 }
 
 fn side(outbound: bool) -> impl Strategy<Value = crate::policy::Side> {
-    (entries(outbound), entries(outbound), entries(outbound), entries(outbound)).prop_map(
-        |(essential, override_deny, allow, deny)| crate::policy::Side { essential, override_deny, allow, deny },
-    )
+    let [passing, blocking] = [false, true].map(|block| move || entries(outbound, block));
+    (passing(), blocking(), passing(), blocking()).prop_map(|(essential, override_deny, allow, deny)| {
+        crate::policy::Side { essential, override_deny, allow, deny }
+    })
 }
 
 fn policies() -> impl Strategy<Value = NetnsPolicy> {
