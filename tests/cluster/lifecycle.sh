@@ -36,6 +36,7 @@ ensure_up() {
 is_healthy() {
   local number component
   [[ -e $STATE/ready && $(pod_net) == "$(wanted_pod_net)" && $(cat "$STATE/outside") == "$(wanted_outside)" ]] || return 1
+  [[ $(proxy_mode) == "$(wanted_proxy_mode)" ]] || return 1
   for component in $CONTROL_PLANE; do
     pid_of "$component" >/dev/null || return 1
   done
@@ -57,15 +58,22 @@ wanted_pod_net() {
 }
 wanted_outside() { if [[ ${RINGFENCE_POD_CIDR_OUTSIDE:-} == 1 ]]; then echo 1; else echo 0; fi; }
 
+wanted_proxy_mode() {
+  local mode=${RINGFENCE_PROXY_MODE:-nftables}
+  [[ $mode == nftables || $mode == iptables ]] || die "RINGFENCE_PROXY_MODE is '$mode': use nftables or iptables"
+  echo "$mode"
+}
+
 cmd__bring-up() {
   use_cluster "$1"
-  local started=$SECONDS mode outside
-  mode=$(wanted_pod_net) outside=$(wanted_outside)
+  local started=$SECONDS mode outside proxy
+  mode=$(wanted_pod_net) outside=$(wanted_outside) proxy=$(wanted_proxy_mode)
   take_down
   need_bridge_filter
   mkdir -p "$STATE" "$LOG" "$RUN" "$NODES"
   echo "$mode" >"$STATE/pod-net"
   echo "$outside" >"$STATE/outside"
+  echo "$proxy" >"$STATE/proxy-mode"
   # The nodes' mounts hide these folders, so state in them would be out of the daemons' sight.
   case $STATE in /run/* | /var/run/* | /var/lib/* | /var/log/* | /etc/*) die "RINGFENCE_STATE may not be below ${STATE%/*}: use a folder such as /var/tmp/ringfence" ;; esac
   say "cluster $NAME: certificates and networks"

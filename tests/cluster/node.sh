@@ -146,12 +146,13 @@ write_proxy_config() {
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 clientConnection: {kubeconfig: /etc/kubernetes/kube-proxy.conf}
-mode: nftables
+mode: $(proxy_mode)
 clusterCIDR: $range,$POD_RANGE6
 hostnameOverride: node$1
 conntrack: {maxPerCore: 0}
 # Sooner than the default second, so that what waits for a Service waits less.
 nftables: {minSyncPeriod: 100ms, syncPeriod: 30s}
+iptables: {minSyncPeriod: 100ms, syncPeriod: 30s}
 YAML
 }
 
