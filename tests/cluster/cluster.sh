@@ -34,7 +34,7 @@ usage: cluster.sh COMMAND...
 
 environment: RINGFENCE_CACHE, RINGFENCE_STATE: where programs and clusters are kept;
   RINGFENCE_POD_NET=hostgw|vxlan, RINGFENCE_POD_CIDR_OUTSIDE=1: the Pod network of the next up;
-  RINGFENCE_PROXY_MODE=nftables|iptables: how its kube-proxy translates;
+  RINGFENCE_PROXY_MODE=nftables|iptables|mixed: how its kube-proxies translate;
   KUBEBUILDER_ASSETS: a folder whose kube-apiserver, etcd and kubectl are used instead of ours
 TEXT
 }

@@ -60,7 +60,8 @@ wanted_outside() { if [[ ${RINGFENCE_POD_CIDR_OUTSIDE:-} == 1 ]]; then echo 1; e
 
 wanted_proxy_mode() {
   local mode=${RINGFENCE_PROXY_MODE:-nftables}
-  [[ $mode == nftables || $mode == iptables ]] || die "RINGFENCE_PROXY_MODE is '$mode': use nftables or iptables"
+  [[ $mode == nftables || $mode == iptables || $mode == mixed ]] ||
+    die "RINGFENCE_PROXY_MODE is '$mode': use nftables, iptables or mixed"
   echo "$mode"
 }
 

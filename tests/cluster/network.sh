@@ -114,8 +114,7 @@ node_pod_range() { cat "$NODES/$1/pod-range"; }
 # Of both families.
 node_pod_ranges() { echo "$(node_pod_range "$1") $(pod_cidr6_for "$1")"; }
 pod_net() { cat "$STATE/pod-net"; }
-# How kube-proxy translates: nftables or iptables. Clusters of before had no choice.
-proxy_mode() { if [[ -e $STATE/proxy-mode ]]; then cat "$STATE/proxy-mode"; else echo nftables; fi; }
+proxy_mode() { cat "$STATE/proxy-mode"; }
 
 # node_address_for N RANGE: the node's address of the same family.
 node_address_for() {

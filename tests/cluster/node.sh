@@ -139,14 +139,19 @@ evictionHard: {nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.availabl
 YAML
 }
 
+# write_proxy_config N: of nodes that are mixed, the even ones translate with iptables.
 write_proxy_config() {
-  local range=$POD_RANGE
+  local range=$POD_RANGE mode
+  mode=$(proxy_mode)
+  if [[ $mode == mixed ]]; then
+    if (($1 % 2)); then mode=nftables; else mode=iptables; fi
+  fi
   [[ $(cat "$STATE/outside") != 1 ]] || range=$POD_RANGE_BOTH
   cat <<YAML
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 clientConnection: {kubeconfig: /etc/kubernetes/kube-proxy.conf}
-mode: $(proxy_mode)
+mode: $mode
 clusterCIDR: $range,$POD_RANGE6
 hostnameOverride: node$1
 conntrack: {maxPerCore: 0}

@@ -22,6 +22,9 @@ use crate::family::Family;
 use crate::render::lines::SideLines;
 use crate::sets::SetDef;
 
+/// A datagram of a connection that goes on, from who began it.
+pub const GOING_ON: &str = "! -p tcp -m conntrack --ctstate ESTABLISHED --ctdir ORIGINAL";
+
 /// The chains for these doors without those that the kernel refuses, and the sets that say who is behind which.
 pub fn chains(
     doors: &[(&Door, &SideLines)],
@@ -42,7 +45,7 @@ pub fn chains(
         format!("-m set ! --match-set {all} dst -j RETURN"),
         // The Pod sees who anybody else is.
         "-m conntrack ! --ctstate DNAT -m addrtype ! --src-type LOCAL -j RETURN".to_owned(),
-        format!("! -p tcp -m conntrack --ctstate ESTABLISHED --ctdir ORIGINAL -g {SEALED}"),
+        format!("{GOING_ON} -g {SEALED}"),
         "-m conntrack ! --ctstate NEW -j RETURN".to_owned(),
     ];
     away.extend(leading);

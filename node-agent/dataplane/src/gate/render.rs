@@ -23,6 +23,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::away::GOING_ON;
 use super::judging::{Ending, Judging, default, of_family, rules, set};
 use super::names::{self, AWAY, REFUSE, SEALED};
 use super::{Door, GatePolicy, away};
@@ -195,6 +196,8 @@ fn tables(gate: &GatePolicy, family: Family, refused: &BTreeSet<String>) -> (Tab
     let mut pods: Vec<String> = if mangle.is_empty() { Vec::new() } else { vec![everybody.all] };
     let elsewhere = if sealing.is_some() { format!("-g {}", AWAY) } else { "-j RETURN".to_owned() };
     let mut enter = entry(pods.first(), &elsewhere);
+    // Behind what leaves for elsewhere, before what begins nothing leaves.
+    enter.splice(1..1, datagrams(&mangle, family));
     if sealing.is_some() {
         let there: Vec<_> = away.into_iter().zip(there).collect();
         mangle.extend(away::chains(&there, family, refused, &mut sets));
@@ -277,6 +280,18 @@ fn entry(pods: Option<&String>, elsewhere: &str) -> Vec<String> {
         format!("-m set --match-set {pods} src -g {}", names::ITSELF),
         format!("-g {DOORS}"),
     ]
+}
+
+/// Of a connection of datagrams that a node translates for Pods that look for seals, those that it goes on with are sealed as well: the Pod's
+/// network namespace may not have followed it yet. Rules that do not let it pass end it.
+fn datagrams(judging: &Chains, family: Family) -> Vec<String> {
+    let seal = format!("-g {SEALED}");
+    let sealing = judging.iter().filter(|(_, rules)| rules.iter().any(|rule| rule.ends_with(&seal)));
+    let rule = |chain: &String| {
+        let pods = names::judged_by(family, chain);
+        format!("{GOING_ON} -m conntrack --ctstate DNAT -m set --match-set {pods} dst {seal}")
+    };
+    sealing.map(|(chain, _)| rule(chain)).collect()
 }
 
 /// Nothing but the two addresses tells who reaches itself, and no set of all kernels holds pairs of them.

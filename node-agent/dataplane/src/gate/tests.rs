@@ -310,6 +310,28 @@ fn what_a_process_of_another_node_sends_by_way_of_this_one_is_sealed_here() {
     assert_eq!(pod.fate(&Probe { sealed: true, ..Probe::new(packet(other, WEB, 81)) }), Fate::Dropped);
 }
 
+/// A Pod that is in Full from now on follows a connection from now on: of datagrams that its node has translated for long, the next one.
+#[test]
+fn what_a_node_translates_for_long_is_sealed_for_its_own_pods() {
+    let gates: Arc<Nets> = Arc::new([ip("172.30.0.12")].into_iter().collect());
+    let gate = GatePolicy::of([&admit_sealed(web(WEB), gates), &web(DB)]).sealing_for(&[], &GatePolicy::default());
+    let kernel = Kernel::load_gate(&RenderedGate::of(&gate), Family::V4);
+    let goes_on = |pod, protocol| {
+        let packet = Packet { protocol, ..packet(CLIENT, pod, 80) };
+        Probe { state: "ESTABLISHED", syn: false, ..Probe { translated: true, ..Probe::new(packet) } }
+    };
+    let datagram = goes_on(WEB, Protocol::UDP);
+    assert_eq!(kernel.gate_seal(&datagram), (Fate::Passed, true));
+    assert_eq!(
+        kernel.gate_seal(&Probe { translated: false, ..datagram }),
+        (Fate::Passed, false),
+        "the Pod sees who it is"
+    );
+    assert_eq!(kernel.gate_seal(&Probe { connmark: ENDED, ..datagram }), (Fate::Dropped, false));
+    assert_eq!(kernel.gate_seal(&goes_on(WEB, Protocol::TCP)), (Fate::Passed, false), "its SYN was");
+    assert_eq!(kernel.gate_seal(&goes_on(DB, Protocol::UDP)), (Fate::Passed, false), "it looks for none");
+}
+
 #[test]
 fn a_deny_drops_where_it_is_seen_and_selective_lets_the_rest_go() {
     let mut selective = NetnsPolicy::new(Enforcement::Selective);
