@@ -32,7 +32,8 @@ const NAME: &str = "ho-node";
 /// Name of what comes later.
 const LATER: &str = "ho-later";
 
-fn address(lab: &Lab, part: &str) -> Result<IpAddr> {
+/// The IPv4 address of a part of the cluster.
+pub fn address(lab: &Lab, part: &str) -> Result<IpAddr> {
     let addresses = lab.bed.addresses()?;
     addresses
         .get(&format!("{part}_ADDRESS"))
@@ -77,10 +78,11 @@ pub async fn await_said(lab: &Lab, node: &str, reason: Option<&str>) -> Result<S
 }
 
 /// Something that listens on a node, or outside, until it is dropped.
-struct Listener(Child);
+pub struct Listener(Child);
 
 impl Listener {
-    fn on(lab: &Lab, netns: &Path, port: u16) -> Result<Self> {
+    /// Listens on a port.
+    pub fn on(lab: &Lab, netns: &Path, port: u16) -> Result<Self> {
         let child = Command::new("nsenter")
             .arg(format!("--net={}", netns.display()))
             .arg(lab.bed.bin()?.join("agnhost"))
@@ -311,7 +313,8 @@ async fn is_taken_back(lab: &Lab, works: impl Fn() -> Result<bool>, why: &str) -
     lab.delete(OURS, "RuleSet", None, LATER).await
 }
 
-fn has_rules(netns: &Path) -> Result<bool> {
+/// Whether a node has rules for its own traffic.
+pub fn has_rules(netns: &Path) -> Result<bool> {
     Ok(in_netns(netns, &["iptables-nft-save", "-t", "mangle"])?.contains("RF-HOST-IN"))
 }
 

@@ -13,6 +13,7 @@ mod git_access;
 mod git_owned;
 mod host;
 mod lifecycle;
+mod master;
 mod off;
 mod outage;
 mod placement;
@@ -87,6 +88,7 @@ pub fn cases() -> Vec<Case> {
         case!(host::a_node_in_full_is_open_where_it_must_be),
         case!(host::a_node_policy_that_cuts_the_apiserver_is_taken_back),
         case!(host::a_node_policy_that_cuts_pods_of_two_nodes_is_taken_back),
+        case!(master::a_master_in_full_is_open_where_its_static_pods_listen),
         case!(polling::nothing_is_listed_in_an_idle_minute),
         case!(ways::every_way_of_the_table),
         case!(essential::names_are_resolved_without_a_rule),

@@ -141,7 +141,7 @@ async fn in_agent(lab: &Lab, node: &str, command: &str) -> Result<()> {
     .map(drop)
 }
 
-/// A static Pod is a file in its node's folder. It comes there under its name only when it is whole.
+/// A static Pod is a file in its node's folder.
 fn start_static(lab: &Lab, (name, node): (&str, &str)) -> Result<()> {
     start_static_in(lab, STATIC, name, node)
 }
@@ -161,9 +161,13 @@ pub fn start_static_in(lab: &Lab, namespace: &str, name: &str, node: &str) -> Re
             "containers": [container("main", 8080), container("second", 8081)],
         },
     });
+    write_static(lab, node, &format!("{namespace}-{name}.json"), &manifest)
+}
+
+/// Puts a static Pod into its node's folder. It comes there under its name only when it is whole.
+pub fn write_static(lab: &Lab, node: &str, file: &str, manifest: &Value) -> Result<()> {
     let script = r#"printf '%s' "$2" >"$0/.$1" && mv "$0/.$1" "$0/$1""#;
-    let (file, text) = (format!("{namespace}-{name}.json"), manifest.to_string());
-    let arguments = ["node-exec", lab.bed.name(), node, "sh", "-c", script, MANIFESTS, &file, &text];
+    let arguments = ["node-exec", lab.bed.name(), node, "sh", "-c", script, MANIFESTS, file, &manifest.to_string()];
     lab.bed.run(&arguments).map(drop)
 }
 
