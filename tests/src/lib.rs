@@ -15,6 +15,7 @@ pub mod pod_start;
 pub mod probe;
 pub mod programs;
 pub mod repo;
+pub mod sctp;
 pub mod source;
 pub mod testbed;
 pub mod wait;

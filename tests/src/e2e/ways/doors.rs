@@ -19,7 +19,7 @@ use crate::wait;
 pub struct Door {
     /// One of each family.
     pub addresses: [IpAddr; 2],
-    /// Of TCP.
+    /// Of TCP, and of SCTP where there is any.
     pub tcp: [u16; 2],
     /// Of UDP.
     pub udp: [u16; 2],

@@ -85,9 +85,9 @@ fn origins(rows: &[Row], scene: &Scene) -> Result<()> {
 
 /// Whether the server of a row is one that says whom it sees.
 fn tells_its_client(row: &Row) -> bool {
-    let connection = [Packets::Both, Packets::Tcp, Packets::Forgotten, Packets::Transfer].contains(&row.packets);
+    let connections = [Packets::Both, Packets::Tcp, Packets::Forgotten, Packets::Transfer, Packets::Sctp];
     let silent = [Target::Probe, Target::ProbeByNodePort, Target::ProbeByNodePortElsewhere, Target::Tunnelled];
-    connection && row.origin != Origin::Nobody && !silent.contains(&row.to)
+    connections.contains(&row.packets) && row.origin != Origin::Nobody && !silent.contains(&row.to)
 }
 
 /// What of the table is not tested, and why.

@@ -11,7 +11,7 @@ pub const CLIENTS: &str = "ways";
 /// Namespace of the servers.
 pub const SERVERS: &str = "ways-to";
 
-/// Of TCP the first is what rules allow, of UDP the second: a match that mixes up protocols and ports would open the others.
+/// Of TCP and SCTP the first is what rules allow, of UDP the second: a match that mixes up protocols and ports would open the others.
 pub const PORTS: [u16; 2] = [8080, 8081];
 /// The same on the Pod of the host network.
 pub const HOST_NETWORK_PORTS: [u16; 2] = [18080, 18081];
@@ -24,6 +24,8 @@ pub const HOST_PORTS: [(u16, &str, u16); 4] =
     [(28080, "TCP", PORTS[0]), (28081, "UDP", PORTS[1]), (28082, "TCP", PORTS[1]), (28083, "UDP", PORTS[0])];
 /// Ports of a Service, and whether each leads to the first or the second port behind it.
 const SERVICE_PORTS: [(u16, &str, usize); 4] = [(80, "TCP", 0), (81, "UDP", 1), (81, "TCP", 1), (80, "UDP", 0)];
+/// The same of SCTP, which one Service has.
+const SCTP_SERVICE_PORTS: [(u16, &str, usize); 2] = [(80, "SCTP", 0), (81, "SCTP", 1)];
 
 /// Addresses of load balancers: with policy Local, and two with policy Cluster.
 pub const LOAD_BALANCERS: [[&str; 2]; 3] =
@@ -155,18 +157,22 @@ pub fn probed(name: &str) -> Value {
     pod
 }
 
-fn service_ports(targets: [u16; 2]) -> [Value; 4] {
-    SERVICE_PORTS.map(|(port, protocol, target)| {
-        let target = targets[target];
+fn service_ports(ports: &[(u16, &str, usize)], targets: [u16; 2]) -> Vec<Value> {
+    let port = |(port, protocol, target): &(u16, &str, usize)| {
+        let target = targets[*target];
         let name = format!("{}-{target}", protocol.to_lowercase());
         json!({"name": name, "port": port, "protocol": protocol, "targetPort": target})
-    })
+    };
+    ports.iter().map(port).collect()
 }
 
 fn service(name: &str, spec: Value) -> Value {
     let mut service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": SERVERS, "name": name},
-        "spec": {"ipFamilyPolicy": "RequireDualStack", "selector": {"name": "server"}, "ports": service_ports(PORTS)},
+        "spec": {
+            "ipFamilyPolicy": "RequireDualStack", "selector": {"name": "server"},
+            "ports": service_ports(&SERVICE_PORTS, PORTS),
+        },
     });
     for (key, value) in spec.as_object().into_iter().flatten() {
         service["spec"][key] = value.clone();
@@ -177,8 +183,9 @@ fn service(name: &str, spec: Value) -> Value {
 /// Services of every kind.
 pub fn services() -> Vec<Value> {
     let alias = json!({"type": "ExternalName", "externalName": format!("server.{SERVERS}.svc.cluster.local")});
+    let with_sctp = [&SERVICE_PORTS[..], &SCTP_SERVICE_PORTS].concat();
     let mut services = vec![
-        service("server", json!({})),
+        service("server", json!({"ports": service_ports(&with_sctp, PORTS)})),
         service("headless", json!({"clusterIP": "None"})),
         service("manual", json!({"selector": null})),
         json!({
@@ -189,7 +196,7 @@ pub fn services() -> Vec<Value> {
     services.push(service("probed", json!({"type": "NodePort", "selector": {"app": "probed"}, "ports": ports})));
     // In front of Pods of the host network.
     for name in ["host", "node"] {
-        let ports = service_ports(HOST_NETWORK_PORTS);
+        let ports = service_ports(&SERVICE_PORTS, HOST_NETWORK_PORTS);
         services.push(service(name, json!({"selector": {"name": name}, "ports": ports})));
     }
     for (policy, of_policy) in [("Local", 0..1), ("Cluster", 1..3)] {
@@ -276,7 +283,7 @@ pub fn policy(outside: [IpAddr; 2]) -> [Value; 3] {
         json!({"name": name, "consumers": consumers, "providers": providers, "services": services})
     };
     let special = json!([
-        {"protocol": "UDP", "port": CLOSED_PORT},
+        {"protocol": "UDP", "port": CLOSED_PORT}, {"protocol": "SCTP", "port": PORTS[0]},
         {"protocol": "ICMP", "icmpType": 8}, {"protocol": "ICMPv6", "icmpType": 128},
     ]);
     let mut reject = rule("reject", vec![clients()], label(SERVERS, "rejecting"), allowed(PORTS[1], PORTS[0]));

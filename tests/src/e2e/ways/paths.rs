@@ -13,6 +13,7 @@ use super::scene::Scene;
 use super::table::{Client, Judges, Packets, Row, Target};
 use crate::packets::{self, Extension};
 use crate::probe::{self, Seen};
+use crate::sctp;
 
 /// A name that every cluster has.
 const NAME: &str = "kubernetes.default.svc.cluster.local";
@@ -33,6 +34,7 @@ pub struct Phase {
 enum Kind {
     Tcp,
     Udp,
+    Sctp,
     Echo,
     Large,
     Transfer,
@@ -67,6 +69,7 @@ impl Check {
         match self.kind {
             Kind::Tcp => probe::tcp(netns, target),
             Kind::Udp => probe::udp(netns, target),
+            Kind::Sctp => sctp::associates(netns, target),
             Kind::Echo => packets::echo(netns, target.ip()),
             Kind::Large => packets::large(netns, target),
             Kind::Transfer => packets::transfer(netns, target),
@@ -168,7 +171,7 @@ impl Way<'_> {
             Packets::HopByHop => self.connections(&[Kind::Extended(Extension::HopByHop)]),
             Packets::Destination => self.connections(&[Kind::Extended(Extension::Destination)]),
             Packets::Name => self.names(scene)?,
-            Packets::Sctp => Vec::new(),
+            Packets::Sctp => self.connections(&[Kind::Sctp]),
         })
     }
 
@@ -197,8 +200,8 @@ impl Way<'_> {
     fn connections(&self, kinds: &[Kind]) -> Vec<Check> {
         let mut found = Vec::new();
         for kind in kinds {
-            let tcp = [Kind::Tcp, Kind::Transfer].contains(kind);
-            let [allowed, other] = if tcp { self.door.tcp } else { self.door.udp };
+            let as_tcp = [Kind::Tcp, Kind::Transfer, Kind::Sctp].contains(kind);
+            let [allowed, other] = if as_tcp { self.door.tcp } else { self.door.udp };
             found.push(self.passes(*kind, allowed));
             found.push(self.blocked(*kind, other));
             found.extend(self.by_strangers(*kind, allowed));

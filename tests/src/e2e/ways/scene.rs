@@ -11,13 +11,16 @@ use super::super::dual_stack::both;
 use super::super::host;
 use super::bed::{self, Bed, Listeners, SMALL_MTU};
 use super::doors::{Door, doors};
-use super::objects::{self, CLIENTS, EXTERNAL_IPS, NAME, NAMED, NAMED_ADDRESSES, OTHER_NAME, PROBE_PORTS, SERVERS};
+use super::objects::{
+    self, CLIENTS, EXTERNAL_IPS, NAME, NAMED, NAMED_ADDRESSES, OTHER_NAME, PORTS, PROBE_PORTS, SERVERS,
+};
 use super::paths::Phase;
-use super::table::{Client, Origin, Row, Target};
+use super::table::{Client, Origin, Packets, Row, Target};
 use crate::kernel::in_netns;
 use crate::lab::{Lab, pod_ips};
 use crate::manifests::{OURS, namespace, profile};
 use crate::packets;
+use crate::sctp;
 
 /// A client: its network namespace and its addresses, IPv4 first.
 #[derive(Debug, Clone)]
@@ -38,6 +41,8 @@ pub struct Scene {
     pub dns_pod: [Option<IpAddr>; 2],
     /// Listeners outside, which end with the scene.
     _outside: Listeners,
+    /// In the server's Pod, whose programs know no SCTP.
+    _sctp: sctp::Listener,
 }
 
 impl Scene {
@@ -82,6 +87,7 @@ impl Scene {
             doors: doors(lab, &bed, &places).await?,
             bridge: bed.bridge()?,
             dns_pod: [false, true].map(|v6| dns_pod.iter().find(|address| address.is_ipv6() == v6).copied()),
+            _sctp: sctp::Listener::listen(&place(&places, "server")?.netns, &PORTS)?,
             places,
             _outside: outside,
         };
@@ -191,7 +197,11 @@ impl Scene {
             Origin::Tunnel | Origin::Nobody => return Ok(None),
         };
         let target = SocketAddr::new(door.addresses[family], door.tcp[0]);
-        Ok(match packets::seen_as(&client.netns, target) {
+        let seen = match row.packets {
+            Packets::Sctp => sctp::seen_as(&client.netns, target),
+            _ => packets::seen_as(&client.netns, target),
+        };
+        Ok(match seen {
             Ok(seen) if seen == expected => None,
             Ok(seen) => Some(format!("{}: who dials {target} is seen as {seen}, expected {expected}", row.key)),
             Err(error) => Some(format!("{}: {target} does not say whom it sees: {error}", row.key)),
