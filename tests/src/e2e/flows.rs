@@ -14,62 +14,91 @@ use crate::kernel::in_netns;
 use crate::lab::{Lab, SLOW, pod_ip};
 use crate::manifests::{OURS, namespace, pod, profile, rule, rule_set};
 use crate::probe::{LongDatagrams, LongFlow, PushServer, Seen};
+use crate::sctp;
 
 /// Where a server listens that sends by itself, beside what listens in every Pod.
 const PUSH: u16 = 9090;
 
-/// A rule on UDP 8080 as well as on TCP 8080.
-fn both_protocols(rule: Value) -> Value {
-    both_on(rule, 8080)
+/// Where everything else listens.
+const PORT: u16 = 8080;
+/// What has flows.
+const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
+
+/// A rule on a port of every protocol.
+fn every_protocol_on(mut rule: Value, port: u16) -> Value {
+    rule["services"] = PROTOCOLS.map(|protocol| json!({"protocol": protocol, "port": port})).into();
+    rule
 }
 
-/// A rule on UDP and TCP, on another port.
-fn both_on(mut rule: Value, port: u16) -> Value {
-    rule["services"] = json!([{"protocol": "TCP", "port": port}, {"protocol": "UDP", "port": port}]);
-    rule
+fn every_protocol(rule: Value) -> Value {
+    every_protocol_on(rule, PORT)
+}
+
+/// A flow of each protocol.
+struct Flows {
+    tcp: LongFlow,
+    udp: LongDatagrams,
+    sctp: sctp::Association,
+}
+
+impl Flows {
+    /// Opens them from inside a namespace.
+    fn open(netns: &Path, target: SocketAddr) -> Result<Self> {
+        let sctp = sctp::Association::open(netns, target).context("failed to open an association of SCTP")?;
+        Ok(Self { tcp: LongFlow::open(netns, target)?, udp: LongDatagrams::open(netns, target)?, sctp })
+    }
+
+    /// That those that go on are all of them, or none.
+    fn all_go_on(&mut self, expected: bool, when: &str) -> Result<()> {
+        let go_on = [self.tcp.speaks(), self.udp.speaks(), self.sctp.speaks()];
+        for (protocol, goes_on) in PROTOCOLS.into_iter().zip(go_on) {
+            ensure!(goes_on == expected, "{when}: whether a flow of {protocol} goes on is {goes_on}");
+        }
+        Ok(())
+    }
+}
+
+/// What answers SCTP in a Pod of the scene, whose program knows none.
+fn sctp_server(lab: &Lab, space: &str) -> Result<sctp::Listener> {
+    Ok(sctp::Listener::listen(&lab.netns(space, "server")?, &[PORT])?)
 }
 
 /// A tightened policy ends the flows that it denies, and only those: a revoked Allow, then an OverrideDeny.
 pub async fn a_tightened_policy_ends_exactly_its_flows(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "fl-tight").await?;
     let name = scene.name.as_str();
-    let client = both_protocols(rule("client-to-server", "Allow", (name, "client"), (name, "server")));
-    let stranger = both_protocols(rule("stranger-to-server", "Allow", (name, "stranger"), (name, "server")));
+    let _server = sctp_server(&lab, name)?;
+    let client = every_protocol(rule("client-to-server", "Allow", (name, "client"), (name, "server")));
+    let stranger = every_protocol(rule("stranger-to-server", "Allow", (name, "stranger"), (name, "server")));
     let set = |rules: &[&Value]| rule_set(name, &rules.iter().map(|rule| (*rule).clone()).collect::<Vec<_>>());
     lab.apply(&set(&[&client, &stranger])).await?;
     lab.await_ready("RuleSet", None, name).await?;
-    let (mut kept, mut lost) =
-        (LongFlow::open(&scene.allowed, scene.target)?, LongFlow::open(&scene.denied, scene.target)?);
-    let datagrams = [&scene.allowed, &scene.denied].map(|netns| LongDatagrams::open(netns, scene.target));
-    let [kept_udp, lost_udp] = datagrams;
-    let (kept_udp, lost_udp) = (kept_udp?, lost_udp?);
-    ensure!(
-        kept.speaks() && lost.speaks() && kept_udp.speaks() && lost_udp.speaks(),
-        "not all flows work to begin with"
-    );
+    let (mut kept, mut lost) = (Flows::open(&scene.allowed, scene.target)?, Flows::open(&scene.denied, scene.target)?);
+    kept.all_go_on(true, "to begin with")?;
+    lost.all_go_on(true, "to begin with")?;
 
     lab.apply(&set(&[&client])).await?;
     lab.await_ready("RuleSet", None, name).await?;
-    ensure!(kept.speaks() && kept_udp.speaks(), "a flow that is still allowed was ended");
-    ensure!(!lost.speaks(), "a TCP flow that is not allowed any more goes on");
-    ensure!(!lost_udp.speaks(), "a UDP flow that is not allowed any more goes on");
+    kept.all_go_on(true, "still allowed")?;
+    lost.all_go_on(false, "not allowed any more")?;
 
-    let quarantine = both_protocols(rule("quarantine", "OverrideDeny", (name, "client"), (name, "server")));
+    let quarantine = every_protocol(rule("quarantine", "OverrideDeny", (name, "client"), (name, "server")));
     lab.apply(&set(&[&client, &quarantine])).await?;
     lab.await_ready("RuleSet", None, name).await?;
-    ensure!(!kept.speaks(), "a TCP flow goes on in spite of an OverrideDeny");
-    ensure!(!kept_udp.speaks(), "a UDP flow goes on in spite of an OverrideDeny");
+    kept.all_go_on(false, "in spite of an OverrideDeny")?;
     scene.remove(&lab).await?;
     Ok(Outcome::Passed)
 }
 
 /// Flows that were open before there were rules (Idle to Full): those that a rule allows live on, whichever end the
-/// rules first see them from; the others end.
+/// rules first see them from; the others end. Of SCTP conntrack takes up nothing but a heartbeat, by which the association
+/// goes on.
 pub async fn flows_older_than_the_rules_are_judged_as_new_ones(lab: Lab) -> Result<Outcome> {
     let name = "fl-old";
     lab.apply(&namespace(name)).await?;
     lab.apply(&profile(name, "Idle", &["client", "server", "stranger"])).await?;
-    lab.apply(&rule_set(name, &[rule("client-to-server", "Allow", (name, "client"), (name, "server"))])).await?;
+    let allowed = every_protocol(rule("client-to-server", "Allow", (name, "client"), (name, "server")));
+    lab.apply(&rule_set(name, &[allowed])).await?;
     for (pod_name, node) in [("server", "node2"), ("client", "node3"), ("stranger", "node3")] {
         lab.apply(&pod(name, pod_name, pod_name, Some(node))).await?;
     }
@@ -80,13 +109,21 @@ pub async fn flows_older_than_the_rules_are_judged_as_new_ones(lab: Lab) -> Resu
     let (client, stranger) = (lab.netns(name, "client")?, lab.netns(name, "stranger")?);
     lab.await_seen(&client, target, Seen::Open, SLOW).await?;
     let (mut kept, mut lost) = (LongFlow::open(&client, target)?, LongFlow::open(&stranger, target)?);
+    let _server = sctp_server(&lab, name)?;
+    let (mut kept_sctp, mut lost_sctp) =
+        (sctp::Association::open(&client, target)?, sctp::Association::open(&stranger, target)?);
     ensure!(kept.speaks() && lost.speaks(), "not both flows work to begin with");
+    ensure!(kept_sctp.speaks() && lost_sctp.speaks(), "not both associations of SCTP work to begin with");
 
     lab.apply(&profile(name, "Full", &["client", "server", "stranger"])).await?;
     lab.await_ready("ContainerWorkloadProfile", None, name).await?;
     ensure!(kept.speaks(), "a flow that a rule allows ended when its Pods went to Full");
     ensure!(!lost.speaks(), "a flow that no rule allows goes on although its Pods are in Full");
     ensure!(kept.speaks(), "a flow that a rule allows ended a little after its Pods went to Full");
+    ensure!(kept_sctp.beats(), "an association that a rule allows has no heartbeat when its Pods are in Full");
+    ensure!(kept_sctp.speaks(), "an association that a rule allows does not go on after a heartbeat");
+    ensure!(!lost_sctp.beats(), "an association that no rule allows has a heartbeat although its Pods are in Full");
+    ensure!(!lost_sctp.speaks(), "an association that no rule allows goes on although its Pods are in Full");
     lab.delete("v1", "Namespace", None, name).await?;
     lab.delete(OURS, "RuleSet", None, name).await?;
     Ok(Outcome::Passed)
@@ -97,7 +134,9 @@ pub async fn flows_older_than_the_rules_are_judged_as_new_ones(lab: Lab) -> Resu
 pub async fn a_tightened_policy_ends_what_a_server_pushes(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "fl-push").await?;
     let name = scene.name.as_str();
-    let from = |role: &str| both_on(rule(&format!("{role}-to-server"), "Allow", (name, role), (name, "server")), PUSH);
+    let from = |role: &str| {
+        every_protocol_on(rule(&format!("{role}-to-server"), "Allow", (name, role), (name, "server")), PUSH)
+    };
     lab.apply(&rule_set(name, &[from("client"), from("stranger")])).await?;
     lab.await_ready("RuleSet", None, name).await?;
     let server = PushServer::listen(&lab.netns(name, "server")?, PUSH)?;
@@ -122,22 +161,21 @@ pub async fn a_tightened_policy_ends_what_a_server_pushes(lab: Lab) -> Result<Ou
 pub async fn a_loosened_policy_ends_nothing(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "fl-loose").await?;
     let name = scene.name.as_str();
-    let client = both_protocols(rule("client-to-server", "Allow", (name, "client"), (name, "server")));
+    let _server = sctp_server(&lab, name)?;
+    let client = every_protocol(rule("client-to-server", "Allow", (name, "client"), (name, "server")));
     lab.apply(&rule_set(name, &[client])).await?;
     lab.await_ready("RuleSet", None, name).await?;
-    let (mut tcp, udp) =
-        (LongFlow::open(&scene.allowed, scene.target)?, LongDatagrams::open(&scene.allowed, scene.target)?);
-    ensure!(tcp.speaks() && udp.speaks(), "not both flows work to begin with");
+    let mut flows = Flows::open(&scene.allowed, scene.target)?;
+    flows.all_go_on(true, "to begin with")?;
     for state in ["Selective", "VisibilityOnly", "Idle", "Full"] {
         lab.apply(&profile(name, state, &["client", "server", "stranger"])).await?;
         lab.await_ready("ContainerWorkloadProfile", None, name).await?;
-        ensure!(tcp.speaks(), "a TCP flow that a rule allows ended when its Pods went to {state}");
-        ensure!(udp.speaks(), "a UDP flow that a rule allows ended when its Pods went to {state}");
+        flows.all_go_on(true, &format!("allowed by a rule, when its Pods went to {state}"))?;
         // What no rule allows tells whether the state is in force.
         let seen = if state == "Full" { Seen::Dropped } else { Seen::Open };
         lab.await_seen(&scene.denied, scene.target, seen, Duration::ZERO).await?;
     }
-    ensure!(tcp.speaks() && udp.speaks(), "a flow that a rule allows ended a little after its Pods went to Full");
+    flows.all_go_on(true, "allowed by a rule, a little after its Pods went to Full")?;
     scene.remove(&lab).await?;
     Ok(Outcome::Passed)
 }
@@ -147,6 +185,7 @@ pub async fn a_loosened_policy_ends_nothing(lab: Lab) -> Result<Outcome> {
 pub async fn a_tightened_policy_ends_flows_through_the_gate(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "fl-gate").await?;
     let name = scene.name.as_str();
+    let _server = sctp_server(&lab, name)?;
     let addresses = lab.bed.addresses()?;
     let address = |key: &str| addresses.get(key).with_context(|| format!("no {key}"));
     let (nodes, kept, lost) =
@@ -157,7 +196,7 @@ pub async fn a_tightened_policy_ends_flows_through_the_gate(lab: Lab) -> Result<
     }
     let from = |list: &str| {
         let providers = json!([{"labels": {"app": [name], "role": ["server"]}}]);
-        both_protocols(json!({"name": list, "consumers": [{"ipList": list}], "providers": providers}))
+        every_protocol(json!({"name": list, "consumers": [{"ipList": list}], "providers": providers}))
     };
     let client = rule("client-to-server", "Allow", (name, "client"), (name, "server"));
     lab.apply(&rule_set(name, &[client.clone(), from("fl-gate-kept"), from("fl-gate-lost")])).await?;
@@ -169,19 +208,17 @@ pub async fn a_tightened_policy_ends_flows_through_the_gate(lab: Lab) -> Result<
     for door in doors.iter().copied() {
         for netns in [&kept, &lost] {
             lab.await_seen(netns, door, Seen::Open, SLOW).await?;
-            let both = (LongFlow::open(netns, door)?, LongDatagrams::open(netns, door)?);
-            flows.push((door, netns == &kept, both));
+            flows.push((door, netns == &kept, Flows::open(netns, door)?));
         }
     }
-    for (door, _, (tcp, udp)) in &mut flows {
-        ensure!(tcp.speaks() && udp.speaks(), "a flow through {door} does not work to begin with");
+    for (door, _, of_door) in &mut flows {
+        of_door.all_go_on(true, &format!("through {door}, to begin with"))?;
     }
 
     lab.apply(&rule_set(name, &[client, from("fl-gate-kept")])).await?;
     lab.await_ready("RuleSet", None, name).await?;
-    for (door, goes_on, (tcp, udp)) in &mut flows {
-        ensure!(tcp.speaks() == *goes_on, "whether a TCP flow through {door} goes on is wrong: expected {goes_on}");
-        ensure!(udp.speaks() == *goes_on, "whether a UDP flow through {door} goes on is wrong: expected {goes_on}");
+    for (door, goes_on, of_door) in &mut flows {
+        of_door.all_go_on(*goes_on, &format!("through {door}, where it should be {goes_on}"))?;
     }
     forge_seals(&lost, "-A")?;
     for door in doors {
@@ -208,15 +245,15 @@ fn source_towards(netns: &Path, target: &str) -> Result<String> {
     words.nth(1).map(str::to_owned).with_context(|| format!("no source in '{}'", route.trim()))
 }
 
-/// A Service on the nodes' ports, TCP and UDP on the same one, in front of the server.
+/// A Service on the nodes' ports, on the same one of every protocol, in front of the server.
 async fn node_port(lab: &Lab, space: &str) -> Result<u16> {
     let port = |protocol: &str| {
         let name = protocol.to_lowercase();
-        json!({"name": name, "port": 8080, "protocol": protocol, "targetPort": 8080, "nodePort": 31808})
+        json!({"name": name, "port": PORT, "protocol": protocol, "targetPort": PORT, "nodePort": 31808})
     };
     let object = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": space, "name": "door"},
-        "spec": {"type": "NodePort", "selector": {"name": "server"}, "ports": [port("TCP"), port("UDP")]},
+        "spec": {"type": "NodePort", "selector": {"name": "server"}, "ports": PROTOCOLS.map(port)},
     });
     lab.apply(&object).await?;
     Ok(31808)
