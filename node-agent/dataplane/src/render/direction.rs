@@ -33,7 +33,7 @@ pub fn chains(policy: &NetnsPolicy, family: Family, generation: u32) -> Chains {
         // A node learns no names.
         let learns = policy.place == Place::Pod && direction == Direction::Inbound;
         let answers = lines.resolvers().filter(|_| learns);
-        let mut rules = head(policy, family, direction, answers);
+        let mut rules = head(policy, family, answers);
         rules.extend(steps(policy, &lines, &[Seen::first(direction)], Some(old)));
         chains.push(Chain::new(name, rules));
         let both = [Seen::first(direction), Seen::backwards(direction)];
@@ -87,22 +87,10 @@ fn take_back_mark() -> String {
     format!("-j CONNMARK --set-xmark 0x0/{REJECT:#x}")
 }
 
-/// Chains that let nothing pass but what never leaves the Pod, and discovery.
+/// Chains that let nothing pass but discovery.
 pub fn closed(family: Family) -> Vec<Chain> {
-    let chain = |name, direction| {
-        let drop = "-j DROP".to_owned();
-        Chain::new(name, [local(direction)].into_iter().chain(discovery(family)).chain([drop]))
-    };
-    vec![chain("RF-IN", Direction::Inbound), chain("RF-OUT", Direction::Outbound)]
-}
-
-/// What never leaves the Pod.
-fn local(direction: Direction) -> String {
-    let option = match direction {
-        Direction::Inbound => "-i",
-        Direction::Outbound => "-o",
-    };
-    format!("{option} lo -j RETURN")
+    let chain = |name| Chain::new(name, discovery(family).into_iter().chain(["-j DROP".to_owned()]));
+    vec![chain("RF-IN"), chain("RF-OUT")]
 }
 
 /// Conntrack does not follow it, and no policy touches it: without it an interface has no IPv6.
@@ -136,15 +124,13 @@ fn untracked_names() -> [String; 4] {
 }
 
 /// What comes before every rule. `answers`: the set with the resolvers whose answers are to be copied.
-fn head(policy: &NetnsPolicy, family: Family, direction: Direction, answers: Option<&str>) -> Vec<String> {
+fn head(policy: &NetnsPolicy, family: Family, answers: Option<&str>) -> Vec<String> {
     let ends = policy.state != Enforcement::VisibilityOnly && policy.place == Place::Pod;
     let unless_ended = if ends { format!("-m connmark ! --mark {ENDED:#x}/{ENDED:#x} ") } else { String::new() };
     let going_on = format!("-m conntrack --ctstate RELATED,ESTABLISHED {unless_ended}-j RETURN");
-    let mut rules = match answers {
-        Some(answers) => vec![local(direction), copy_answers(answers, &unless_ended), going_on],
-        // What nearly all packets are comes first, and leaves at the first rule.
-        None => vec![going_on, local(direction)],
-    };
+    let mut rules: Vec<String> = answers.map(|answers| copy_answers(answers, &unless_ended)).into_iter().collect();
+    // What nearly all packets are leaves here.
+    rules.push(going_on);
     rules.extend(discovery(family));
     // A node's own connections may be older than conntrack, whose settings are not ours: they are judged like others.
     if policy.place == Place::Host {
