@@ -106,6 +106,26 @@ fn webhooks_are_called_from_the_bridge_of_the_apiservers_node_too() {
     assert_eq!(lab.decisions("10.244.1.1", "pod/b/b", "8443/tcp").1, D::Default);
 }
 
+/// EndpointSlices of the apiserver have one family, also where its node has both. No agent has to be there to report the other.
+#[test]
+fn webhooks_are_called_from_the_other_family_of_the_apiservers_node_too() {
+    let mut lab = pair("Full", "Full");
+    for (node, address) in [("cp", "fd00:30::10"), ("n1", "fd00:30::11")] {
+        lab.cluster.nodes.get_mut(node).unwrap().addresses.insert(address.parse().unwrap());
+    }
+    lab.pod_mut("b/b").ips.push("fd00:10::2".parse().unwrap());
+    lab.service("b/db", "10.96.0.5", "db", &["443:8443/tcp"]);
+    lab.cluster.webhook_services.entry(key("b/db")).or_default().insert(443);
+    let from = &lab.compile().node_policies["n1"].inbound_essentials[0].from;
+    assert_eq!(from.as_slice(), ["172.30.0.10/32", "fd00:30::10/128"]);
+    assert_eq!(lab.decisions("fd00:30::10", "fd00:10::2", "8443/tcp").1, D::Essential);
+    assert_eq!(lab.decisions("fd00:30::11", "fd00:10::2", "8443/tcp").1, D::Default, "no apiserver is there");
+    // The address that the EndpointSlices say is no node's: nobody knows another of it.
+    lab.cluster.apiserver_addresses = ["172.30.0.99".parse().unwrap()].into();
+    let from = &lab.compile().node_policies["n1"].inbound_essentials[0].from;
+    assert_eq!(from.as_slice(), ["172.30.0.99/32"]);
+}
+
 /// `b/b` on n2 behind nodePort 30080, with a probe on 8080.
 fn node_port() -> Lab {
     let mut lab = pair("Full", "Full");

@@ -104,13 +104,13 @@ impl Essentials {
     }
 }
 
-/// Where the apiserver connects from. Pods on its own node see it at addresses that only that node's agent knows. Whose an
-/// address is, Kubernetes decides: no node reports itself into this.
+/// Where the apiserver connects from. Its EndpointSlices have one family, and its node may have two; Pods on that node see it
+/// at addresses that only the node's agent knows. Whose an address is, Kubernetes decides: no agent reports its node into this.
 pub(super) fn apiserver(cluster: &ClusterState, facts: &Facts) -> BTreeSet<IpAddr> {
     let own = &cluster.apiserver_addresses;
     let hosts = cluster.nodes.iter().filter(|(_, node)| !node.addresses.is_disjoint(own));
     let hosts = hosts.filter_map(|(name, _)| facts.nodes.get(name));
-    hosts.flat_map(|node| node.believed(&facts.book)).chain(own.iter().copied()).collect()
+    hosts.flat_map(|node| node.addresses(&facts.book)).chain(own.iter().copied()).collect()
 }
 
 /// Whether what is essential depends on a Service.
