@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 
-use super::super::dual_stack::both;
 use super::objects::{ENTERED, EXTERNAL_IPS, LOAD_BALANCERS, NAMED_ADDRESSES, PORTS, PROXY_PORT};
 use super::scene::{Place, place};
 use crate::kernel::in_netns;
@@ -50,10 +50,22 @@ impl Bed {
 
     /// The addresses that node2 has on its bridge.
     pub fn bridge(&self) -> Result<[IpAddr; 2]> {
-        let text =
-            in_netns(&self.netns("node2"), &["ip", "-oneline", "address", "show", "dev", "cni0", "scope", "global"])?;
-        let prefixes = text.lines().filter_map(|line| line.split_whitespace().nth(3)?.split('/').next());
-        both(&prefixes.map(|text| text.parse().context("ip printed no address")).collect::<Result<Vec<_>>>()?)
+        Ok(self.on_bridge("node2")?.map(|prefix| prefix.addr()))
+    }
+
+    /// The first addresses of the ranges that a node's Pods have theirs from, which no Pod gets.
+    pub fn pod_networks(&self, node: &str) -> Result<[IpAddr; 2]> {
+        Ok(self.on_bridge(node)?.map(|prefix| prefix.network()))
+    }
+
+    fn on_bridge(&self, node: &str) -> Result<[IpNet; 2]> {
+        let show = ["ip", "-oneline", "address", "show", "dev", "cni0", "scope", "global"];
+        let text = in_netns(&self.netns(node), &show)?;
+        let prefixes = text.lines().filter_map(|line| line.split_whitespace().nth(3));
+        let parsed =
+            prefixes.map(|text| text.parse().context("ip printed no prefix")).collect::<Result<Vec<IpNet>>>()?;
+        let of_family = |v4: bool| parsed.iter().copied().find(|prefix| prefix.addr().is_ipv4() == v4);
+        Ok([of_family(true).context("a bridge without IPv4")?, of_family(false).context("a bridge without IPv6")?])
     }
 
     /// The router sends what is for load balancers and externalIPs to the node that it is to enter by.

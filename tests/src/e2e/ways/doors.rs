@@ -7,7 +7,9 @@ use anyhow::{Context, Result, bail};
 
 use super::super::dual_stack::both;
 use super::bed::Bed;
-use super::objects::{EXTERNAL_IPS, HOST_NETWORK_PORTS, HOST_PORTS, LOAD_BALANCERS, NAMED_ADDRESSES, PORTS, SERVERS};
+use super::objects::{
+    EXTERNAL_IPS, HOST_NETWORK_PORTS, HOST_PORTS, LOAD_BALANCERS, NAMED_ADDRESSES, PORTS, SERVERS, WEBHOOK_PORTS,
+};
 use super::scene::{Place, place};
 use super::table::Target;
 use crate::lab::{Lab, SLOW};
@@ -53,6 +55,7 @@ pub async fn doors(lab: &Lab, bed: &Bed, places: &BTreeMap<String, Place>) -> Re
     }
     Ok(BTreeMap::from([
         (Target::Pod, Door::new(server, PORTS)),
+        (Target::Tunnelled, Door::new(pod("tunnelled")?, PORTS)),
         (Target::ClusterIp, in_front(cluster)),
         (Target::Headless, Door::new(server, PORTS)),
         (Target::Manual, in_front(service("manual").await?)),
@@ -76,7 +79,8 @@ pub async fn doors(lab: &Lab, bed: &Bed, places: &BTreeMap<String, Place>) -> Re
         (Target::Outside, Door::new(bed.address("EXT")?, PORTS)),
         (Target::Named, Door::new(parsed(NAMED_ADDRESSES[0])?, PORTS)),
         (Target::Dns, Door { addresses: dns, tcp: [53; 2], udp: [53; 2] }),
-        (Target::Webhook, Door::new(server, PORTS)),
+        (Target::Webhook, Door::new(pod("webhook")?, PORTS)),
+        (Target::ClusterIpOfWebhook, Door::new(service("webhook").await?, WEBHOOK_PORTS)),
         (Target::Redirect, Door::new(pod("redirect")?, PORTS)),
         (Target::Rejecting, Door::new(pod("rejecting")?, PORTS)),
         (Target::SmallMtu, Door::new(pod("small-mtu")?, PORTS)),

@@ -6,6 +6,7 @@ mod objects;
 mod paths;
 mod scene;
 mod table;
+mod tunnel;
 
 use anyhow::{Result, bail, ensure};
 
@@ -86,7 +87,7 @@ fn origins(rows: &[Row], scene: &Scene) -> Result<()> {
 /// Whether the server of a row is one that says whom it sees.
 fn tells_its_client(row: &Row) -> bool {
     let connections = [Packets::Both, Packets::Tcp, Packets::Forgotten, Packets::Transfer, Packets::Sctp];
-    let silent = [Target::Probe, Target::ProbeByNodePort, Target::ProbeByNodePortElsewhere, Target::Tunnelled];
+    let silent = [Target::Probe, Target::ProbeByNodePort, Target::ProbeByNodePortElsewhere];
     connections.contains(&row.packets) && row.origin != Origin::Nobody && !silent.contains(&row.to)
 }
 

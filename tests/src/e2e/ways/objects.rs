@@ -27,6 +27,11 @@ const SERVICE_PORTS: [(u16, &str, usize); 4] = [(80, "TCP", 0), (81, "UDP", 1), 
 /// The same of SCTP, which one Service has.
 const SCTP_SERVICE_PORTS: [(u16, &str, usize); 2] = [(80, "SCTP", 0), (81, "SCTP", 1)];
 
+/// Ports of the Service in front of the webhook: the one that it names, and one more.
+pub const WEBHOOK_PORTS: [u16; 2] = [443, 444];
+/// The EndpointSlice of an apiserver.
+pub const APISERVER: &str = "ways-apiserver";
+
 /// Addresses of load balancers: with policy Local, and two with policy Cluster.
 pub const LOAD_BALANCERS: [[&str; 2]; 3] =
     [["203.0.113.10", "2001:db8:113::10"], ["203.0.113.11", "2001:db8:113::11"], ["203.0.113.12", "2001:db8:113::12"]];
@@ -96,6 +101,8 @@ pub fn pods() -> Vec<Value> {
         server,
         host,
         node,
+        listening(SERVERS, "tunnelled", "server", "node2", &PORTS),
+        listening(SERVERS, "webhook", "webhook", "node2", &PORTS),
         listening(SERVERS, "small-mtu", "server", "node2", &PORTS[..1]),
         listening(SERVERS, "redirect", "server", "node2", &[PROXY_PORT]),
         listening(SERVERS, "rejecting", "rejecting", "node2", &PORTS),
@@ -245,12 +252,12 @@ pub fn slices(server: [IpAddr; 2]) -> [Value; 2] {
     })
 }
 
-/// A webhook that the apiserver never calls: only that it is there makes its port essential.
+/// A webhook that the apiserver never calls: only that it is there makes its port essential. Its Service has a second port,
+/// which it does not name.
 pub fn webhook() -> [Value; 2] {
-    let service = json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": SERVERS, "name": "webhook"},
-        "spec": {"selector": {"name": "server"}, "ports": [{"port": 443, "targetPort": PORTS[0], "protocol": "TCP"}]},
-    });
+    let port = |number: usize| json!({"name": format!("port-{number}"), "port": WEBHOOK_PORTS[number], "targetPort": PORTS[number]});
+    let spec = json!({"selector": {"name": "webhook"}, "ports": [port(0), port(1)]});
+    let service = service("webhook", spec);
     let configuration = json!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
         "metadata": {"name": CLIENTS},
@@ -261,10 +268,24 @@ pub fn webhook() -> [Value; 2] {
                 "apiGroups": ["never.ringfence.test"], "apiVersions": ["v1"], "operations": ["CREATE"],
                 "resources": ["nevers"],
             }],
-            "clientConfig": {"service": {"namespace": SERVERS, "name": "webhook"}},
+            "clientConfig": {"service": {"namespace": SERVERS, "name": "webhook", "port": WEBHOOK_PORTS[0]}},
         }],
     });
     [service, configuration]
+}
+
+/// Where another apiserver is: on a node, and of one family, as all that apiservers say of themselves. It is not ready, so that
+/// nobody is sent there.
+pub fn apiserver(address: IpAddr) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": "default", "name": APISERVER, "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        "ports": [{"name": "https", "protocol": "TCP", "port": 6443}],
+        "endpoints": [{"addresses": [address], "conditions": {"ready": false}}],
+    })
 }
 
 /// The client outside, a name, and the rules.

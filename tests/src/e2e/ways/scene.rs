@@ -12,15 +12,17 @@ use super::super::host;
 use super::bed::{self, Bed, Listeners, SMALL_MTU};
 use super::doors::{Door, doors};
 use super::objects::{
-    self, CLIENTS, EXTERNAL_IPS, NAME, NAMED, NAMED_ADDRESSES, OTHER_NAME, PORTS, PROBE_PORTS, SERVERS,
+    self, APISERVER, CLIENTS, EXTERNAL_IPS, NAME, NAMED, NAMED_ADDRESSES, OTHER_NAME, PORTS, PROBE_PORTS, SERVERS,
 };
 use super::paths::Phase;
 use super::table::{Client, Origin, Packets, Row, Target};
-use crate::kernel::in_netns;
-use crate::lab::{Lab, pod_ips};
+use super::tunnel::Tunnel;
+use crate::kernel::{in_netns, knows};
+use crate::lab::{Lab, SLOW, pod_ips};
 use crate::manifests::{OURS, namespace, profile};
 use crate::packets;
 use crate::sctp;
+use crate::wait;
 
 /// A client: its network namespace and its addresses, IPv4 first.
 #[derive(Debug, Clone)]
@@ -39,6 +41,7 @@ pub struct Scene {
     bridge: [IpAddr; 2],
     /// Addresses of the Pod behind the cluster's DNS Service.
     pub dns_pod: [Option<IpAddr>; 2],
+    tunnel: Tunnel,
     /// Listeners outside, which end with the scene.
     _outside: Listeners,
     /// In the server's Pod, whose programs know no SCTP.
@@ -75,9 +78,12 @@ impl Scene {
         let outside = bed::listeners(lab)?;
         let places = places(lab, &bed).await?;
         let server = place(&places, "server")?.addresses;
-        for slice in objects::slices(server) {
-            lab.apply(&slice).await?;
+        let [apiserver, _] = bed.address("NODE3")?;
+        for slice in objects::slices(server).iter().chain([&objects::apiserver(apiserver)]) {
+            lab.apply(slice).await?;
         }
+        let tunnel = Tunnel::create(&bed)?;
+        tunnel.leads_to(place(&places, "tunnelled")?.addresses)?;
         bed::redirects(&places)?;
         let small = place(&places, "small-mtu")?.addresses;
         bed.small_mtu(place(&places, "far")?.addresses, small)?;
@@ -89,12 +95,30 @@ impl Scene {
             dns_pod: [false, true].map(|v6| dns_pod.iter().find(|address| address.is_ipv6() == v6).copied()),
             _sctp: sctp::Listener::listen(&place(&places, "server")?.netns, &PORTS)?,
             places,
+            tunnel,
             _outside: outside,
         };
         scene.doors.insert(Target::Probe, Door::new(scene.probed(lab, "probed").await?, [PROBE_PORTS[0]; 2]));
         lab.await_ready("RuleSet", None, CLIENTS).await?;
+        scene.known().await?;
         scene.ask_for_names()?;
         Ok(scene)
+    }
+
+    /// Awaits that the servers' node knows what only agents and EndpointSlices tell: where the tunnel of another node is, and the
+    /// apiserver.
+    async fn known(&self) -> Result<()> {
+        for (name, addresses) in
+            [("tunnelled", self.tunnel.client()), ("webhook", place(&self.places, "NODE3")?.addresses)]
+        {
+            let netns = &place(&self.places, name)?.netns;
+            wait::until(&format!("{addresses:?} to be known to {name}"), SLOW, || async {
+                let [first, second] = addresses.map(|address| knows(netns, address));
+                Ok((first? && second?).then_some(()))
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// Who dials by name asks for it, and for the name that no rule has; strangers do so too.
@@ -154,9 +178,10 @@ impl Scene {
                 Client::Far => "far",
                 Client::Itself => "server",
                 Client::NearNode | Client::Kubelet => "NODE2",
-                Client::FarNode => "NODE3",
+                // Of the nodes that are not the servers', it has clients, and is said to have an apiserver.
+                Client::FarNode | Client::Apiserver => "NODE3",
                 Client::Outside => "EXT",
-                Client::Apiserver => "APISERVER",
+                Client::ApiserverApart => "APISERVER",
                 Client::Redirecting => "redirecting",
             },
         )
@@ -168,7 +193,9 @@ impl Scene {
             Client::Near => &["near-stranger"],
             Client::Far | Client::Itself => &["far-stranger"],
             Client::Kubelet => &["near-stranger", "far-stranger"],
-            Client::Outside | Client::Apiserver => &["FABRIC"],
+            Client::Outside | Client::ApiserverApart => &["FABRIC"],
+            // A node without an apiserver.
+            Client::Apiserver => &["NODE2"],
             // Every node is a container host, and a redirect is one Pod's own.
             Client::NearNode | Client::FarNode | Client::Redirecting => &[],
         };
@@ -194,7 +221,8 @@ impl Scene {
             Origin::Bridge => self.bridge[family],
             // Of the nodes that are not the servers', one is dialled and has clients.
             Origin::ClientNode | Origin::Translating => place(&self.places, "NODE3")?.addresses[family],
-            Origin::Tunnel | Origin::Nobody => return Ok(None),
+            Origin::Tunnel => self.tunnel.client()[family],
+            Origin::Nobody => return Ok(None),
         };
         let target = SocketAddr::new(door.addresses[family], door.tcp[0]);
         let seen = match row.packets {
@@ -265,6 +293,7 @@ impl Scene {
 pub async fn restore(lab: &Lab) -> Result<()> {
     Bed::new(lab)?.restore()?;
     host::release(lab, "node1").await?;
+    lab.delete("discovery.k8s.io/v1", "EndpointSlice", Some("default"), APISERVER).await?;
     lab.apply(&external_ranges(&[])).await.map(drop)
 }
 
@@ -275,7 +304,7 @@ pub async fn restore(lab: &Lab) -> Result<()> {
 pub async fn enforce(lab: &Lab, phase: Phase) -> Result<()> {
     let state = |full| if full { "Full" } else { "VisibilityOnly" };
     lab.apply(&profile(CLIENTS, state(phase.consumers), &["client", "stranger"])).await?;
-    lab.apply(&profile(SERVERS, state(phase.providers), &["server", "rejecting", "probed"])).await?;
+    lab.apply(&profile(SERVERS, state(phase.providers), &["server", "rejecting", "probed", "webhook"])).await?;
     // The node that is dialled itself: no other row's.
     host::ask(lab, "node1", if phase.providers { "Full" } else { "Idle" }).await?;
     for space in [CLIENTS, SERVERS] {

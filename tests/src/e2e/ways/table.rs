@@ -39,7 +39,8 @@ words! {
         "host-network Pod, same node" => NearNode,
         "host-network Pod, other node" => FarNode,
         "outside" => Outside,
-        "apiserver" => Apiserver,
+        "apiserver on a node" => Apiserver,
+        "apiserver on no node" => ApiserverApart,
         "kubelet" => Kubelet,
         "Pod with a redirect" => Redirecting,
     }
@@ -72,6 +73,7 @@ words! {
         "ClusterIP of the node" => ClusterIpOfNode,
         "cluster DNS" => Dns,
         "webhook" => Webhook,
+        "ClusterIP of a webhook" => ClusterIpOfWebhook,
         "probe port" => Probe,
         "probe port by NodePort" => ProbeByNodePort,
         "probe port by NodePort of another node" => ProbeByNodePortElsewhere,
