@@ -58,6 +58,12 @@ pub struct ClusterState {
 }
 
 impl ClusterState {
+    /// Whether any node is labelled as one of the control plane. Then no other node has an apiserver: with the addresses of its Node
+    /// a kubelet says what it likes, and such a label it may not give itself (admission plugin NodeRestriction).
+    pub fn has_masters(&self) -> bool {
+        self.nodes.values().any(|node| node.control_plane)
+    }
+
     /// The addresses in the EndpointSlices of default/kubernetes.
     pub fn find_apiserver_addresses(&self) -> BTreeSet<IpAddr> {
         self.apiserver_slices().flat_map(EndpointSliceInfo::addresses).collect()

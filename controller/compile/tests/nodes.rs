@@ -126,6 +126,21 @@ fn webhooks_are_called_from_the_other_family_of_the_apiservers_node_too() {
     assert_eq!(from.as_slice(), ["172.30.0.99/32"]);
 }
 
+/// A kubelet writes what it likes into the addresses of its Node, and never that it is a master.
+#[test]
+fn a_worker_that_says_it_has_the_apiservers_address_calls_no_webhook() {
+    let mut lab = pair("Full", "Full");
+    lab.service("b/db", "10.96.0.5", "db", &["443:8443/tcp"]);
+    lab.cluster.webhook_services.entry(key("b/db")).or_default().insert(443);
+    lab.cluster.nodes.get_mut("n1").unwrap().addresses.insert("172.30.0.10".parse().unwrap());
+    lab.cluster.nodes.get_mut("cp").unwrap().addresses = ["172.30.0.13".parse().unwrap()].into();
+    assert_eq!(lab.decisions("172.30.0.11", "pod/b/b", "8443/tcp").1, D::Default);
+    assert_eq!(lab.decisions("172.30.0.10", "pod/b/b", "8443/tcp").1, D::Essential, "the apiserver itself");
+    // Where nobody is labelled, nothing else tells where the apiserver is.
+    lab.cluster.nodes.get_mut("cp").unwrap().control_plane = false;
+    assert_eq!(lab.decisions("172.30.0.11", "pod/b/b", "8443/tcp").1, D::Essential);
+}
+
 /// `b/b` on n2 behind nodePort 30080, with a probe on 8080.
 fn node_port() -> Lab {
     let mut lab = pair("Full", "Full");

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use socket2::SockAddr;
 
 use super::agent::Agent;
@@ -22,13 +24,13 @@ const LIMIT: Duration = Duration::from_secs(120);
 const LEAST: &str = "least_ns_10000";
 /// Connections to one server before the next one's turn comes, and how many turns there are.
 const IN_A_ROW: usize = 50;
-const TURNS: usize = 60;
+const TURNS: usize = 200;
 
-/// A server, what it has for rules, and how long connections took, in nanoseconds.
+/// A server, what it has for rules, and how long connections took: of each turn the median, in nanoseconds.
 struct Lane {
     name: String,
     pair: Pair,
-    samples: Vec<f64>,
+    turns: Vec<f64>,
 }
 
 /// What a server's rules are.
@@ -46,7 +48,7 @@ enum Rules {
     Linear,
 }
 
-/// Prints the median of what each kind of rules adds.
+/// Prints what each kind of rules adds: the median of what it added in each turn, since a machine is not equally fast all the time.
 ///
 /// # Errors
 /// When rules cannot be put in force, or a connection does not open.
@@ -68,10 +70,13 @@ pub fn run(bench: &Bench) -> Result<()> {
     for _ in 0..TURNS {
         lanes.iter_mut().try_for_each(Lane::sample)?;
     }
-    let medians: Vec<f64> = lanes.iter().map(|lane| figures::median(&lane.samples)).collect();
-    let base = medians.first().copied().unwrap_or_default();
-    let added: Vec<(String, f64)> =
-        lanes.iter().zip(&medians).skip(1).map(|(lane, median)| (lane.name.clone(), median - base)).collect();
+    let Some((none, lanes)) = lanes.split_first() else { return Ok(()) };
+    let added_by = |lane: &Lane| {
+        let added: Vec<f64> = lane.turns.iter().zip(&none.turns).map(|(with, without)| with - without).collect();
+        figures::median(&added)
+    };
+    let added: Vec<(String, f64)> = lanes.iter().map(|lane| (lane.name.clone(), added_by(lane))).collect();
+    let base = figures::median(&none.turns);
     let of = |name: &str| added.iter().find(|(own, _)| own == name).map_or(0.0, |(_, added)| *added);
     let fields: Vec<String> = added.iter().map(|(name, added)| format!("{name}={added:.0}")).collect();
     let times = |name: &str| of(&format!("linear_ns_{LINEAR}")) / of(name).max(1.0);
@@ -95,7 +100,7 @@ impl Lane {
             Rules::Peers(count) => format!("ns_{count}"),
             Rules::Ports(count) => format!("ports_ns_{count}"),
         };
-        Ok(Self { name, pair: Pair::new(number)?, samples: Vec::new() })
+        Ok(Self { name, pair: Pair::new(number)?, turns: Vec::new() })
     }
 
     /// Puts the rules in force; with ours, the agent and its folder.
@@ -146,6 +151,10 @@ impl Lane {
     fn sample(&mut self) -> Result<()> {
         let (target, listener) = (SockAddr::from(self.pair.target()), self.pair.listener.try_clone()?);
         let taken = probe::inside(&self.pair.client(), move || {
+            // Another processor would know nothing of what this one has in its caches.
+            let mut first = CpuSet::new();
+            first.set(0)?;
+            sched_setaffinity(Pid::from_raw(0), &first)?;
             let mut taken = Vec::with_capacity(IN_A_ROW);
             for _ in 0..IN_A_ROW {
                 let socket = client()?;
@@ -156,7 +165,7 @@ impl Lane {
             }
             Ok(taken)
         })?;
-        self.samples.extend(taken);
+        self.turns.push(figures::median(&taken));
         Ok(())
     }
 }

@@ -105,10 +105,13 @@ impl Essentials {
 }
 
 /// Where the apiserver connects from. Its EndpointSlices have one family, and its node may have two; Pods on that node see it
-/// at addresses that only the node's agent knows. Whose an address is, Kubernetes decides: no agent reports its node into this.
+/// at addresses that only the node's agent knows. Whose an address is, Kubernetes decides: no agent reports its node into this, and no
+/// kubelet writes it into its Node where masters are labelled.
 pub(super) fn apiserver(cluster: &ClusterState, facts: &Facts) -> BTreeSet<IpAddr> {
     let own = &cluster.apiserver_addresses;
-    let hosts = cluster.nodes.iter().filter(|(_, node)| !node.addresses.is_disjoint(own));
+    let labelled = cluster.has_masters();
+    let hosts = cluster.nodes.iter().filter(|(_, node)| node.control_plane || !labelled);
+    let hosts = hosts.filter(|(_, node)| !node.addresses.is_disjoint(own));
     let hosts = hosts.filter_map(|(name, _)| facts.nodes.get(name));
     hosts.flat_map(|node| node.addresses(&facts.book)).chain(own.iter().copied()).collect()
 }

@@ -63,9 +63,11 @@ impl<'a> Hosts<'a> {
     pub fn new(settings: &ContainerClusterSpec, cluster: &'a ClusterState, facts: &'a Facts) -> Self {
         let endpoints = cluster.find_apiserver_endpoints();
         // Any kubelet can make a mirror Pod of its own node, whatever that says.
+        let labelled = cluster.has_masters();
         let serves = |node: &str| {
             let addresses = || facts.nodes.get(node).map(|node| node.addresses(&facts.book));
-            is_master(cluster, node) || addresses().is_some_and(|own| !own.is_disjoint(&cluster.apiserver_addresses))
+            is_master(cluster, node)
+                || !labelled && addresses().is_some_and(|own| !own.is_disjoint(&cluster.apiserver_addresses))
         };
         let trusted = || cluster.pods.values().filter(|pod| pod.node.as_deref().is_some_and(serves));
         let said = || trusted().filter_map(|pod| pod.control_plane.as_deref());

@@ -274,6 +274,12 @@ pub fn webhook() -> [Value; 2] {
     [service, configuration]
 }
 
+/// A node that is labelled as one of the control plane, or no longer.
+pub fn master(name: &str, is_one: bool) -> Value {
+    let labels = if is_one { json!({"node-role.kubernetes.io/control-plane": ""}) } else { json!({}) };
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
+}
+
 /// Where another apiserver is: on a node, and of one family, as all that apiservers say of themselves. It is not ready, so that
 /// nobody is sent there.
 pub fn apiserver(address: IpAddr) -> Value {

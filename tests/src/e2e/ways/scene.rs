@@ -78,6 +78,7 @@ impl Scene {
         let outside = bed::listeners(lab)?;
         let places = places(lab, &bed).await?;
         let server = place(&places, "server")?.addresses;
+        lab.apply(&objects::master("node3", true)).await?;
         let [apiserver, _] = bed.address("NODE3")?;
         for slice in objects::slices(server).iter().chain([&objects::apiserver(apiserver)]) {
             lab.apply(slice).await?;
@@ -294,6 +295,7 @@ pub async fn restore(lab: &Lab) -> Result<()> {
     Bed::new(lab)?.restore()?;
     host::release(lab, "node1").await?;
     lab.delete("discovery.k8s.io/v1", "EndpointSlice", Some("default"), APISERVER).await?;
+    lab.apply(&objects::master("node3", false)).await?;
     lab.apply(&external_ranges(&[])).await.map(drop)
 }
 
