@@ -93,29 +93,24 @@ pub struct Hook {
     pub table: &'static str,
     /// Chain of the kernel.
     pub chain: &'static str,
-    /// What is led to it; empty for everything.
-    pub only: &'static str,
     /// Chain of ours that it jumps to, first of all.
     pub target: &'static str,
 }
 
-/// What never leaves a network namespace comes by no policy.
-const COMING_IN: &str = "! -i lo ";
-const GOING_OUT: &str = "! -o lo ";
 /// The hooks in table mangle.
 pub const MANGLE_HOOKS: [Hook; 2] = [
-    Hook { table: "mangle", chain: "PREROUTING", only: COMING_IN, target: "RF-IN" },
-    Hook { table: "mangle", chain: "OUTPUT", only: GOING_OUT, target: "RF-OUT" },
+    Hook { table: "mangle", chain: "PREROUTING", target: "RF-IN" },
+    Hook { table: "mangle", chain: "OUTPUT", target: "RF-OUT" },
 ];
 /// The hooks in table mangle of a node: what it forwards passes neither.
 pub const HOST_HOOKS: [Hook; 2] = [
-    Hook { table: "mangle", chain: "INPUT", only: COMING_IN, target: "RF-HOST-IN" },
-    Hook { table: "mangle", chain: "OUTPUT", only: GOING_OUT, target: "RF-HOST-OUT" },
+    Hook { table: "mangle", chain: "INPUT", target: "RF-HOST-IN" },
+    Hook { table: "mangle", chain: "OUTPUT", target: "RF-HOST-OUT" },
 ];
 /// The hooks in table filter.
 pub const FILTER_HOOKS: [Hook; 3] = [
-    Hook { table: "filter", chain: "INPUT", only: "", target: "RF-REJECT" },
+    Hook { table: "filter", chain: "INPUT", target: "RF-REJECT" },
     // A Pod that forwards is rare, but a packet that is marked must never pass.
-    Hook { table: "filter", chain: "FORWARD", only: "", target: "RF-REJECT" },
-    Hook { table: "filter", chain: "OUTPUT", only: "", target: "RF-REJECT" },
+    Hook { table: "filter", chain: "FORWARD", target: "RF-REJECT" },
+    Hook { table: "filter", chain: "OUTPUT", target: "RF-REJECT" },
 ];

@@ -272,7 +272,7 @@ fn delete_chains<'a>(chains: impl Iterator<Item = &'a String>) -> String {
 }
 
 fn jump(hook: &Hook) -> String {
-    format!("{}-j {}", hook.only, hook.target)
+    format!("-j {}", hook.target)
 }
 
 fn leads_to(own: &str, rule: &str) -> bool {
@@ -338,7 +338,7 @@ mod tests {
     fn what_was_restored_is_verified_and_restoring_it_again_hooks_nothing() {
         let rendered = render(&rejecting(), 1);
         let first = rendered.restore_text(Family::V4, &Installed::default());
-        assert!(first.contains("-I PREROUTING 1 ! -i lo -j RF-IN\n") && first.contains("-I FORWARD 1 -j RF-REJECT\n"));
+        assert!(first.contains("-I PREROUTING 1 -j RF-IN\n") && first.contains("-I FORWARD 1 -j RF-REJECT\n"));
         let saved = saved(&first);
         assert_eq!(rendered.verify(Family::V4, &saved), Readback::Ok);
         assert_eq!(rendered.installed_after(Family::V4, Installed::default()), saved, "as it was foreseen");

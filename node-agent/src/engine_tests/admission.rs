@@ -49,9 +49,7 @@ fn profile_with(state: PolicyState, start: Option<UnprotectedStart>) -> Change {
 
 /// Both families are decided by rules of ours.
 fn decides(netns: &Netns) -> bool {
-    [netns.holds(), netns.saves("ip6tables-nft-save", &[])]
-        .iter()
-        .all(|save| save.contains("-A PREROUTING ! -i lo -j RF-IN"))
+    [netns.holds(), netns.saves("ip6tables-nft-save", &[])].iter().all(|save| save.contains("-A PREROUTING -j RF-IN"))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -166,7 +166,7 @@ fn what_is_essential_passes_a_node_in_full_and_nothing_else() {
     assert!(scene.reaches(22) && !scene.reaches(8080));
     assert!(scene.has_foreign());
     assert_eq!(notes_in(scene.folder.path()), ["host-confirmed.json"]);
-    assert!(scene.node.holds().contains("-A INPUT ! -i lo -j RF-HOST-IN\n"), "{}", scene.node.holds());
+    assert!(scene.node.holds().contains("-A INPUT -j RF-HOST-IN\n"), "{}", scene.node.holds());
     assert!(!scene.node.holds().contains("FORWARD -j RF"), "what is forwarded comes by nothing");
 
     // Members come and go without a rule that changes.
@@ -218,7 +218,7 @@ async fn what_somebody_takes_away_from_a_node_is_put_back() {
     heard(&mut said, |said| said.state == State::InForce && said.problem.is_none()).await;
     let before = scene.rules_without_generation();
 
-    for damage in ["-F RF-HOST-IN", "-D INPUT ! -i lo -j RF-HOST-IN", "-I RF-HOST-IN -j RETURN", "-F"] {
+    for damage in ["-F RF-HOST-IN", "-D INPUT -j RF-HOST-IN", "-I RF-HOST-IN -j RETURN", "-F"] {
         let words: Vec<&str> = ["-t", "mangle"].into_iter().chain(damage.split(' ')).collect();
         scene.node.exec("iptables-nft", &words, "");
         heard(&mut said, |said| said.problem.as_deref() == Some(PUT_BACK)).await;

@@ -20,8 +20,9 @@ const PEERS: [usize; 3] = [0, 100, 10_000];
 const PORTS: [usize; 3] = [100, 1_000, 10_000];
 const LINEAR: usize = 10_000;
 const LIMIT: Duration = Duration::from_secs(120);
-/// What [`Rules::Least`] is called.
+/// What [`Rules::Least`] and [`Rules::Needed`] are called.
 const LEAST: &str = "least_ns_10000";
+const NEEDED: &str = "needed_ns_10000";
 /// Connections to one server before the next one's turn comes, and how many turns there are.
 const IN_A_ROW: usize = 50;
 const TURNS: usize = 200;
@@ -40,6 +41,8 @@ enum Rules {
     Conntrack,
     /// The least that lets only some peers begin and whoever is connected go on: three rules and a set.
     Least,
+    /// The same that also ends flows and says whose rule it is, as ours do.
+    Needed,
     /// Of ours, which differ in peers.
     Peers(usize),
     /// Of ours, which differ in ports.
@@ -53,7 +56,7 @@ enum Rules {
 /// # Errors
 /// When rules cannot be put in force, or a connection does not open.
 pub fn run(bench: &Bench) -> Result<()> {
-    let mut kinds = vec![Rules::None, Rules::Conntrack, Rules::Linear, Rules::Least];
+    let mut kinds = vec![Rules::None, Rules::Conntrack, Rules::Linear, Rules::Least, Rules::Needed];
     kinds.extend(PEERS.map(Rules::Peers));
     kinds.extend(PORTS.map(Rules::Ports));
     let mut lanes = Vec::new();
@@ -81,10 +84,11 @@ pub fn run(bench: &Bench) -> Result<()> {
     let fields: Vec<String> = added.iter().map(|(name, added)| format!("{name}={added:.0}")).collect();
     let times = |name: &str| of(&format!("linear_ns_{LINEAR}")) / of(name).max(1.0);
     println!(
-        "bench first-packet {} times={:.1} least_times={:.1} connect_ns={base:.0} samples={}",
+        "bench first-packet {} times={:.1} least_times={:.1} needed_times={:.1} connect_ns={base:.0} samples={}",
         fields.join(" "),
         times(&format!("ns_{LINEAR}")),
         times(LEAST),
+        times(NEEDED),
         IN_A_ROW * TURNS
     );
     Ok(())
@@ -97,6 +101,7 @@ impl Lane {
             Rules::Conntrack => "conntrack_ns".to_owned(),
             Rules::Linear => format!("linear_ns_{LINEAR}"),
             Rules::Least => LEAST.to_owned(),
+            Rules::Needed => NEEDED.to_owned(),
             Rules::Peers(count) => format!("ns_{count}"),
             Rules::Ports(count) => format!("ports_ns_{count}"),
         };
@@ -116,13 +121,13 @@ impl Lane {
                 self.pair.at_server("iptables-nft-restore", &["--noflush"], &linear(client)?)?;
                 return Ok(None);
             }
-            Rules::Least => {
+            Rules::Least | Rules::Needed => {
                 let mut set = format!("create PEERS hash:net\nadd PEERS {client}\n");
                 for number in 1..=LINEAR {
                     set += &format!("add PEERS {}\n", stranger(number)?);
                 }
                 self.pair.at_server("ipset", &["restore"], &set)?;
-                self.pair.at_server("iptables-nft-restore", &["--noflush"], &least())?;
+                self.pair.at_server("iptables-nft-restore", &["--noflush"], &least(matches!(kind, Rules::Needed)))?;
                 return Ok(None);
             }
             Rules::Peers(count) => (*count, 0),
@@ -179,11 +184,17 @@ fn stranger(number: usize) -> Result<IpAddr> {
 /// `iptables-restore` input that lets everything pass.
 const FOLLOW: &str = "*mangle\n-A PREROUTING -m conntrack --ctstate INVALID -j RETURN\nCOMMIT\n";
 
-/// `iptables-restore` input: both directions pass when they belong to a connection; others come in if a set has them.
-fn least() -> String {
-    let known = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
+/// `iptables-restore` input: both directions pass when they belong to a connection; others come in if a set has them. `needed`: unless
+/// it is a flow that was ended, and by a rule that has a name.
+fn least(needed: bool) -> String {
+    let (unless_ended, name) = match needed {
+        true => ("-m connmark ! --mark 0x40000000/0x40000000 ", "-m comment --comment \"rf:bench/rule\" "),
+        false => ("", ""),
+    };
+    let known = format!("-m conntrack --ctstate RELATED,ESTABLISHED {unless_ended}-j ACCEPT");
     format!(
-        "*mangle\n-A PREROUTING {known}\n-A PREROUTING -p tcp -m tcp --dport {PORT} -m set --match-set PEERS src -j ACCEPT\n\
+        "*mangle\n-A PREROUTING {known}\n\
+         -A PREROUTING -p tcp -m tcp --dport {PORT} -m set --match-set PEERS src {name}-j ACCEPT\n\
          -A PREROUTING -j DROP\n-A OUTPUT {known}\n-A OUTPUT -j DROP\nCOMMIT\n"
     )
 }

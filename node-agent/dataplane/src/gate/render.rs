@@ -36,11 +36,11 @@ use crate::sets::SetDef;
 
 /// Where the gate hangs.
 const IN_MANGLE: [Hook; 2] = [
-    Hook { table: "mangle", chain: "POSTROUTING", only: "", target: names::ENTRY },
-    Hook { table: "mangle", chain: "PREROUTING", only: "", target: END },
+    Hook { table: "mangle", chain: "POSTROUTING", target: names::ENTRY },
+    Hook { table: "mangle", chain: "PREROUTING", target: END },
 ];
 /// Where it rejects.
-const IN_FILTER: [Hook; 1] = [Hook { table: "filter", chain: "FORWARD", only: "", target: names::ENTRY }];
+const IN_FILTER: [Hook; 1] = [Hook { table: "filter", chain: "FORWARD", target: names::ENTRY }];
 const END: &str = "RF-GATE-END";
 const DOORS: &str = "RF-GATE-DOORS";
 

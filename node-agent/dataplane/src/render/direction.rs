@@ -34,10 +34,11 @@ pub fn chains(policy: &NetnsPolicy, family: Family, generation: u32) -> Chains {
         let learns = policy.place == Place::Pod && direction == Direction::Inbound;
         let answers = lines.resolvers().filter(|_| learns);
         let mut rules = head(policy, family, answers);
-        rules.extend(steps(policy, &lines, &[Seen::first(direction)], Some(old)));
+        let let_go = [local(direction), format!("-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -g {old}")];
+        rules.extend(steps(policy, &lines, &[Seen::first(direction)], &let_go));
         chains.push(Chain::new(name, rules));
         let both = [Seen::first(direction), Seen::backwards(direction)];
-        chains.push(Chain::new(old, steps(policy, &lines, &both, None)));
+        chains.push(Chain::new(old, steps(policy, &lines, &both, &[])));
     }
     chains.push(Chain::new(names.drop, ["-j DROP".to_owned()]));
     chains.extend(last(policy, names));
@@ -65,7 +66,10 @@ fn passing(state: Enforcement) -> Vec<String> {
     match state {
         Enforcement::VisibilityOnly => {}
         Enforcement::Selective => rules.push(ended),
-        Enforcement::Full => rules.extend(["-m conntrack --ctstate INVALID -j DROP".to_owned(), ended]),
+        // Conntrack may call invalid what never leaves the Pod, which no policy looks at.
+        Enforcement::Full => {
+            rules.extend(["! -i lo ! -o lo -m conntrack --ctstate INVALID -j DROP".to_owned(), ended]);
+        }
     }
     rules.push(take_back_mark());
     rules
@@ -87,10 +91,22 @@ fn take_back_mark() -> String {
     format!("-j CONNMARK --set-xmark 0x0/{REJECT:#x}")
 }
 
-/// Chains that let nothing pass but discovery.
+/// Chains that let nothing pass but what never leaves the Pod, and discovery.
 pub fn closed(family: Family) -> Vec<Chain> {
-    let chain = |name| Chain::new(name, discovery(family).into_iter().chain(["-j DROP".to_owned()]));
-    vec![chain("RF-IN"), chain("RF-OUT")]
+    let chain = |name, direction| {
+        let drop = "-j DROP".to_owned();
+        Chain::new(name, [local(direction)].into_iter().chain(discovery(family)).chain([drop]))
+    };
+    vec![chain("RF-IN", Direction::Inbound), chain("RF-OUT", Direction::Outbound)]
+}
+
+/// What never leaves the Pod.
+fn local(direction: Direction) -> String {
+    let option = match direction {
+        Direction::Inbound => "-i",
+        Direction::Outbound => "-o",
+    };
+    format!("{option} lo -j RETURN")
 }
 
 /// Conntrack does not follow it, and no policy touches it: without it an interface has no IPv6.
@@ -103,13 +119,14 @@ fn discovery(family: Family) -> Vec<String> {
     }
 }
 
-/// Copies what resolvers answer: of questions that the Pod itself has asked, so that nobody teaches it anything unasked.
+/// Copies what resolvers answer: of questions that the Pod itself has asked, so that nobody teaches it anything unasked, nor does
+/// it itself.
 ///
 /// Of a stream of TCP a segment does not say where a message begins, so that whoever has text in an answer could have it taken
 /// for one of its own.
 fn copy_answers(resolvers: &str, unless: &str) -> String {
     format!(
-        "-p udp -m udp --sport 53 -m conntrack --ctstate ESTABLISHED --ctdir REPLY {unless}-m set --match-set {resolvers} src \
+        "! -i lo -p udp -m udp --sport 53 -m conntrack --ctstate ESTABLISHED --ctdir REPLY {unless}-m set --match-set {resolvers} src \
          -m comment --comment \"rf:names\" -j NFLOG --nflog-group {ANSWERS} --nflog-threshold 1"
     )
 }
@@ -139,24 +156,23 @@ fn head(policy: &NetnsPolicy, family: Family, answers: Option<&str>) -> Vec<Stri
     rules
 }
 
-/// Essential, OverrideDeny, Allow, Deny, default; within each step, every orientation that the packet may have. `older`: the chain
-/// for flows that may be older than the rules.
-fn steps(policy: &NetnsPolicy, lines: &Lines, orientations: &[Seen], older: Option<&str>) -> Vec<String> {
+/// Essential, OverrideDeny, Allow, Deny, default; within each step, every orientation that the packet may have. `let_go`: rules that
+/// come before the first one that blocks. What an Allow hits need not come by them: where nothing overrides, it passes whatever else it is.
+fn steps(policy: &NetnsPolicy, lines: &Lines, orientations: &[Seen], let_go: &[String]) -> Vec<String> {
     let order: [(fn(&SideLines) -> &Vec<Line>, bool); 4] = [
         (|side| &side.essential, false),
         (|side| &side.override_deny, true),
         (|side| &side.allow, false),
         (|side| &side.deny, true),
     ];
-    // What passes in the orientation that it seems to have passes whatever the other one is, unless something overrides.
-    let overridden = [Direction::Inbound, Direction::Outbound]
-        .into_iter()
-        .any(|direction| !lines.side(direction).override_deny.is_empty());
-    let to_older_before = if overridden { 0 } else { 3 };
+    // Of either direction: nobody knows in which one an older flow began.
+    let overridden =
+        [Direction::Inbound, Direction::Outbound].into_iter().any(|side| !lines.side(side).override_deny.is_empty());
+    let first_to_block = if overridden { 1 } else { 3 };
     let mut rules = Vec::new();
     for (step, (pick, blocks)) in order.into_iter().enumerate() {
-        if let Some(older) = older.filter(|_| step == to_older_before) {
-            rules.push(format!("-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -g {older}"));
+        if step == first_to_block {
+            rules.extend_from_slice(let_go);
         }
         for seen in orientations {
             for line in pick(lines.side(seen.rules_of)) {

@@ -14,7 +14,7 @@
 //!
 //! | chain | holds |
 //! | --- | --- |
-//! | `RF-IN`, `RF-OUT` | established, essential, OverrideDeny, Allow, Deny, state |
+//! | `RF-IN`, `RF-OUT` | established, essential, loopback, OverrideDeny, Allow, Deny, state |
 //! | `RF-IN-OLD`, `RF-OUT-OLD` | TCP flows older than the rules, judged in both orientations |
 //! | `RF-DROP` | drops |
 //! | `RF-MARK` | marks for rejection |

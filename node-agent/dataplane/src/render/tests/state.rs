@@ -44,6 +44,11 @@ fn an_allow_lets_no_ended_flow_pass_and_in_full_nothing_invalid(
     assert_eq!(fates(Enforcement::Full), ([Passed, Passed, Dropped], [Dropped; 3]));
     assert_eq!(fates(Enforcement::Selective), ([Passed; 3], [Dropped; 3]));
     assert_eq!(fates(Enforcement::VisibilityOnly), ([Passed; 3], [Passed; 3]));
+    // No policy looks at loopback, whatever conntrack calls it.
+    let full = with(Enforcement::Full, direction, &entries);
+    for state in ["NEW", "INVALID"] {
+        assert_eq!(fate(&full, &Probe { interface: "lo", state, ..probe }), Passed, "{state}");
+    }
     // Nor does Selective by its default.
     let selective = with(Enforcement::Selective, direction, &entries);
     let other = packet(direction, peer, Protocol::UDP, 1, 82);
