@@ -139,12 +139,13 @@ evictionHard: {nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.availabl
 YAML
 }
 
-# write_proxy_config N: of nodes that are mixed, the even ones translate with iptables.
+# write_proxy_config N: of nodes that are mixed, the odd ones translate with iptables. (On node2 it would break a test that sends
+# a connection through there in one direction: kube-proxy then drops what conntrack calls invalid.)
 write_proxy_config() {
   local range=$POD_RANGE mode
   mode=$(proxy_mode)
   if [[ $mode == mixed ]]; then
-    if (($1 % 2)); then mode=nftables; else mode=iptables; fi
+    if (($1 % 2)); then mode=iptables; else mode=nftables; fi
   fi
   [[ $(cat "$STATE/outside") != 1 ]] || range=$POD_RANGE_BOTH
   cat <<YAML

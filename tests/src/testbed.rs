@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 pub struct Testbed {
     name: String,
     root: PathBuf,
-    varied: bool,
+    outside: bool,
 }
 
 /// A running Pod sandbox.
@@ -30,9 +30,6 @@ pub struct Sandbox {
     pub netns: PathBuf,
 }
 
-/// How kube-proxies translate.
-const PROXY_MODE: &str = "RINGFENCE_PROXY_MODE";
-
 /// The root folder of the work tree.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
@@ -41,22 +38,20 @@ pub fn root() -> PathBuf {
 impl Testbed {
     /// A handle; nothing is started.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), root: root(), varied: false }
+        Self { name: name.to_owned(), root: root(), outside: false }
     }
 
-    /// The Pods of one node get addresses outside its podCIDR: nothing may assume that they lie in it. And unless the environment says
-    /// otherwise, nodes translate Services each in its way, as on a cluster that is changing over.
+    /// The Pods of one node get addresses outside its podCIDR: nothing may assume that they lie in it.
     #[must_use]
-    pub fn varied(self) -> Self {
-        Self { varied: true, ..self }
+    pub fn with_pods_outside_pod_cidr(self) -> Self {
+        Self { outside: true, ..self }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.root.join("tests/cluster/cluster.sh"));
         command.args(arguments);
-        if self.varied {
+        if self.outside {
             command.env("RINGFENCE_POD_CIDR_OUTSIDE", "1");
-            command.env(PROXY_MODE, std::env::var_os(PROXY_MODE).unwrap_or_else(|| "mixed".into()));
         }
         command
     }

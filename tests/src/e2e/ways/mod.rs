@@ -32,7 +32,8 @@ pub async fn every_way_of_the_table(lab: Lab) -> Result<Outcome> {
     let ran = run(&lab, &rows).await;
     scene::restore(&lab).await?;
     ran?.remove(&lab).await?;
-    Ok(Outcome::Partly(not_run(&rows)))
+    let not_run = not_run(&rows);
+    Ok(if not_run.is_empty() { Outcome::Passed } else { Outcome::Partly(not_run) })
 }
 
 async fn run(lab: &Lab, rows: &[Row]) -> Result<Scene> {
