@@ -134,11 +134,15 @@ fn a_worker_that_says_it_has_the_apiservers_address_calls_no_webhook() {
     lab.cluster.webhook_services.entry(key("b/db")).or_default().insert(443);
     lab.cluster.nodes.get_mut("n1").unwrap().addresses.insert("172.30.0.10".parse().unwrap());
     lab.cluster.nodes.get_mut("cp").unwrap().addresses = ["172.30.0.13".parse().unwrap()].into();
-    assert_eq!(lab.decisions("172.30.0.11", "pod/b/b", "8443/tcp").1, D::Default);
-    assert_eq!(lab.decisions("172.30.0.10", "pod/b/b", "8443/tcp").1, D::Essential, "the apiserver itself");
+    let callers = |lab: &Lab| lab.compile().node_policies["n1"].inbound_essentials[0].from.as_slice().to_vec();
+    assert_eq!(
+        callers(&lab),
+        ["172.30.0.10/32"],
+        "what the EndpointSlices say, and nothing that the worker has beside it"
+    );
     // Where nobody is labelled, nothing else tells where the apiserver is.
     lab.cluster.nodes.get_mut("cp").unwrap().control_plane = false;
-    assert_eq!(lab.decisions("172.30.0.11", "pod/b/b", "8443/tcp").1, D::Essential);
+    assert_eq!(callers(&lab), ["172.30.0.10/32", "172.30.0.11/32"]);
 }
 
 /// `b/b` on n2 behind nodePort 30080, with a probe on 8080.
