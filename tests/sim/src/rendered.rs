@@ -224,6 +224,8 @@ impl AtPod<'_> {
         };
         match name.split_once('/').and_then(action) {
             _ if name.starts_with("essential:") => Ok(Decision::Essential),
+            // Loopback is let go before the first rule that blocks: an Allow that hits it first only does the same sooner.
+            Some(Action::Allow) if probe.interface == "lo" => Ok(Decision::Essential),
             Some(Action::Allow) => Ok(Decision::Allow),
             Some(Action::Deny) => Ok(Decision::Deny),
             Some(Action::OverrideDeny) => Ok(Decision::OverrideDeny),
