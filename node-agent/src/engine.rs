@@ -50,6 +50,7 @@ use crate::view::View;
 
 pub use channels::{Inputs, Outputs};
 use dispatching::Threads;
+use guarding::Leftover;
 pub use node::NodeSide;
 use node::Standing;
 pub use settings::Settings;
@@ -68,6 +69,9 @@ const LEDGER_DELAY: Duration = Duration::from_secs(1);
 const HEARD: usize = 256;
 /// For so long a Pod's start may wait for its rules, where nothing else is said.
 pub const POD_START_WAIT: Duration = Duration::from_secs(10);
+/// For so long after its start an agent lets no Pod start by what was left on disk alone. An apiserver that is there has answered by
+/// then; where there is none, only a kubelet's static Pods start.
+const LEDGER_WAIT: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Debug)]
@@ -80,7 +84,7 @@ pub struct Engine {
     /// Pods that are exposed on nodes other than their own, if any are.
     exposed: Option<Vec<Exposed>>,
     /// See [`Settings::stale_gate`].
-    stale_gate: bool,
+    leftover: Option<Leftover>,
     /// The Pods that wait to start.
     admissions: Admissions,
     /// What the CNI plugin was last to be, and what came of that.
@@ -131,15 +135,15 @@ impl Engine {
     ) -> (Self, UnboundedReceiver<Finished>) {
         let (finished, arrivals) = unbounded_channel();
         let (heard, heard_in) = channel(HEARD);
-        let Settings { own_namespace, pod_start_wait, before, .. } = settings;
+        let Settings { own_namespace, pod_start_wait, ledger_wait, before, .. } = settings;
         let engine = Self {
             view,
             slots: BTreeMap::new(),
             threads: Threads::new(backend, settings.readings, finished),
             gate: settings.gate,
             exposed: None,
-            stale_gate: settings.stale_gate,
-            admissions: Admissions::new(pod_start_wait, own_namespace.clone(), before),
+            leftover: settings.stale_gate.then(Leftover::new),
+            admissions: Admissions::new(pod_start_wait, ledger_wait, own_namespace.clone(), before),
             chained: None,
             off: false,
             node_addresses: machine::addresses(),
@@ -177,6 +181,7 @@ impl Engine {
                 Ok(()) = inputs.off.changed() => self.take_switch(&mut inputs.off),
                 Some(finished) = arrivals.recv() => self.take_all_finished(finished, &mut arrivals),
                 Some(finished) = gate::arrived(&mut self.gate) => self.take_gate(finished),
+                removed = guarding::ended(&mut self.leftover) => self.take_leftover(removed),
                 // What was read back there is to be remembered.
                 () = news_of(&mut self.node) => self.keep_soon(),
                 Some(heard) = self.heard_in.recv() => self.take_heard(heard),
@@ -209,7 +214,8 @@ impl Engine {
         self.dispatch(now);
         self.look_for_connections(now);
         let store = self.view.counts().then(|| self.view.store());
-        self.admissions.settle(&Knowledge { store, slots: &self.slots, now });
+        let fresh = self.view.is_loaded() || self.off;
+        self.admissions.settle(&Knowledge { store, fresh, slots: &self.slots, now });
         self.tell(now);
         self.wake_at = self.deadline(now);
     }
@@ -222,7 +228,8 @@ impl Engine {
         // It is told again what the node itself waits for.
         let node = self.node.as_ref().and_then(NodeSide::deadline).filter(|at| *at > now);
         let gate = self.gate.as_ref().and_then(|gate| gate.deadline(now));
-        slots.chain(watches).chain(node).chain(gate).chain(self.keep_at).chain(self.admissions.deadline()).min()
+        let gate = gate.into_iter().chain(self.leftover.as_ref().and_then(|leftover| leftover.deadline(now)));
+        slots.chain(watches).chain(node).chain(gate).chain(self.keep_at).chain(self.admissions.deadline(now)).min()
     }
 }
 

@@ -49,6 +49,12 @@ impl Running {
     /// that has read back `readings`.
     fn start(node: Option<Cookie>, readings: BTreeMap<Cookie, Readings>) -> Self {
         let running = Self::start_blank(node, readings);
+        running.reads_shop();
+        running
+    }
+
+    /// It reads everything once: a namespace `shop` in Full.
+    fn reads_shop(&self) {
         for kind in Kind::ALL {
             let objects = match kind {
                 Kind::NodePolicy => {
@@ -58,9 +64,8 @@ impl Running {
                 Kind::Profile => [shop(PolicyState::Full)].into(),
                 _ => BTreeMap::new(),
             };
-            running.say(Change::All { kind, objects });
+            self.say(Change::All { kind, objects });
         }
-        running
     }
 
     /// It has read nothing.
@@ -75,15 +80,20 @@ impl Running {
         before: Option<Fallback>,
         learned: BTreeMap<String, Learned>,
     ) -> Self {
+        let pod_start_wait = Duration::from_millis(500);
+        let settings = Settings { pod_start_wait, before, readings, learned, ..Settings::default() };
+        Self::start_with(View::new(None), settings, node)
+    }
+
+    /// It begins with a view and settings, and takes `node` for the namespace of the node.
+    fn start_with(view: View, settings: Settings, node: Option<Cookie>) -> Self {
         let (changes, changes_in) = unbounded_channel();
         let (sandboxes, sandboxes_in) = unbounded_channel();
         let (outputs, told) = Outputs::new();
         let (chaining_out, chaining) = watch::channel(None);
         let (asks_out, asks) = unbounded_channel();
         let outputs = Outputs { chaining: Some(chaining_out), ..outputs };
-        let pod_start_wait = Duration::from_millis(500);
-        let settings = Settings { pod_start_wait, before, readings, learned, ..Settings::default() };
-        let (mut engine, arrivals) = Engine::new(View::new(None), Backend::Nft, settings, outputs);
+        let (mut engine, arrivals) = Engine::new(view, Backend::Nft, settings, outputs);
         engine.threads.own_cookie = node;
         // The CNI configuration is always what it is to be.
         let (mut wanted, done) = (chaining.clone(), asks_out.clone());

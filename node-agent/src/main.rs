@@ -40,6 +40,7 @@ mod ipset;
 #[cfg(test)]
 mod lab;
 mod lacking;
+mod lasting;
 mod ledger;
 mod machine;
 mod memory;

@@ -91,30 +91,21 @@ pub fn on(options: &Options) -> anyhow::Result<()> {
 /// # Errors
 /// What stays.
 pub async fn off(options: &Options) -> anyhow::Result<()> {
-    let backend = Backend::probe()?;
     let mut failed = Vec::new();
     // First, so that no agent puts anything back. Where no agent runs, what follows is worth doing without.
     if let Err(error) = Switch::of(options.state_dir()).turn_off() {
         failed.push(format!("note that this node is off, so that an agent does not put everything back: {error}"));
     }
-    let mut removed = 0;
-    for location in locations(options).await {
-        match tokio::task::block_in_place(|| remove(backend, &location, Place::Pod)) {
-            Ok(done) => removed += usize::from(done == Done::Removed),
-            Err(error) => failed.push(format!("{location}: {error}")),
+    // By this the plugin refuses Pods while no agent answers. Whatever becomes of rules, Pods are to start.
+    install::forget_fallback(options.state_dir());
+    let removed = match Backend::probe() {
+        Ok(backend) => remove_from_pods(backend, options, &mut failed).await,
+        Err(error) => {
+            failed.push(error.to_string());
+            0
         }
-    }
-    // The kubelet may use another back end than when its rules were written.
-    let own = options.host_location();
-    for backend in Backend::in_use_on_node() {
-        if let Err(error) = tokio::task::block_in_place(|| remove(backend, &own, Place::Host)) {
-            failed.push(format!("the node itself: {error}"));
-        }
-    }
-    // Also one that another agent, with other settings, has left.
-    if let Err(error) = tokio::task::block_in_place(|| tried(remove_gate)) {
-        failed.push(format!("the gate of this node: {error}"));
-    }
+    };
+    tokio::task::block_in_place(|| remove_from_node(options, &mut failed));
     match options.cni_place().map(|place| place.remove()) {
         Some(Err(error)) => failed.push(error.to_string()),
         Some(Ok(_)) => {}
@@ -123,13 +114,38 @@ pub async fn off(options: &Options) -> anyhow::Result<()> {
             "where the CNI plugin is was not said (--cni-conf-dir, --cni-bin-dir): it stays, and refuses nobody"
         ),
     }
-    // By this the plugin refuses Pods while no agent answers.
-    install::forget_fallback(options.state_dir());
     println!("this node is off until 'cven on'; rules were taken away from {removed} network namespaces here");
     if !failed.is_empty() {
         bail!("take everything away: {}", failed.join("; "));
     }
     Ok(())
+}
+
+/// Takes what is ours away from every Pod; says from how many.
+async fn remove_from_pods(backend: Backend, options: &Options, failed: &mut Vec<String>) -> usize {
+    let mut removed = 0;
+    for location in locations(options).await {
+        match tokio::task::block_in_place(|| remove(backend, &location, Place::Pod)) {
+            Ok(done) => removed += usize::from(done == Done::Removed),
+            Err(error) => failed.push(format!("{location}: {error}")),
+        }
+    }
+    removed
+}
+
+/// Takes the rules of the node itself away, and its gate.
+fn remove_from_node(options: &Options, failed: &mut Vec<String>) {
+    // The kubelet may use another back end than when its rules were written.
+    let own = options.host_location();
+    for backend in Backend::in_use_on_node() {
+        if let Err(error) = remove(backend, &own, Place::Host) {
+            failed.push(format!("the node itself: {error}"));
+        }
+    }
+    // Also one that another agent, with other settings, has left.
+    if let Err(error) = tried(remove_gate) {
+        failed.push(format!("the gate of this node: {error}"));
+    }
 }
 
 /// Takes the gate away from the network namespace of this process, which is the node's.

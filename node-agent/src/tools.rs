@@ -113,13 +113,14 @@ impl Backend {
         }
     }
 
-    /// The back ends that hold anything in the node's network namespace, in which it is to be asked.
+    /// The back ends that may hold anything in the node's network namespace, in which it is to be asked. One whose programs do
+    /// not work just now is among them: what it holds is not gone for that.
     pub fn in_use_on_node() -> Vec<Self> {
-        let works = |backend: &Self| match backend {
-            Self::Nft => backend.save_table(Family::V4, "mangle").is_ok(),
+        let may_hold = |backend: &Self| match backend {
+            Self::Nft => !netfilter::generation().is_err_and(|error| means_no_nf_tables(&error)),
             Self::Legacy => has_legacy_table("mangle"),
         };
-        [Self::Nft, Self::Legacy].into_iter().filter(works).collect()
+        [Self::Nft, Self::Legacy].into_iter().filter(may_hold).collect()
     }
 
     /// Whether Services are translated by rules that we know, as a kube-proxy writes them, and by nothing else that we know. Another
@@ -133,7 +134,7 @@ impl Backend {
             Ok(true) => return Some(true),
             Ok(false) => {}
             // The kernel has the old back end alone.
-            Err(error) if NO_NF_TABLES.map(Some).contains(&error.raw_os_error()) => {}
+            Err(error) if means_no_nf_tables(&error) => {}
             // Somebody writes rules just now, or anything else.
             Err(_) => return None,
         }
@@ -209,6 +210,11 @@ impl Backend {
         };
         run(&self.program(family, "restore"), wait, Some(text)).map(drop)
     }
+}
+
+/// Whether a kernel answers so that has no nf_tables.
+fn means_no_nf_tables(error: &std::io::Error) -> bool {
+    NO_NF_TABLES.map(Some).contains(&error.raw_os_error())
 }
 
 /// Whether a table of the old back end is there: to read one that is not makes it.

@@ -1,7 +1,9 @@
 //! Which Pods wait for an answer, and when there is one.
 //!
 //! 1. A Pod may start when what is wanted is in its network namespace, or something stricter is; the rest may follow.
-//! 2. When the time is over, its profile decides. As long as nothing has been read, what an agent before this one has left
+//! 2. What an agent before this one has left on disk may be less strict than what has been published since. So after its start an
+//!    agent waits for the apiserver before it goes by that, but not for long.
+//! 3. When the time is over, its profile decides. As long as nothing has been read, what an agent before this one has left
 //!    for when there is none decides; without that, nobody starts.
 
 use std::collections::BTreeMap;
@@ -34,12 +36,16 @@ pub struct Admissions {
     own_namespace: Option<String>,
     /// What holds as long as nothing has been read.
     before: Option<Fallback>,
+    /// From when on what was left on disk is good enough.
+    ledger_counts_at: Instant,
 }
 
 /// What is known, for a decision.
 pub struct Knowledge<'a> {
     /// What was read; nothing as long as none of it counts.
     pub store: Option<&'a ObjectStore>,
+    /// Whether that is more than what was left on disk.
+    pub fresh: bool,
     /// The sandboxes.
     pub slots: &'a BTreeMap<String, Slot>,
     /// The time.
@@ -47,9 +53,10 @@ pub struct Knowledge<'a> {
 }
 
 impl Admissions {
-    /// Nobody waits yet.
-    pub fn new(wait: Duration, own_namespace: Option<String>, before: Option<Fallback>) -> Self {
-        Self { waiting: BTreeMap::new(), wait, own_namespace, before }
+    /// Nobody waits yet; the agent has just begun. `ledger_wait` is for how long it does not go by what was left on disk alone.
+    pub fn new(wait: Duration, ledger_wait: Duration, own_namespace: Option<String>, before: Option<Fallback>) -> Self {
+        let ledger_counts_at = Instant::now() + ledger_wait.min(wait);
+        Self { waiting: BTreeMap::new(), wait, own_namespace, before, ledger_counts_at }
     }
 
     /// Somebody waits for an answer about a sandbox. Who waited for it before has given up.
@@ -62,9 +69,10 @@ impl Admissions {
         self.waiting.remove(sandbox);
     }
 
-    /// When the first wait is over.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.waiting.values().map(|waiting| waiting.until).min()
+    /// When the first wait is over that is not over at `now`.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let first = self.waiting.values().map(|waiting| waiting.until).min()?;
+        Some(if self.ledger_counts_at > now { first.min(self.ledger_counts_at) } else { first })
     }
 
     /// Answers whoever can be answered.
@@ -91,7 +99,8 @@ impl Admissions {
     fn decide(&self, known: &Knowledge<'_>, slot: &Slot, waiting: &Waiting) -> Option<Answer> {
         let namespace = &slot.sandbox.namespace;
         let own = self.own_namespace.as_ref() == Some(namespace);
-        if slot.is_protected() {
+        let counts = known.fresh || own || known.now >= self.ledger_counts_at;
+        if counts && slot.is_protected() {
             return Some(Answer::protected());
         }
         if known.now < waiting.until {
@@ -150,7 +159,7 @@ mod tests {
         ] {
             store.profiles.insert(name.to_owned(), profile(managed, state));
         }
-        let admissions = Admissions::new(Duration::ZERO, Some("ringfence-system".to_owned()), None);
+        let admissions = Admissions::new(Duration::ZERO, Duration::ZERO, Some("ringfence-system".to_owned()), None);
         assert_eq!(admissions.fallback(&store), Fallback { refuse: ["full".to_owned()].into() });
     }
 }

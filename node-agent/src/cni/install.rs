@@ -1,4 +1,4 @@
-//! Puts the plugin into the node's CNI configuration and keeps it there: others write those files too, at any time.
+//! Puts the plugin into the node's CNI configuration, and takes it out. Others write those files too, at any time.
 //!
 //! 1. Whoever reads a file finds the old or the new one, whole.
 //! 2. First the fallback, then the program, then the entry that names them; the other way round when it goes.
@@ -8,25 +8,16 @@ use std::fs;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ringfence_cni::{Entry, Fallback, TYPE};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::watch;
 
 use super::conflist::{ConfError, has_plugin, with_plugin, without_plugin};
-use super::{Ask, Chaining};
-use crate::sandboxes::FolderWatch;
 
 /// Name of the fallback in the state folder.
 pub const FALLBACK: &str = "cni-fallback.json";
 /// Name of what was there before us, in the state folder.
 const BEFORE: &str = "cni-before.json";
-/// What could not be done is tried again so much later.
-const AGAIN: Duration = Duration::from_secs(5);
-/// Who writes several files is given the time to do so.
-const GATHER: Duration = Duration::from_millis(20);
 
 /// Why the plugin is not in its place, or still is.
 #[derive(Debug, thiserror::Error)]
@@ -80,11 +71,11 @@ pub struct Place {
 }
 
 impl Place {
-    /// Puts the plugin in its place, as far as it is not there.
+    /// Puts the plugin in its place, as far as it is not there; says whether the configuration had to be written.
     ///
     /// # Errors
     /// When it cannot be.
-    pub fn install(&self, fallback: &Fallback) -> Result<(), InstallError> {
+    pub fn install(&self, fallback: &Fallback) -> Result<bool, InstallError> {
         write_if_other(&self.state_dir.join(FALLBACK), &serde_json::to_vec(fallback)?, 0o600)?;
         let program = fs::read(&self.program).map_err(at(&self.program))?;
         write_if_other(&self.bin_dir.join(TYPE), &program, 0o755)?;
@@ -92,7 +83,7 @@ impl Place {
         let path = first.ok_or_else(|| InstallError::NoNetwork(self.conf_dir.clone()))?;
         let text = fs::read_to_string(&path).map_err(at(&path))?;
         if has_plugin(&text, &self.entry) {
-            return Ok(());
+            return Ok(false);
         }
         let conf = |source| InstallError::Conf { path: path.clone(), source };
         let written = with_plugin(&text, &self.entry).map_err(conf)?;
@@ -112,7 +103,7 @@ impl Place {
             fs::remove_file(&path).map_err(at(&path))?;
         }
         tracing::info!(file = %became.display(), "the CNI plugin is in the list");
-        Ok(())
+        Ok(true)
     }
 
     /// Takes the plugin out of every configuration, and with it what it goes by. The program itself stays: a runtime may
@@ -230,50 +221,6 @@ fn at(path: &Path) -> impl Fn(std::io::Error) -> InstallError {
 pub fn forget_fallback(state_dir: &Path) {
     if let Err(error) = gone(fs::remove_file(state_dir.join(FALLBACK))) {
         tracing::warn!(%error, "failed to take the fallback of the CNI plugin away: Pods of namespaces in Full may not start");
-    }
-}
-
-/// Keeps the configuration as it is to be, until nobody says any more what that is; then it stays.
-pub async fn keep(place: Place, mut wanted: watch::Receiver<Option<Chaining>>, asks: UnboundedSender<Ask>) {
-    let mut told = None;
-    loop {
-        // Watched before it is looked at, and anew each time: folders may have come.
-        let folders = FolderWatch::over(&[&place.conf_dir, &place.bin_dir]);
-        let chaining = wanted.borrow_and_update().clone();
-        let result = match &chaining {
-            None => Ok(()),
-            Some(Chaining::On(fallback)) => tokio::task::block_in_place(|| place.install(fallback)),
-            Some(Chaining::Off) => tokio::task::block_in_place(|| place.remove()),
-        };
-        let result = result.map_err(|error| error.to_string());
-        let now = chaining.clone().map(|wanted| (wanted, result.clone()));
-        if let Some((wanted, result)) = now.clone().filter(|_| told != now) {
-            if let Err(problem) = &result {
-                tracing::warn!("failed to {problem}");
-            }
-            if asks.send(Ask::Installed { wanted, result }).is_err() {
-                return;
-            }
-            told = now;
-        }
-        let again = result.is_err() || folders.is_err();
-        tokio::select! {
-            changed = wanted.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-            }
-            () = changed_in(folders), if matches!(chaining, Some(Chaining::On(_))) => {}
-            () = tokio::time::sleep(AGAIN), if again => {}
-        }
-        tokio::time::sleep(GATHER).await;
-    }
-}
-
-async fn changed_in(folders: Result<FolderWatch, std::io::Error>) {
-    match folders {
-        Ok(mut watch) => watch.changed().await,
-        Err(_) => std::future::pending().await,
     }
 }
 

@@ -1,7 +1,13 @@
 //! Files as other installers write them.
 
-use super::*;
+use std::time::Duration;
+
 use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::watch;
+
+use super::*;
+use crate::cni::keeping::keep;
+use crate::cni::{Ask, Chaining};
 
 /// The folders of a node.
 struct Node {
@@ -188,6 +194,38 @@ async fn it_is_put_back_whoever_rewrites_the_configuration() {
     for file in ["10-pods.conflist", "05-first.conflist"] {
         assert!(!node.read(&format!("net.d/{file}")).contains("cven"), "{file}");
     }
+    drop(chaining);
+    keeping.await.expect("it ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_it_out_whenever_it_is_in_is_reported_and_not_fought() {
+    let node = Node::new();
+    node.write("net.d/10-pods.conflist", LIST);
+    let (chaining, wanted) = watch::channel(Some(Chaining::On(Fallback::default())));
+    let (asks, mut said) = unbounded_channel();
+    let keeping = tokio::spawn(keep(node.place(10), wanted, asks));
+    let problem = async {
+        loop {
+            if node.has_plugin("net.d/10-pods.conflist") {
+                node.write("net.d/10-pods.conflist", LIST);
+            }
+            match tokio::time::timeout(Duration::from_millis(5), said.recv()).await {
+                Ok(Some(Ask::Installed { result: Err(problem), .. })) => return problem,
+                Ok(None) => panic!("it has ended"),
+                _ => {}
+            }
+        }
+    };
+    let problem = tokio::time::timeout(Duration::from_secs(20), problem).await.expect("it is reported");
+    assert!(problem.contains("somebody else takes it out whenever it is in"), "{problem}");
+    // It goes all the same when it is to.
+    chaining.send_replace(Some(Chaining::Off));
+    match tokio::time::timeout(Duration::from_secs(20), said.recv()).await {
+        Ok(Some(Ask::Installed { wanted: Chaining::Off, result })) => assert_eq!(result, Ok(())),
+        other => panic!("it is taken out: {other:?}"),
+    }
+    assert_eq!(node.read("net.d/10-pods.conflist"), LIST);
     drop(chaining);
     keeping.await.expect("it ends");
 }

@@ -4,11 +4,13 @@
 //! * [`listener`]: where the plugin asks; questions go to the engine as [`Ask`].
 //! * [`admission`]: which Pods wait for an answer, and when there is one.
 //! * [`conflist`]: the plugin's entry in a node's CNI configuration, as text.
-//! * [`install`]: puts it there, keeps it there, takes it away.
+//! * [`install`]: puts it there, and takes it away.
+//! * [`keeping`]: keeps it there, whoever else writes the configuration.
 
 pub mod admission;
 pub mod conflist;
 pub mod install;
+pub mod keeping;
 pub mod listener;
 
 use ringfence_cni::{Answer, Attachment, Fallback};

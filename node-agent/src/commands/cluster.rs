@@ -10,7 +10,7 @@ use ringfence_dataplane::{LocalPod, ObjectStore};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
-use super::{era, follow_cni, follow_node, stop_on_signal};
+use super::{be_alone, era, follow_cni, follow_node, stop_on_signal};
 use crate::Options;
 use crate::cni::install;
 use crate::cri::Runtime;
@@ -19,6 +19,7 @@ use crate::feed::{Change, Wanted, kubernetes};
 use crate::flows::usage;
 use crate::gate::Gate;
 use crate::health::{Fault, Health};
+use crate::lasting::lasting;
 use crate::ledger::{self, Kept, Ledger};
 use crate::machine;
 use crate::off::Switch;
@@ -30,17 +31,27 @@ use crate::view::View;
 /// `cven run`: enforces what the apiserver says until it is told to end. Rules stay when it does.
 pub async fn run(options: &Options) -> anyhow::Result<()> {
     let node = options.node().context("know this node: give --node-name or NODE_NAME")?;
+    let stop = stop_on_signal()?;
+    let _alone = match be_alone(options.state_dir(), &stop).await {
+        Ok(None) => return Ok(()),
+        Ok(alone) => alone,
+        // A full or broken disk keeps no agent from its work.
+        Err(error) => {
+            let folder = options.state_dir().display();
+            tracing::warn!(%folder, "failed to know whether another agent is at work on this node: {error}");
+            None
+        }
+    };
     let backend = Backend::probe()?;
     let machine_id = machine::machine_id(&[&options.machine_id_file, Path::new("/etc/machine-id")]);
     let (ledger, kept, damage) = Ledger::open(options.state_dir(), &node, machine_id.as_deref(), era(backend));
     tracing::info!(%node, backend = backend.as_str(), from_ledger = kept.is_some(), "starting");
     let (health, health_in) = watch::channel(health_after(damage));
 
-    let stop = stop_on_signal()?;
     let (outputs, told) = Outputs::new();
     let (sandboxes, missed) = follow_sandboxes(options)?;
     let writer = tokio::spawn(ledger::keep(ledger, told.ledger, health.clone()));
-    tokio::spawn(usage::watch(told.places, health));
+    lasting("conntrack", usage::watch(told.places, health));
     let identity = Identity { node, machine_id, boot_id: machine::boot_id(), backend: backend.as_str() };
     let changes = follow_cluster(identity, told.wanted, told.reports, health_in).await?;
 
@@ -71,7 +82,7 @@ fn follow_sandboxes(options: &Options) -> anyhow::Result<(UnboundedReceiver<Seen
     let (found, sandboxes) = unbounded_channel();
     let missed = Arc::new(Notify::new());
     let runtime = Runtime::at(&options.cri_socket)?;
-    tokio::spawn(sandboxes::follow(runtime, options.netns_dir.clone(), missed.clone(), found));
+    lasting("sandboxes", sandboxes::follow(runtime, options.netns_dir.clone(), missed.clone(), found));
     Ok((sandboxes, missed))
 }
 
@@ -85,7 +96,7 @@ async fn follow_cluster(
     let (told, changes) = unbounded_channel();
     let client = kube::Client::try_default().await.context("find the apiserver")?;
     kubernetes::start(&client, &identity.node, &wanted, &told);
-    tokio::spawn(report::follow(client, identity, reports, health));
+    lasting("report", report::follow(client, identity, reports, health));
     Ok(changes)
 }
 
@@ -93,7 +104,7 @@ async fn follow_cluster(
 fn follow_switch(options: &Options) -> watch::Receiver<bool> {
     let switch = Switch::of(options.state_dir());
     let (turned, off) = watch::channel(switch.is_off());
-    tokio::spawn(switch.follow(turned));
+    lasting("switch", switch.follow(turned));
     off
 }
 
@@ -121,7 +132,7 @@ async fn settings(options: &Options, kept: Option<Kept>) -> anyhow::Result<(Opti
         node: Some(node),
         gate: options.keeps_gate().then(|| Gate::new(on_node)),
         stale_gate: !options.keeps_gate(),
-        releases_departed: false,
+        ..Settings::default()
     };
     Ok((objects, settings))
 }

@@ -7,7 +7,9 @@ pub mod cluster;
 pub mod folder;
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use ringfence_dataplane::Host;
@@ -17,24 +19,50 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::Options;
-use crate::cni::{Ask, Chaining, install, listener};
+use crate::cni::{Ask, Chaining, keeping, listener};
 use crate::engine::NodeSide;
 use crate::host::{self, Apiserver};
+use crate::lasting::lasting;
 use crate::machine;
 use crate::netns::{self, Cookie};
 use crate::readings::Readings;
 use crate::tools::Backend;
+
+/// Waits until no other agent is at work on this node, such as one whose Pod was deleted by force: two would write over one
+/// another's rules. What is given is to be kept as long as the agent runs; nothing where it was told to end meanwhile.
+///
+/// # Errors
+/// When the folder cannot be looked at: nobody knows then, and there is no ledger either.
+async fn be_alone(state_dir: &Path, stop: &CancellationToken) -> std::io::Result<Option<File>> {
+    std::fs::create_dir_all(state_dir)?;
+    let folder = File::open(state_dir)?;
+    let mut waits = false;
+    loop {
+        match folder.try_lock() {
+            Ok(()) => return Ok(Some(folder)),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if !std::mem::replace(&mut waits, true) {
+            tracing::warn!(folder = %state_dir.display(), "another agent is still at work on this node: waiting until it ends");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+        }
+    }
+}
 
 /// Listens to the CNI plugin and keeps it in its place, as far as the options ask for that.
 fn follow_cni(options: &Options) -> anyhow::Result<(UnboundedReceiver<Ask>, Option<watch::Sender<Option<Chaining>>>)> {
     let (asks, asks_in) = unbounded_channel();
     if let Some(socket) = &options.cni_socket {
         let listener = listener::bind(socket).with_context(|| format!("listen on {}", socket.display()))?;
-        tokio::spawn(listener::serve(listener, asks.clone()));
+        lasting("CNI socket", listener::serve(listener, asks.clone()));
     }
     let chaining = options.cni_place().map(|place| {
         let (chaining, wanted) = watch::channel(None);
-        tokio::spawn(install::keep(place, wanted, asks));
+        lasting("CNI configuration", keeping::keep(place, wanted, asks));
         chaining
     });
     Ok((asks_in, chaining))
@@ -58,7 +86,7 @@ fn follow_node(
     let keeper = host::Keeper::new(backend, location, state_dir).reaching(apiserver).remembering(remembered);
     let ((wanted, wanted_in), (said, said_in)) =
         (watch::channel(host::Wanted::Keep), watch::channel(host::Said::default()));
-    tokio::spawn(host::follow(keeper, wanted_in, said));
+    lasting("rules of the node", host::follow(keeper, wanted_in, said));
     NodeSide::new(host, wanted, said_in)
 }
 
@@ -83,4 +111,27 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
         token.cancel();
     });
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_second_agent_of_a_node_waits_for_the_first() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (state, stop) = (folder.path().join("state"), CancellationToken::new());
+        let first = be_alone(&state, &stop).await.expect("it is there").expect("nobody else is");
+        let second = tokio::spawn({
+            let (state, stop) = (state.clone(), stop.clone());
+            async move { be_alone(&state, &stop).await }
+        });
+        let third = CancellationToken::new();
+        third.cancel();
+        assert!(be_alone(&state, &third).await.expect("it is there").is_none(), "it was told to end");
+        assert!(!second.is_finished());
+        drop(first);
+        let second = tokio::time::timeout(Duration::from_secs(20), second).await.expect("in time");
+        second.expect("no panic").expect("it is there").expect("nobody else is");
+    }
 }

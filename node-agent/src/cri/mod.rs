@@ -21,6 +21,10 @@ use messages::{
     PodSandboxStateValue, PodSandboxStatusRequest, PodSandboxStatusResponse, SANDBOX_READY,
 };
 
+/// The largest answer that is taken in, in bytes: as much as any runtime sends, which is 80 MiB for CRI-O and 16 MiB for
+/// containerd. A list holds all annotations of all Pods, which whoever makes Pods fills as he likes.
+const LARGEST_ANSWER: usize = 80 << 20;
+
 /// Why the container runtime gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CriError {
@@ -153,7 +157,7 @@ impl Runtime {
         Q: prost::Message + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
-        let mut client = Grpc::new(self.channel.clone());
+        let mut client = Grpc::new(self.channel.clone()).max_decoding_message_size(LARGEST_ANSWER);
         client.ready().await?;
         let path = PathAndQuery::try_from(format!("/runtime.v1.RuntimeService/{method}"))
             .map_err(|error| tonic::Status::internal(error.to_string()))?;

@@ -32,7 +32,10 @@ pub(super) struct Threads {
 impl Engine {
     /// Hands out what is to be done: rules that are to be written before what can wait.
     pub(super) fn dispatch(&mut self, now: Instant) {
-        self.slots.retain(|_, slot| slot.may_be_listed(now));
+        // As long as the runtime does not answer, a Pod that it does not list is not gone.
+        if !matches!(self.sandboxes, Some(Err(_))) {
+            self.slots.retain(|_, slot| slot.may_be_listed(now));
+        }
         // Who turns a node off means it, whatever has been read.
         let moment = Moment { now, fresh: self.view.is_loaded() || self.off, closed: self.view.is_closed() };
         if !self.open_gate(moment) {

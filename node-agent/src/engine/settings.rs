@@ -6,7 +6,7 @@ use std::time::Duration;
 use ringfence_cni::Fallback;
 use ringfence_dataplane::Learned;
 
-use super::{NodeSide, POD_START_WAIT};
+use super::{LEDGER_WAIT, NodeSide, POD_START_WAIT};
 use crate::gate::Gate;
 use crate::netns::Cookie;
 use crate::readings::Readings;
@@ -18,6 +18,8 @@ pub struct Settings {
     pub own_namespace: Option<String>,
     /// For so long a Pod's start may wait for its rules.
     pub pod_start_wait: Duration,
+    /// For so long no Pod may start by what was left on disk alone.
+    pub ledger_wait: Duration,
     /// What holds for the start of Pods as long as nothing was read.
     pub before: Option<Fallback>,
     /// What an agent before it has read back.
@@ -40,6 +42,7 @@ impl Default for Settings {
         Self {
             own_namespace: None,
             pod_start_wait: POD_START_WAIT,
+            ledger_wait: LEDGER_WAIT,
             before: None,
             readings: BTreeMap::new(),
             learned: BTreeMap::new(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ringfence_dataplane::{Learned, ObjectStore};
 use tokio::time::Instant;
 
+use super::guarding::Leftover;
 use super::{Engine, LEDGER_DELAY, NodeSide, tell_if_other};
 use crate::apply::{Done, Outcome};
 use crate::gate::Gate;
@@ -57,6 +58,7 @@ impl Engine {
         let cni = self.chained.iter().filter_map(|(_, result)| result.as_ref().err());
         let cni = cni.map(|problem| format!("failed to {problem}"));
         let gate = self.gate.as_ref().and_then(Gate::problem);
+        let gate = gate.into_iter().chain(self.leftover.as_ref().and_then(Leftover::problem));
         let node = self.node.as_ref().and_then(NodeSide::problem);
         runtime
             .chain(self.interruptions())

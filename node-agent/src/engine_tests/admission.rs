@@ -12,8 +12,12 @@ use crate::feed::ClusterEntry;
 impl Running {
     /// The CNI plugin asks about a Pod `web` of a namespace.
     fn asks_about(&self, namespace: &str, path: &Path) -> oneshot::Receiver<Answer> {
+        self.asks_about_sandbox("s", namespace, path)
+    }
+
+    fn asks_about_sandbox(&self, id: &str, namespace: &str, path: &Path) -> oneshot::Receiver<Answer> {
         let sandbox = Sandbox {
-            id: "s".to_owned(),
+            id: id.to_owned(),
             uid: "u".to_owned(),
             namespace: namespace.to_owned(),
             name: "web".to_owned(),
@@ -154,6 +158,34 @@ async fn who_knows_nothing_refuses() {
         let engine = Running::start_after(None, BTreeMap::new(), Some(before), BTreeMap::new());
         assert_eq!(answer_of(engine.asks_about(namespace, &netns.path())).await.start, expected, "{namespace}");
     }
+}
+
+/// What was left on disk may be from before the namespace went to Full.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_pod_starts_by_what_was_left_on_disk_while_the_apiserver_may_answer() {
+    let test = "no_pod_starts_by_what_was_left_on_disk_while_the_apiserver_may_answer";
+    let (Some(netns), Some(own)) = (Netns::new(test), Netns::new(test)) else { return };
+    let settings = || Settings {
+        own_namespace: Some("ringfence-system".to_owned()),
+        pod_start_wait: Duration::from_secs(600),
+        ledger_wait: Duration::from_secs(600),
+        ..Settings::default()
+    };
+    let left = || View::new(Some(Default::default()));
+    let engine = Running::start_with(left(), settings(), None);
+    let mut answered = engine.asks_about("shop", &netns.path());
+    // Our own Pods do not wait, and who has asked before has been heard by then.
+    let own_answered = engine.asks_about_sandbox("own", "ringfence-system", &own.path());
+    assert_eq!(answer_of(own_answered).await, Answer::protected());
+    answered.try_recv().expect_err("nothing was read yet");
+    engine.knows_the_pod();
+    engine.reads_shop();
+    assert_eq!(answer_of(answered).await, Answer::protected());
+    assert!(decides(&netns), "{}", netns.holds());
+
+    // Where nobody answers, it has to do.
+    let engine = Running::start_with(left(), Settings { ledger_wait: Duration::ZERO, ..settings() }, None);
+    assert_eq!(answer_of(engine.asks_about("blog", &own.path())).await, Answer::protected());
 }
 
 /// Whatever the default is: the controller, which would make a profile of it, may be away.

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use super::{Change, ClusterEntry, Kind, NodeEntry, Object, Wanted, pods};
 use crate::host::Apiserver;
+use crate::lasting::lasting;
 
 /// An apiserver that does not answer within this time is asked again.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -112,13 +113,13 @@ pub fn start(client: &Client, node: &str, wanted: &watch::Receiver<Wanted>, chan
         wanted: wanted.clone(),
         changes: changes.clone(),
     };
-    tokio::spawn(peer_groups.run::<PeerGroup>(Api::all(client.clone()), all.clone()));
-    tokio::spawn(address_groups.run::<AddressGroup>(Api::all(client.clone()), all));
+    lasting("PeerGroups", peer_groups.run::<PeerGroup>(Api::all(client.clone()), all.clone()));
+    lasting("AddressGroups", address_groups.run::<AddressGroup>(Api::all(client.clone()), all));
 }
 
 fn follow<K: Watched>(api: Api<K>, config: watcher::Config, changes: &UnboundedSender<Change>) {
     let changes = changes.clone();
-    tokio::spawn(async move { relay(api, config, &changes, &mut false).await });
+    lasting("watch", async move { relay(api, config, &changes, &mut false).await });
 }
 
 /// Hands over what a watch tells, until nobody listens. `listed`: whether a list was handed over before.

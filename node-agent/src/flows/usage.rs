@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::health::{Fault, Health};
+use crate::lasting::of_thread;
 use crate::netns::{self, Location};
 
 /// How often tables are looked at.
@@ -26,7 +27,7 @@ pub type Place = (String, Location);
 pub async fn watch(places: watch::Receiver<Vec<Place>>, health: watch::Sender<Health>) {
     loop {
         let now = places.borrow().clone();
-        let Ok(full) = tokio::task::spawn_blocking(move || nearly_full(&now)).await else { return };
+        let Some(full) = of_thread(tokio::task::spawn_blocking(move || nearly_full(&now))).await else { return };
         let fault = fault(&full);
         health.send_if_modified(|health| {
             let differs = health.conntrack != fault;

@@ -1,6 +1,7 @@
 //! What must outlive the agent: that a change is not confirmed yet, with the rules of before; which policy was confirmed last, and
 //! which was refused. Each is a small file in the state folder, written as a whole.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -143,7 +144,8 @@ impl Notes {
         let put = || {
             std::fs::create_dir_all(folder)?;
             let temporary = folder.join(format!("{name}.new"));
-            let file = std::fs::File::create(&temporary)?;
+            let mut options = std::fs::OpenOptions::new();
+            let file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
             serde_json::to_writer(&file, value)?;
             file.sync_all()?;
             std::fs::rename(&temporary, &path)?;

@@ -37,6 +37,7 @@ use tokio::time::Instant;
 
 use crate::apply::{self, Done, Followed, Known, Outcome, Terms, clean_up, follow_members};
 use crate::clock::sleep_until;
+use crate::lasting::of_thread;
 use crate::machine;
 use crate::netns::{self, Cookie, Location};
 use crate::readings::Readings;
@@ -367,10 +368,7 @@ pub async fn follow(keeper: Keeper, mut wanted: watch::Receiver<Wanted>, said: w
             let (came, cookie) = if looks { own.look(&last) } else { own.bring(&asked) };
             (own, came, cookie)
         });
-        let Ok((own, came, cookie)) = done.await else {
-            tracing::error!("failed to keep the policy of the node itself: the thread panicked");
-            return;
-        };
+        let Some((own, came, cookie)) = of_thread(done).await else { return };
         let Came { mut state, mut problem, again } = came;
         if now == Wanted::Keep && state == State::Unknown {
             // What was said of it holds.

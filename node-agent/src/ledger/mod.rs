@@ -16,6 +16,7 @@ mod records;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -219,7 +220,9 @@ impl Ledger {
     }
 
     fn write_aside(&self, aside: &Path, kept: &Kept) -> io::Result<End> {
-        let mut writer = Writer::behind(None, BufWriter::new(fs::File::create(aside)?));
+        // Annotations of Pods are in it, which are nobody's business who cannot read Pods.
+        let out = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(aside)?;
+        let mut writer = Writer::behind(None, BufWriter::new(out));
         writer.put(&Record::<()>::Owner(self.owner.clone()))?;
         write_changes(&mut writer, &self.owner.node, &Kept::default(), kept)?;
         close(writer)

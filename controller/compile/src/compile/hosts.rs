@@ -44,6 +44,8 @@ pub fn all_nodes() -> Arc<PeerSelector> {
 pub struct Hosts<'a> {
     cluster: &'a ClusterState,
     facts: &'a Facts,
+    /// Whether masters are labelled: then no other node has an apiserver.
+    labelled: bool,
     /// Name of the group of all nodes.
     nodes: String,
     /// What is the same for every node.
@@ -85,6 +87,7 @@ impl<'a> Hosts<'a> {
             etcd_servers: said().flat_map(|ports| ports.etcd_servers.iter().copied()).collect(),
             kubelet_ports: kubelets.collect(),
             on_pod_network: on_pod_network(settings, cluster, facts),
+            labelled,
             nodes,
             cluster,
             facts,
@@ -98,10 +101,12 @@ impl<'a> Hosts<'a> {
         let mut essentials = self.everywhere.clone();
         let kubelet = self.cluster.nodes.get(name).and_then(|info| info.kubelet_port).unwrap_or(KUBELET);
         essentials.push(inbound("kubelet", tcp([kubelet])).with(&self.control_plane));
-        if is_master(self.cluster, name) {
+        let is_master = is_master(self.cluster, name);
+        if is_master {
             essentials.extend(self.of_master());
         }
-        if !node.addresses(&self.facts.book).is_disjoint(&self.cluster.apiserver_addresses) {
+        let is_named = || !node.addresses(&self.facts.book).is_disjoint(&self.cluster.apiserver_addresses);
+        if (is_master || !self.labelled) && is_named() {
             essentials.extend(self.of_apiserver());
         }
         Some(HostPolicy { node: name.to_owned(), state, labels, essentials, witnesses: self.witnesses(name) })

@@ -1,5 +1,8 @@
 //! Whether a rule hits a connection, at the consumer and at the provider.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use ringfence_crds::common::NamespacedName;
 
 use ringfence_model::{Action, Protocol, Services};
@@ -75,7 +78,12 @@ impl Evaluator<'_> {
                 let everybody = source.somewhere.is_some_and(|all| set.nets().contains(&all));
                 everybody || source.addresses.iter().any(|address| set.contains(*address))
             }
-            actor => source.peer_class().is_some_and(|class| selects(actor, class)),
+            ResolvedActor::Workloads(selector) => {
+                source.peer_class().is_some_and(|class| selector.matches(class))
+                    || may_be_hit(rule.action, &source.addresses)
+            }
+            // A name is nobody who connects, nor is a virtual service.
+            ResolvedActor::Names(_) | ResolvedActor::VirtualService(_) => false,
         });
         let mut meets = Meets { peer, ..Meets::default() };
         for provider in &rule.providers {
@@ -110,6 +118,13 @@ fn selects(actor: &ResolvedActor, class: &Class) -> bool {
     matches!(actor, ResolvedActor::Workloads(selector) if selector.matches(class))
 }
 
+/// Whether whoever blocks workloads blocks an address, although nobody knows whose it is: one for its link alone (RFC 4291, section
+/// 2.5.6) may be that of anybody there.
+fn may_be_hit(action: Action, addresses: &BTreeSet<IpAddr>) -> bool {
+    let link_local = |address: &IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+    action != Action::Allow && addresses.iter().any(link_local)
+}
+
 fn contains(services: Option<&Services>, port: Port) -> bool {
     services.is_some_and(|services| port.is_among(services))
 }
@@ -126,7 +141,7 @@ fn workload_target(rule: &ResolvedRule, selector: &WorkloadSelector, target: &Ta
     let Some(stated) = rule.services.stated() else {
         return (false, false);
     };
-    let direct = target.class.is_some_and(|class| selector.matches(class));
+    let direct = target.class.is_some_and(|class| selector.matches(class)) || may_be_hit(rule.action, target.addresses);
     let mut hit = direct && contains(Some(stated), target.port);
     let mut peer = direct;
     if let Some((_, service, front)) = target.front.filter(|(_, service, front)| service.managed && front.open) {

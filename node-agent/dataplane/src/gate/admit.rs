@@ -38,7 +38,8 @@ pub fn admit(policy: &NetnsPolicy, ports: Ports, node_addresses: &[IpAddr]) -> N
         let entry = Entry { matching: Match::Hosts { peers, services }, reject: false, rule: "gate".to_owned() };
         // Where nothing overrides an Allow it is one itself, behind those of rules: nearly nothing comes from a node, and every packet
         // that gets so far is looked for in its set.
-        if admitting.inbound.override_deny.is_empty() {
+        // (Of either direction: nobody knows in which one a connection without its first packet began.)
+        if admitting.inbound.override_deny.is_empty() && admitting.outbound.override_deny.is_empty() {
             admitting.inbound.allow.push(entry);
         } else {
             admitting.inbound.essential.insert(0, entry);

@@ -7,7 +7,7 @@
 //! | `RF-GATE-<digest>` | the inbound rules of these Pods, as for those of this node; what passes is sealed |
 //!
 //! What no rule lets pass goes on without a seal: the Pod blocks it in Full, and nobody else's traffic depends on what this node
-//! knows. Only what a rule denies is dropped here, since in Selective nobody else would; not where its Pod blocks nothing.
+//! knows. (In Selective it is sealed: a Deny of nodes would hit it otherwise, which has this node's address when it comes to the Pod.) Only what a rule denies is dropped here, since in Selective nobody else would; not where its Pod blocks nothing.
 //!
 //! Of a connection of datagrams every packet is sealed, since the Pod's network namespace may have forgotten it, or not have followed it
 //! yet. Of TCP those that begin one are enough.

@@ -348,7 +348,11 @@ fn a_deny_drops_where_it_is_seen_and_selective_lets_the_rest_go() {
     let blind = Kernel::load_gate(&RenderedGate::of(&gate), Family::V4);
     assert_eq!(blind.gate_seal(&through(NODE, AWAY, 80)), (Fate::Passed, false), "it is not to be blocked yet");
     assert_eq!(blind.gate_seal(&through(CLIENT, AWAY, 80)), (Fate::Passed, true), "nor when it is");
-    assert_eq!(kernel.gate_seal(&through(CLIENT, AWAY, 23)), (Fate::Passed, false));
+    assert_eq!(
+        kernel.gate_seal(&through(CLIENT, AWAY, 23)),
+        (Fate::Passed, true),
+        "a Deny of nodes is not to hit it at its Pod"
+    );
     let ended = Probe { state: "ESTABLISHED", connmark: ENDED, ..through(CLIENT, AWAY, 23) };
     assert_eq!(kernel.gate_fate(&ended), Fate::Dropped);
     let back = Probe { state: "ESTABLISHED", connmark: ENDED, ..Probe::new(packet(AWAY, CLIENT, 40000)) };
@@ -427,4 +431,16 @@ fn a_pod_lets_its_node_in_where_somebody_may_come_in() {
     selective.inbound.deny.push(entry(hosts(Some("p-3"), &[NODE]), &[22]));
     assert!(judge(&admit(&selective, Ports::Judged, &[]), NODE, 22));
     assert!(!judge(&admit(&selective, Ports::Judged, &[ip(NODE)]), NODE, 22), "the gate has judged it");
+}
+
+/// Who has no SYN may be of a connection that the Pod itself has begun, for which rules about the other direction count as well.
+#[test]
+fn a_connection_of_before_is_let_in_whatever_overrides_in_the_other_direction() {
+    let mut policy = web(WEB);
+    policy.outbound.override_deny.push(entry(HostSet::anyone(), &[]));
+    policy.outbound.override_deny[0].matching = Match::Hosts { peers: HostSet::anyone(), services: Services::All };
+    let admitted = admit(&policy, Ports::Judged, &[ip(NODE)]);
+    let kernel = Kernel::load(&render(&admitted, 1), Family::V4);
+    let midway = Probe { syn: false, ..Probe::new(packet(NODE, WEB, 80)) };
+    assert_eq!(kernel.fate(&midway), Fate::Passed);
 }

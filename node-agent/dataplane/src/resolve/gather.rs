@@ -3,8 +3,10 @@
 //! on how many peers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
+use ipnet::{IpNet, Ipv6Net};
 use ringfence_crds::address_group::{FrontEnd, ServiceEnds};
 use ringfence_crds::workload_policy::{CompiledRule, Peer};
 use ringfence_model::{Action, Direction, PortMatch, Protocol, Services};
@@ -48,6 +50,8 @@ pub struct Gatherer<'c, 'a> {
     hosts: BTreeMap<(Key, Service), Hosts>,
     /// The members that come from each origin.
     members: BTreeMap<Arc<Origin>, Arc<Nets>>,
+    /// See [`link_local`].
+    link_local: Arc<Nets>,
     ends: BTreeMap<Key, Ends>,
 }
 
@@ -68,7 +72,8 @@ impl<'r> Placed<'r> {
 
 impl<'c, 'a> Gatherer<'c, 'a> {
     pub fn new(classes: &'c mut Classes<'a>) -> Self {
-        Self { classes, hosts: BTreeMap::new(), members: BTreeMap::new(), ends: BTreeMap::new() }
+        let link_local = Arc::new(link_local());
+        Self { classes, hosts: BTreeMap::new(), members: BTreeMap::new(), link_local, ends: BTreeMap::new() }
     }
 
     /// What it reads groups from.
@@ -83,7 +88,7 @@ impl<'c, 'a> Gatherer<'c, 'a> {
         for peer in &rule.peers {
             if let Some(group) = &peer.peer_group {
                 if let Some((_, nets)) = self.classes.peer_group(group, missing) {
-                    self.add_hosts(&placed, services, Origin::PeerGroup(group.clone()), nets);
+                    self.add_group(&placed, services, group, nets);
                 }
             } else {
                 self.add_prefixes(&placed, services, peer);
@@ -131,7 +136,7 @@ impl<'c, 'a> Gatherer<'c, 'a> {
         missing: &mut BTreeSet<Missing>,
     ) {
         let Some((spec, nets)) = self.classes.peer_group(group, missing) else { return };
-        self.add_hosts(placed, services, Origin::PeerGroup(group.to_owned()), nets);
+        self.add_group(placed, services, group, nets);
         for class in &spec.services {
             let Some(service) = self.classes.service(class, missing) else { continue };
             // A Deny hits a front end only if whatever is behind it is denied; a mixed Service is judged at the
@@ -155,6 +160,15 @@ impl<'c, 'a> Gatherer<'c, 'a> {
             .filter(|end| PortMatch::single(end.protocol, end.port).is_some_and(|target| hit(&target)));
         let ends: Vec<End> = back.chain(front_ends(service, placed.rule.action, hit)).collect();
         self.add_ends(placed, ends);
+    }
+
+    /// Workloads: whoever may be one of them without anybody knowing is hit by what blocks them, and not by what allows them.
+    fn add_group(&mut self, placed: &Placed<'_>, services: &Services, group: &str, nets: Arc<Nets>) {
+        self.add_hosts(placed, services, Origin::PeerGroup(group.to_owned()), nets);
+        if placed.rule.action != Action::Allow {
+            let anybody = Arc::clone(&self.link_local);
+            self.add_hosts(placed, services, Origin::Prefixes(Arc::clone(&anybody)), anybody);
+        }
     }
 
     fn add_prefixes(&mut self, placed: &Placed<'_>, services: &Services, peer: &Peer) {
@@ -219,6 +233,13 @@ impl<'c, 'a> Gatherer<'c, 'a> {
         }
         policy
     }
+}
+
+/// What an interface has beside the addresses that anybody reports: one that means something on its link alone (RFC 4291, section
+/// 2.5.6), where whoever else is there may be met by it. It does not say who that is.
+fn link_local() -> Nets {
+    // A prefix of IPv6 is at most 128 long.
+    Ipv6Net::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).into_iter().map(IpNet::V6).collect()
 }
 
 /// Services on which the same rule hits the same peers are written as one entry, so that their peers are held once.
