@@ -99,6 +99,20 @@ fn the_control_planes_ports_are_those_that_the_cluster_tells_of() {
     assert_eq!(essentials(&master, Outbound, "kubelet"), set(&["TCP/10250,TCP/11250|nodes"]));
 }
 
+/// A kubelet writes the addresses of its Node as it likes.
+#[test]
+fn where_masters_are_labelled_no_worker_is_an_apiservers_node() {
+    let mut lab = with(&["n1"]);
+    let own = lab.cluster.nodes["n1"].addresses.clone();
+    let slice = lab.cluster.endpoint_slices.get_mut(&key("default/kubernetes")).unwrap();
+    slice.endpoints[0].addresses.extend(own);
+    lab.cluster.apiserver_addresses = lab.cluster.find_apiserver_addresses();
+    let opens = |lab: &Lab| essentials(&host(lab, "n1").unwrap(), Direction::Inbound, "apiserver");
+    assert_eq!(opens(&lab), set(&[]));
+    lab.cluster.nodes.get_mut("cp").unwrap().control_plane = false;
+    assert_eq!(opens(&lab), set(&["TCP/6443|anyone"]), "nobody is labelled");
+}
+
 #[test]
 fn failsafe_ports_and_destinations_are_beside_ssh() {
     use Direction::{Inbound, Outbound};
