@@ -1,8 +1,9 @@
 //! What of Ringfence is in the kernel of a network namespace.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::Command;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 
@@ -70,9 +71,34 @@ pub fn knows(netns: &Path, address: IpAddr) -> Result<bool> {
 /// # Errors
 /// When the kernel cannot be read, or there is none.
 pub fn address(netns: &Path) -> Result<Ipv4Addr> {
-    let text = in_netns(netns, &["ip", "-4", "-oneline", "address", "show", "scope", "global"])?;
-    let mut words = text.split_whitespace().skip_while(|word| *word != "inet");
+    first_address(netns, "-4", "global", "inet")
+}
+
+/// The address that a Pod's interface has for its link alone.
+///
+/// # Errors
+/// See [`address`].
+pub fn link_local(netns: &Path) -> Result<Ipv6Addr> {
+    first_address(netns, "-6", "link", "inet6")
+}
+
+fn first_address<A>(netns: &Path, family: &str, scope: &str, word: &str) -> Result<A>
+where
+    A: FromStr<Err = AddrParseError>,
+{
+    let text = in_netns(netns, &["ip", family, "-oneline", "address", "show", "scope", scope])?;
+    let mut words = text.split_whitespace().skip_while(|found| *found != word);
     let prefix = words.nth(1).with_context(|| format!("there is no address in {}", netns.display()))?;
     let address = prefix.split('/').next().unwrap_or_default();
     address.parse().with_context(|| format!("'{prefix}' is no address"))
+}
+
+/// The number of an interface.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn index(netns: &Path, interface: &str) -> Result<u32> {
+    let text = in_netns(netns, &["ip", "-oneline", "link", "show", "dev", interface])?;
+    let number = text.split(':').next().unwrap_or_default();
+    number.trim().parse().with_context(|| format!("'{text}' has no number"))
 }

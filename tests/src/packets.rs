@@ -155,6 +155,23 @@ pub fn seen_as(netns: &Path, target: SocketAddr) -> io::Result<IpAddr> {
     body.trim().parse::<SocketAddr>().map(|address| address.ip()).map_err(|_| io::Error::other(body.to_owned()))
 }
 
+/// The same over UDP.
+///
+/// # Errors
+/// When there is no answer.
+pub fn seen_as_by_udp(netns: &Path, target: SocketAddr) -> io::Result<IpAddr> {
+    let answer = inside(netns, move || {
+        let socket = UdpSocket::bind(any_address(target))?;
+        socket.connect(target)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.send(b"clientip")?;
+        let mut answer = [0; 128];
+        let length = socket.recv(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    })?;
+    answer.trim().parse::<SocketAddr>().map(|address| address.ip()).map_err(|_| io::Error::other(answer))
+}
+
 fn get(target: SocketAddr, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -283,10 +283,11 @@ impl PushServer {
     /// When it cannot.
     pub fn listen(netns: &Path, port: u16) -> io::Result<Self> {
         inside(netns, move || {
-            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+            // For both families.
+            let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
             // For whom it accepts as well.
             SockRef::from(&listener).set_read_timeout(Some(PATIENCE))?;
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
             socket.set_read_timeout(Some(PATIENCE))?;
             Ok(Self { listener, socket })
         })

@@ -253,7 +253,7 @@ fn a_compiled_folder_is_enforced_without_kubernetes() {
         assert_eq!(lab.seen(from, to, port), seen, "{from} to {to} on {port}");
     }
 
-    let _following = Running::start(&mut lab.cven(&cven));
+    let following = Running::start(&mut lab.cven(&cven));
     lab.write("policy/shop.yaml", &POLICY.replace("8080", "8081"));
     lab.compile(&ringfence);
     until("a changed rule to be in force", || lab.seen("web", "db", 8081) == Seen::Open);
@@ -267,6 +267,17 @@ fn a_compiled_folder_is_enforced_without_kubernetes() {
     assert_eq!(lab.seen("web", "db", 8081), Seen::Open, "the rule holds for the others");
     assert_eq!(lab.seen("tools", "db", 8081), Seen::Dropped, "the others are enforced as before");
     assert_eq!(lab.seen("hub", "web", 8080), Seen::Dropped, "the others are enforced as before");
+
+    drop(following);
+    lab.write("policy/shop.yaml", &POLICY.replace("managed: true", "managed: false"));
+    lab.compile(&ringfence);
+    assert_eq!(lab.seen("hub", "web", 8080), Seen::Dropped, "nobody has looked yet");
+    run(lab.cven(&cven).arg("--once"));
+    for netns in ["web", "db"] {
+        let ours = kernel::ours(&lab.netns(netns)).expect("the kernel can be read");
+        assert_eq!(ours, Vec::<String>::new(), "its namespace is not managed any more, since no agent ran");
+    }
+    assert_eq!(lab.seen("hub", "web", 8080), Seen::Open);
 }
 
 /// The rules without what they have counted, with their handles: who writes one again gives it another.

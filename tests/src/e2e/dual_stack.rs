@@ -1,12 +1,13 @@
 //! IPv6 beside IPv4, on real connections.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::Outcome;
+use crate::kernel;
 use crate::lab::{Lab, SLOW, pod_ips};
 use crate::manifests::{OURS, namespace, pod, profile, rule, rule_set, service};
 use crate::probe::{LongDatagrams, LongFlow, Seen};
@@ -20,6 +21,7 @@ struct Scene {
     far: PathBuf,
     stranger: PathBuf,
     outside: PathBuf,
+    server_netns: PathBuf,
     /// The server's addresses.
     server: [IpAddr; 2],
     /// Those of the Service in front of it.
@@ -73,12 +75,14 @@ impl Scene {
             far: lab.netns(NAME, "far")?,
             stranger: lab.netns(NAME, "stranger")?,
             outside: lab.bed.client_netns(),
+            server_netns: lab.netns(NAME, "server")?,
             server: both(&pod_ips(&lab.await_pod(NAME, "server").await?)?)?,
             service: both(&lab.cluster_ips(NAME, "server").await?)?,
         };
         for netns in [&scene.near, &scene.far, &scene.stranger] {
             scene.each_family(lab, netns, [Seen::Open; 2]).await?;
         }
+        lab.await_seen(&scene.near, scene.on_the_link(8080)?, Seen::Open, SLOW).await?;
         lab.apply(&profile(NAME, "Full", &roles)).await?;
         lab.await_ready("ContainerWorkloadProfile", None, NAME).await?;
         Ok(scene)
@@ -147,7 +151,15 @@ impl Scene {
         for client in [&self.near, &self.far] {
             self.each_family(lab, client, [Seen::Refused; 2]).await?;
         }
-        Ok(())
+        // Whom it blocks it blocks by an address that only the link knows, too; what it says nothing of it does not.
+        lab.await_seen(&self.near, self.on_the_link(8080)?, Seen::Refused, SLOW).await?;
+        lab.await_seen(&self.near, self.on_the_link(8081)?, Seen::Open, SLOW).await
+    }
+
+    /// A port of the server by the address that its interface has for the link, as `near` dials it.
+    fn on_the_link(&self, port: u16) -> Result<SocketAddr> {
+        let address = kernel::link_local(&self.server_netns)?;
+        Ok(SocketAddrV6::new(address, port, 0, kernel::index(&self.near, "eth0")?).into())
     }
 }
 

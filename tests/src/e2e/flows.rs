@@ -9,9 +9,10 @@ use ringfence_dataplane::gate::SEAL;
 use serde_json::{Value, json};
 
 use super::Outcome;
+use super::dual_stack::both;
 use super::scene::Scene;
 use crate::kernel::in_netns;
-use crate::lab::{Lab, SLOW, pod_ip};
+use crate::lab::{Lab, SLOW, pod_ips};
 use crate::manifests::{OURS, namespace, pod, profile, rule, rule_set};
 use crate::probe::{LongDatagrams, LongFlow, PushServer, Seen};
 use crate::sctp;
@@ -34,25 +35,43 @@ fn every_protocol(rule: Value) -> Value {
     every_protocol_on(rule, PORT)
 }
 
-/// A flow of each protocol.
-struct Flows {
+/// A flow of each protocol to one end.
+struct ToOne {
+    target: SocketAddr,
     tcp: LongFlow,
     udp: LongDatagrams,
     sctp: sctp::Association,
 }
 
+/// A flow of each protocol and family.
+struct Flows(Vec<ToOne>);
+
 impl Flows {
     /// Opens them from inside a namespace.
-    fn open(netns: &Path, target: SocketAddr) -> Result<Self> {
-        let sctp = sctp::Association::open(netns, target).context("failed to open an association of SCTP")?;
-        Ok(Self { tcp: LongFlow::open(netns, target)?, udp: LongDatagrams::open(netns, target)?, sctp })
+    fn open(netns: &Path, targets: &[SocketAddr]) -> Result<Self> {
+        let to_one = |target: &SocketAddr| -> Result<ToOne> {
+            let sctp = sctp::Association::open(netns, *target).context("failed to open an association of SCTP")?;
+            let (tcp, udp) = (LongFlow::open(netns, *target)?, LongDatagrams::open(netns, *target)?);
+            Ok(ToOne { target: *target, tcp, udp, sctp })
+        };
+        Ok(Self(targets.iter().map(to_one).collect::<Result<_>>()?))
     }
 
     /// That those that go on are all of them, or none.
     fn all_go_on(&mut self, expected: bool, when: &str) -> Result<()> {
-        let go_on = [self.tcp.speaks(), self.udp.speaks(), self.sctp.speaks()];
-        for (protocol, goes_on) in PROTOCOLS.into_iter().zip(go_on) {
-            ensure!(goes_on == expected, "{when}: whether a flow of {protocol} goes on is {goes_on}");
+        for ToOne { target, tcp, udp, sctp } in &mut self.0 {
+            for (protocol, goes_on) in PROTOCOLS.into_iter().zip([tcp.speaks(), udp.speaks(), sctp.speaks()]) {
+                ensure!(goes_on == expected, "{when}: whether a flow of {protocol} to {target} goes on is {goes_on}");
+            }
+        }
+        Ok(())
+    }
+
+    /// The same of those of SCTP when each has had a heartbeat, which it has only if it goes on.
+    fn all_beat(&mut self, expected: bool, when: &str) -> Result<()> {
+        for ToOne { target, sctp, .. } in &mut self.0 {
+            let beats = sctp.beats();
+            ensure!(beats == expected, "{when}: whether an association with {target} has a heartbeat is {beats}");
         }
         Ok(())
     }
@@ -73,7 +92,8 @@ pub async fn a_tightened_policy_ends_exactly_its_flows(lab: Lab) -> Result<Outco
     let set = |rules: &[&Value]| rule_set(name, &rules.iter().map(|rule| (*rule).clone()).collect::<Vec<_>>());
     lab.apply(&set(&[&client, &stranger])).await?;
     lab.await_ready("RuleSet", None, name).await?;
-    let (mut kept, mut lost) = (Flows::open(&scene.allowed, scene.target)?, Flows::open(&scene.denied, scene.target)?);
+    let (mut kept, mut lost) =
+        (Flows::open(&scene.allowed, &scene.targets)?, Flows::open(&scene.denied, &scene.targets)?);
     kept.all_go_on(true, "to begin with")?;
     lost.all_go_on(true, "to begin with")?;
 
@@ -102,28 +122,26 @@ pub async fn flows_older_than_the_rules_are_judged_as_new_ones(lab: Lab) -> Resu
     for (pod_name, node) in [("server", "node2"), ("client", "node3"), ("stranger", "node3")] {
         lab.apply(&pod(name, pod_name, pod_name, Some(node))).await?;
     }
-    let target = SocketAddr::new(pod_ip(&lab.await_pod(name, "server").await?)?, 8080);
+    let targets = both(&pod_ips(&lab.await_pod(name, "server").await?)?)?.map(|address| SocketAddr::new(address, PORT));
     for pod_name in ["client", "stranger"] {
         lab.await_pod(name, pod_name).await?;
     }
     let (client, stranger) = (lab.netns(name, "client")?, lab.netns(name, "stranger")?);
-    lab.await_seen(&client, target, Seen::Open, SLOW).await?;
-    let (mut kept, mut lost) = (LongFlow::open(&client, target)?, LongFlow::open(&stranger, target)?);
+    for target in targets {
+        lab.await_seen(&client, target, Seen::Open, SLOW).await?;
+    }
     let _server = sctp_server(&lab, name)?;
-    let (mut kept_sctp, mut lost_sctp) =
-        (sctp::Association::open(&client, target)?, sctp::Association::open(&stranger, target)?);
-    ensure!(kept.speaks() && lost.speaks(), "not both flows work to begin with");
-    ensure!(kept_sctp.speaks() && lost_sctp.speaks(), "not both associations of SCTP work to begin with");
+    let (mut kept, mut lost) = (Flows::open(&client, &targets)?, Flows::open(&stranger, &targets)?);
+    kept.all_go_on(true, "to begin with")?;
+    lost.all_go_on(true, "to begin with")?;
 
     lab.apply(&profile(name, "Full", &["client", "server", "stranger"])).await?;
     lab.await_ready("ContainerWorkloadProfile", None, name).await?;
-    ensure!(kept.speaks(), "a flow that a rule allows ended when its Pods went to Full");
-    ensure!(!lost.speaks(), "a flow that no rule allows goes on although its Pods are in Full");
-    ensure!(kept.speaks(), "a flow that a rule allows ended a little after its Pods went to Full");
-    ensure!(kept_sctp.beats(), "an association that a rule allows has no heartbeat when its Pods are in Full");
-    ensure!(kept_sctp.speaks(), "an association that a rule allows does not go on after a heartbeat");
-    ensure!(!lost_sctp.beats(), "an association that no rule allows has a heartbeat although its Pods are in Full");
-    ensure!(!lost_sctp.speaks(), "an association that no rule allows goes on although its Pods are in Full");
+    kept.all_beat(true, "allowed by a rule, when its Pods went to Full")?;
+    kept.all_go_on(true, "allowed by a rule, when its Pods went to Full")?;
+    lost.all_beat(false, "allowed by no rule, when its Pods went to Full")?;
+    lost.all_go_on(false, "allowed by no rule, when its Pods went to Full")?;
+    kept.all_go_on(true, "allowed by a rule, a little after its Pods went to Full")?;
     lab.delete("v1", "Namespace", None, name).await?;
     lab.delete(OURS, "RuleSet", None, name).await?;
     Ok(Outcome::Passed)
@@ -140,18 +158,30 @@ pub async fn a_tightened_policy_ends_what_a_server_pushes(lab: Lab) -> Result<Ou
     lab.apply(&rule_set(name, &[from("client"), from("stranger")])).await?;
     lab.await_ready("RuleSet", None, name).await?;
     let server = PushServer::listen(&lab.netns(name, "server")?, PUSH)?;
-    let target = SocketAddr::new(scene.target.ip(), PUSH);
-    let (mut kept, mut lost) = (server.serve(&scene.allowed, target)?, server.serve(&scene.denied, target)?);
-    let begin = [kept.arrives(), lost.arrives()];
-    ensure!(begin == [[true; 2]; 2], "over TCP and UDP, to begin with this arrives at the two clients: {begin:?}");
+    let (mut kept, mut lost) = (Vec::new(), Vec::new());
+    for target in scene.targets.map(|target| SocketAddr::new(target.ip(), PUSH)) {
+        kept.push((target, server.serve(&scene.allowed, target)?));
+        lost.push((target, server.serve(&scene.denied, target)?));
+    }
+    for (target, pushed) in kept.iter_mut().chain(&mut lost) {
+        let begin = pushed.arrives();
+        ensure!(begin == [true; 2], "over TCP and UDP, to begin with this arrives of what {target} pushes: {begin:?}");
+    }
 
     lab.apply(&rule_set(name, &[from("client")])).await?;
     lab.await_ready("RuleSet", None, name).await?;
-    let [tcp, udp] = lost.arrives();
-    ensure!(!tcp, "what a server pushes over TCP arrives although its client is not allowed any more");
-    ensure!(!udp, "what a server pushes over UDP arrives although its client is not allowed any more");
-    let [tcp, udp] = kept.arrives();
-    ensure!(tcp && udp, "what a server pushes does not arrive at a client that is still allowed: TCP {tcp}, UDP {udp}");
+    for (target, pushed) in &mut lost {
+        let [tcp, udp] = pushed.arrives();
+        ensure!(!tcp, "what {target} pushes over TCP arrives although its client is not allowed any more");
+        ensure!(!udp, "what {target} pushes over UDP arrives although its client is not allowed any more");
+    }
+    for (target, pushed) in &mut kept {
+        let [tcp, udp] = pushed.arrives();
+        ensure!(
+            tcp && udp,
+            "what {target} pushes does not arrive at a client that is still allowed: TCP {tcp}, UDP {udp}"
+        );
+    }
     scene.remove(&lab).await?;
     Ok(Outcome::Passed)
 }
@@ -165,7 +195,7 @@ pub async fn a_loosened_policy_ends_nothing(lab: Lab) -> Result<Outcome> {
     let client = every_protocol(rule("client-to-server", "Allow", (name, "client"), (name, "server")));
     lab.apply(&rule_set(name, &[client])).await?;
     lab.await_ready("RuleSet", None, name).await?;
-    let mut flows = Flows::open(&scene.allowed, scene.target)?;
+    let mut flows = Flows::open(&scene.allowed, &scene.targets)?;
     flows.all_go_on(true, "to begin with")?;
     for state in ["Selective", "VisibilityOnly", "Idle", "Full"] {
         lab.apply(&profile(name, state, &["client", "server", "stranger"])).await?;
@@ -188,10 +218,11 @@ pub async fn a_tightened_policy_ends_flows_through_the_gate(lab: Lab) -> Result<
     let _server = sctp_server(&lab, name)?;
     let addresses = lab.bed.addresses()?;
     let address = |key: &str| addresses.get(key).with_context(|| format!("no {key}"));
-    let (nodes, kept, lost) =
-        ([address("NODE2_ADDRESS")?, address("NODE3_ADDRESS")?], lab.bed.client_netns(), lab.bed.netns("fabric"));
+    let keys = ["NODE2_ADDRESS", "NODE2_ADDRESS6", "NODE3_ADDRESS", "NODE3_ADDRESS6"];
+    let nodes = keys.into_iter().map(address).collect::<Result<Vec<_>>>()?;
+    let (kept, lost) = (lab.bed.client_netns(), lab.bed.netns("fabric"));
     for (list, netns) in [("fl-gate-kept", &kept), ("fl-gate-lost", &lost)] {
-        let spec = json!({"ranges": [source_towards(netns, nodes[0])?]});
+        let spec = json!({"ranges": [source_towards(netns, nodes[0])?, source_towards(netns, nodes[1])?]});
         lab.apply(&json!({"apiVersion": OURS, "kind": "IPList", "metadata": {"name": list}, "spec": spec})).await?;
     }
     let from = |list: &str| {
@@ -208,7 +239,7 @@ pub async fn a_tightened_policy_ends_flows_through_the_gate(lab: Lab) -> Result<
     for door in doors.iter().copied() {
         for netns in [&kept, &lost] {
             lab.await_seen(netns, door, Seen::Open, SLOW).await?;
-            flows.push((door, netns == &kept, Flows::open(netns, door)?));
+            flows.push((door, netns == &kept, Flows::open(netns, &[door])?));
         }
     }
     for (door, _, of_door) in &mut flows {
@@ -235,12 +266,15 @@ pub async fn a_tightened_policy_ends_flows_through_the_gate(lab: Lab) -> Result<
 /// Whatever leaves a network namespace looks as if a gate had let it pass; `-D` ends that.
 fn forge_seals(netns: &Path, action: &str) -> Result<()> {
     let seal = ["-j", "DSCP", "--set-dscp", SEAL];
-    in_netns(netns, &[&["iptables-nft", "-t", "mangle", action, "OUTPUT"][..], &seal].concat()).map(drop)
+    for program in ["iptables-nft", "ip6tables-nft"] {
+        in_netns(netns, &[&[program, "-t", "mangle", action, "OUTPUT"][..], &seal].concat())?;
+    }
+    Ok(())
 }
 
 /// The address that connections to another one have from a network namespace.
 fn source_towards(netns: &Path, target: &str) -> Result<String> {
-    let route = in_netns(netns, &["ip", "-4", "route", "get", target])?;
+    let route = in_netns(netns, &["ip", "route", "get", target])?;
     let mut words = route.split_whitespace().skip_while(|word| *word != "src");
     words.nth(1).map(str::to_owned).with_context(|| format!("no source in '{}'", route.trim()))
 }
@@ -253,7 +287,10 @@ async fn node_port(lab: &Lab, space: &str) -> Result<u16> {
     };
     let object = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": space, "name": "door"},
-        "spec": {"type": "NodePort", "selector": {"name": "server"}, "ports": PROTOCOLS.map(port)},
+        "spec": {
+            "type": "NodePort", "ipFamilyPolicy": "RequireDualStack", "selector": {"name": "server"},
+            "ports": PROTOCOLS.map(port),
+        },
     });
     lab.apply(&object).await?;
     Ok(31808)

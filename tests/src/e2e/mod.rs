@@ -99,6 +99,7 @@ pub fn cases() -> Vec<Case> {
         case!(flows::flows_older_than_the_rules_are_judged_as_new_ones),
         case!(robust::a_rule_set_waits_for_every_node),
         case!(waiting::full_waits_for_every_node),
+        case!(robust::large_annotations_hide_no_pod),
         case!(robust::a_killed_agent_changes_no_verdict),
         case!(robust::a_replaced_agent_changes_no_verdict),
         case!(robust::pods_are_enforced_without_the_controller),

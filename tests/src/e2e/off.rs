@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::scene::Scene;
 use super::upgrade::{CHART, RELEASE, helm};
-use super::{Outcome, agent};
+use super::{Outcome, agent, host};
 use crate::kernel;
 use crate::lab::{Lab, SLOW};
 use crate::manifests::{OURS, pod};
@@ -108,18 +108,34 @@ async fn suspended(lab: &Lab, scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// `cven off` takes everything away from one node and keeps it away over a restart of the agent, until `cven on`.
+/// `cven off` takes everything away from one node, its own rules too, and keeps it away over a restart of the agent, until `cven on`.
 pub async fn one_node_is_turned_off_and_on(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "off-node").await?;
-    // The server is there; what the client's node enforces stays.
-    cven(&lab, "2", "off").await?;
-    let gone = turned_off(&lab, &scene).await;
-    cven(&lab, "2", "on").await?;
-    gone?;
-    lab.await_seen(&scene.denied, scene.target, Seen::Dropped, SLOW).await?;
-    await_reason(&lab, "NodePolicy", "node2", "InForce").await?;
+    host::ask(&lab, "node2", "Full").await?;
+    let ran = off_and_on(&lab, &scene).await;
+    host::release(&lab, "node2").await?;
+    ran?;
     scene.remove(&lab).await?;
     Ok(Outcome::Passed)
+}
+
+async fn off_and_on(lab: &Lab, scene: &Scene) -> Result<()> {
+    host::await_said(lab, "node2", Some("InForce")).await?;
+    // Nobody helps: the agent does nothing meanwhile. The server is there; what the client's node enforces stays.
+    agent::signal(lab, "2", "-STOP")?;
+    let off = cven(lab, "2", "off").await;
+    let mut gone = off.and_then(|()| left(lab, "2"));
+    agent::signal(lab, "2", "-CONT")?;
+    if let Ok(None) = gone {
+        gone = turned_off(lab, scene).await.map(|()| None);
+    }
+    cven(lab, "2", "on").await?;
+    if let Some(left) = gone? {
+        bail!("'cven off' has left {left}");
+    }
+    lab.await_seen(&scene.denied, scene.target, Seen::Dropped, SLOW).await?;
+    await_reason(lab, "NodePolicy", "node2", "InForce").await?;
+    host::await_said(lab, "node2", Some("InForce")).await.map(drop)
 }
 
 async fn turned_off(lab: &Lab, scene: &Scene) -> Result<()> {

@@ -17,7 +17,7 @@ use super::scene::Scene;
 use super::{Outcome, cli};
 use crate::kernel;
 use crate::lab::{Lab, SLOW, pod_ip, ready};
-use crate::manifests::{OURS, controller, pod, rule, rule_set};
+use crate::manifests::{AGNHOST, OURS, controller, namespace, pod, rule, rule_set};
 use crate::probe::{LongFlow, Seen};
 use crate::source::SYSTEM;
 use crate::wait;
@@ -188,6 +188,32 @@ pub async fn a_replaced_agent_changes_no_verdict(lab: Lab) -> Result<Outcome> {
         let (before, after) = (before?, rules(netns)?);
         ensure!(before == after, "rules were written anew in {}: {before} became {after}", netns.display());
     }
+    scene.remove(&lab).await?;
+    Ok(Outcome::Passed)
+}
+
+/// Annotations of all Pods of a node, more than fit into 4 MiB, the largest answer that a client of gRPC takes by itself: Pods that
+/// start meanwhile are seen all the same, also by an agent that starts.
+pub async fn large_annotations_hide_no_pod(lab: Lab) -> Result<Outcome> {
+    const LARGE: &str = "rb-large";
+    // Kubernetes takes 256 KiB a Pod.
+    let text = "x".repeat(250 << 10);
+    lab.apply(&namespace(LARGE)).await?;
+    for number in 0..18 {
+        let mut large = pod(LARGE, &format!("large-{number}"), "client", Some("node2"));
+        large["metadata"]["annotations"] = json!({ "text": text });
+        large["spec"]["containers"] = json!([{"name": "main", "image": AGNHOST, "args": ["pause"]}]);
+        lab.apply(&large).await?;
+    }
+    for number in 0..18 {
+        lab.await_pod(LARGE, &format!("large-{number}")).await?;
+    }
+    let replaced = Ended::by_deletion(&lab, "2")?;
+    wait::until("another agent on node2", SLOW, || async { Ok(replaced.is_back(&lab).then_some(())) }).await?;
+    let scene = Scene::create(&lab, "rb-large-scene").await?;
+    lab.await_ready("RuleSet", None, &scene.name).await?;
+    lab.await_ready("NodePolicy", None, "node2").await?;
+    lab.delete("v1", "Namespace", None, LARGE).await?;
     scene.remove(&lab).await?;
     Ok(Outcome::Passed)
 }

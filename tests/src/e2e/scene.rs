@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::lab::{Lab, SLOW, pod_ip};
+use super::dual_stack::both;
+use crate::lab::{Lab, SLOW, pod_ips};
 use crate::manifests::{OURS, namespace, pod, profile, rule, rule_set};
 use crate::probe::{self, LongFlow, Seen, Try};
 
@@ -20,6 +21,8 @@ pub struct Scene {
     pub denied: PathBuf,
     /// Where the server listens.
     pub target: SocketAddr,
+    /// The same over each family.
+    pub targets: [SocketAddr; 2],
 }
 
 impl Scene {
@@ -37,11 +40,12 @@ impl Scene {
         let server = lab.await_pod(name, "server").await?;
         lab.await_pod(name, "client").await?;
         lab.await_pod(name, "stranger").await?;
-        let target = SocketAddr::new(pod_ip(&server)?, 8080);
+        let targets = both(&pod_ips(&server)?)?.map(|address| SocketAddr::new(address, 8080));
+        let [target, _] = targets;
         let (allowed, denied) = (lab.netns(name, "client")?, lab.netns(name, "stranger")?);
         lab.await_seen(&allowed, target, Seen::Open, SLOW).await?;
         lab.await_seen(&denied, target, Seen::Dropped, SLOW).await?;
-        Ok(Self { name: name.to_owned(), allowed, denied, target })
+        Ok(Self { name: name.to_owned(), allowed, denied, target, targets })
     }
 
     /// Tries both at the same time.

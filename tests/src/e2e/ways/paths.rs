@@ -8,9 +8,9 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 
 use super::doors::Door;
-use super::objects::{CLOSED_PORT, NAMED_ADDRESSES, PROBE_PORTS, PROXY_PORT, UNPROBED_PORT};
+use super::objects::{CLOSED_PORT, HOST_NETWORK_PORTS, NAMED_ADDRESSES, PORTS, PROBE_PORTS, PROXY_PORT, UNPROBED_PORT};
 use super::scene::Scene;
-use super::table::{Client, Judges, Packets, Row, Target};
+use super::table::{Client, Judges, Packets, Port, Row, Target};
 use crate::packets::{self, Extension};
 use crate::probe::{self, Seen};
 use crate::sctp;
@@ -127,6 +127,7 @@ pub fn checks(row: &Row, scene: &Scene) -> Result<Vec<Check>> {
     let mut found = Vec::new();
     for (family, _) in row.families.iter().enumerate().filter(|(_, wanted)| **wanted) {
         let door = scene.door(row.to)?;
+        ensure!(names_its_port(row, door), "{}: what is dialled is {:?}", row.key, door.tcp);
         let client = scene.client(row.from)?.netns.clone();
         let strangers = if row.has_strangers() { scene.strangers(row.from) } else { Vec::new() };
         ensure!(row.has_strangers() != strangers.is_empty(), "{}: the strangers are {strangers:?}", row.key);
@@ -137,6 +138,17 @@ pub fn checks(row: &Row, scene: &Scene) -> Result<Vec<Check>> {
         found.extend(checks);
     }
     Ok(found)
+}
+
+/// Whether the port that a row says the provider sees is the one that is dialled, or another.
+fn names_its_port(row: &Row, door: &Door) -> bool {
+    let is_the_providers = [PORTS, HOST_NETWORK_PORTS].contains(&door.tcp);
+    match row.port {
+        Port::Dialled | Port::BeforeRedirect | Port::TypeAndCode => is_the_providers,
+        Port::Target | Port::Container => !is_the_providers,
+        // They are no usual ones.
+        Port::Probe | Port::Nobody => true,
+    }
 }
 
 /// A row over one family.

@@ -113,6 +113,19 @@ words! {
 }
 
 words! {
+    /// The port that the provider's end sees.
+    Port {
+        "what is dialled" => Dialled,
+        "target port" => Target,
+        "container port" => Container,
+        "probe port" => Probe,
+        "port before the redirect" => BeforeRedirect,
+        "type and code" => TypeAndCode,
+        "–" => Nobody,
+    }
+}
+
+words! {
     /// The ends that judge.
     Judges {
         "both" => Both,
@@ -150,6 +163,8 @@ pub struct Row {
     pub packets: Packets,
     /// Whom the provider's Pod sees.
     pub origin: Origin,
+    /// The port that the provider's end sees.
+    pub port: Port,
     /// The ends that judge.
     pub judges: Judges,
     /// Whether it is tested.
@@ -197,12 +212,13 @@ fn row(line: &str) -> Result<Row> {
         to: word(to)?,
         packets: word(packets)?,
         origin: word(origin)?,
+        port: word(port)?,
         judges: word(judges)?,
         tested: how_tested(tested)?,
     };
     let judged = |end| [end, Judges::Both].contains(&row.judges);
     ensure!((*consumer == "what is dialled") == judged(Judges::Consumer), "the consumer's end is '{consumer}'");
-    ensure!((*port == "–") != judged(Judges::Provider), "the port of the provider's end is '{port}'");
+    ensure!((row.port == Port::Nobody) != judged(Judges::Provider), "the port of the provider's end is '{port}'");
     Ok(row)
 }
 
@@ -246,6 +262,7 @@ mod tests {
             unused(&rows, |row| row.to),
             unused(&rows, |row| row.packets),
             unused(&rows, |row| row.origin),
+            unused(&rows, |row| row.port),
             unused(&rows, |row| row.judges),
         ];
         assert_eq!(unused.concat(), Vec::<&str>::new(), "the test knows ways that the table does not have");
