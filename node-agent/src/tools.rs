@@ -1,13 +1,14 @@
 //! The programs that write rules to the kernel and read them: iptables, as children in the caller's network namespace.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::io::{Read, Write};
+use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringfence_dataplane::{Family, Place};
+use rustix::process::{Resource, Rlimit, prlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::machine;
@@ -15,6 +16,12 @@ use crate::netfilter::{self, KUBE_PROXY_CHAINS};
 
 /// How long a program may take. The largest sets take less than a second.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// What a program may take of memory, in bytes, and what it may print: ten thousand rules take 22 MB. Whoever may write rules in his own
+/// Pod can have as many as he likes read there, which is to fail for that Pod and no other.
+const MEMORY: u64 = 256 << 20;
+/// See [`MEMORY`].
+const OUTPUT: u64 = 64 << 20;
 
 /// Chains that a kubelet makes in table mangle, in the back end that it uses: the second one before Kubernetes 1.24.
 const KUBELET_HINTS: [&str; 2] = [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "];
@@ -240,6 +247,7 @@ fn run_within(limit: Duration, program: &str, arguments: &[&str], input: Option<
         .spawn()
         .map_err(fail)?;
     let pid = Pid::from_raw(child.id().try_into().map_err(|_| no("has no process id".to_owned()))?);
+    bound(pid, MEMORY);
     let (ended, wait) = std::sync::mpsc::channel::<()>();
     let (written, output, killed) = std::thread::scope(|scope| {
         let watchdog = scope.spawn(move || {
@@ -251,7 +259,9 @@ fn run_within(limit: Duration, program: &str, arguments: &[&str], input: Option<
             (Some(mut stdin), Some(text)) => stdin.write_all(text.as_bytes()),
             _ => Ok(()),
         };
-        let output = child.wait_with_output();
+        // What is over the limit is not taken in: to write it fails then. Of errors there are few lines.
+        let printed = child.stdout.take().map(|stdout| read_up_to(OUTPUT, stdout)).unwrap_or_default();
+        let output = child.wait_with_output().map(|output| Output { stdout: printed, ..output });
         drop(ended);
         (written, output, watchdog.join().unwrap_or_default())
     });
@@ -259,6 +269,9 @@ fn run_within(limit: Duration, program: &str, arguments: &[&str], input: Option<
         return Err(fail(std::io::Error::other(format!("did not end within {} s", limit.as_secs_f32()))));
     }
     let output = output.map_err(fail)?;
+    if output.stdout.len() as u64 > OUTPUT {
+        return Err(fail(std::io::Error::other(format!("printed more than {} MiB", OUTPUT >> 20))));
+    }
     if output.status.success() {
         written.map_err(fail)?;
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
@@ -274,9 +287,31 @@ fn run_within(limit: Duration, program: &str, arguments: &[&str], input: Option<
     }))
 }
 
+/// Bounds the memory of a child that has just begun; where that cannot be done it has ended already.
+fn bound(child: Pid, bytes: u64) {
+    let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+    let _ = prlimit(rustix::process::Pid::from_raw(child.as_raw()), Resource::As, limit);
+}
+
+/// What there is to read, up to one byte more than so many.
+fn read_up_to(bytes: u64, from: impl Read) -> Vec<u8> {
+    let mut read = Vec::new();
+    // Why it ends early its status says.
+    let _ = from.take(bytes + 1).read_to_end(&mut read);
+    read
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_takes_all_memory_or_prints_without_end_is_ended() {
+        let error = run("tail", &["/dev/zero"], None).expect_err("a line without end");
+        assert!(error.to_string().contains("memory"), "{error}");
+        let error = run("cat", &["/dev/zero"], None).expect_err("it never ends");
+        assert!(error.to_string().ends_with("printed more than 64 MiB"), "{error}");
+    }
 
     #[test]
     fn a_program_that_hangs_is_ended() {

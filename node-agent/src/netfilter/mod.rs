@@ -23,6 +23,10 @@ const NF_TABLES: u8 = 10;
 /// Chains of a kube-proxy that works with iptables, or with IPVS.
 pub const KUBE_PROXY_CHAINS: [&str; 2] = ["KUBE-SERVICES", "KUBE-NODE-PORT"];
 
+/// The largest list that is taken in, in bytes: sets of a million addresses come to less. Whoever may write sets in his own Pod can
+/// have more there.
+const LARGEST_LIST: usize = 64 << 20;
+
 /// From linux/netfilter/nf_tables.h.
 const NFT_MSG_GETTABLE: u8 = 1;
 const NFTA_TABLE_NAME: u16 = 1;
@@ -101,13 +105,17 @@ fn one(subsystem: u8, command: u8, attribute: u16) -> Result<u32, Error> {
 /// Everything that a command lists: of each entry, the attributes.
 ///
 /// # Errors
-/// When the kernel refuses, or what it lists changed meanwhile.
+/// When the kernel refuses, what it lists changed meanwhile, or is too large.
 pub fn dump(subsystem: u8, command: u8, question: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
     let socket = open()?;
     socket.send(&request(subsystem, command, NLM_F_REQUEST | NLM_F_DUMP, question), 0)?;
-    let mut entries = Vec::new();
+    let (mut entries, mut taken) = (Vec::new(), 0);
     loop {
         let (bytes, _) = socket.recv_from_full()?;
+        taken += bytes.len();
+        if taken > LARGEST_LIST {
+            return Err(Error::other(format!("the list is longer than {} MiB", LARGEST_LIST >> 20)));
+        }
         for (Header { kind, interrupted }, body) in messages(&bytes) {
             if interrupted {
                 return Err(ErrorKind::Interrupted.into());
