@@ -9,12 +9,15 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+/// In the environment, how kube-proxies translate (tests/cluster/README.md).
+const PROXY_MODE: &str = "RINGFENCE_PROXY_MODE";
+
 /// One cluster of the test bed, by name.
 #[derive(Debug, Clone)]
 pub struct Testbed {
     name: String,
     root: PathBuf,
-    outside: bool,
+    uneven: bool,
 }
 
 /// A running Pod sandbox.
@@ -38,20 +41,24 @@ pub fn root() -> PathBuf {
 impl Testbed {
     /// A handle; nothing is started.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), root: root(), outside: false }
+        Self { name: name.to_owned(), root: root(), uneven: false }
     }
 
-    /// The Pods of one node get addresses outside its podCIDR: nothing may assume that they lie in it.
+    /// Its nodes differ, and nothing may assume that they do not: the Pods of one have addresses outside its podCIDR, and
+    /// kube-proxies translate with iptables on some and with nftables on others, unless the environment says otherwise.
     #[must_use]
-    pub fn with_pods_outside_pod_cidr(self) -> Self {
-        Self { outside: true, ..self }
+    pub fn uneven(self) -> Self {
+        Self { uneven: true, ..self }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.root.join("tests/cluster/cluster.sh"));
         command.args(arguments);
-        if self.outside {
+        if self.uneven {
             command.env("RINGFENCE_POD_CIDR_OUTSIDE", "1");
+            if std::env::var_os(PROXY_MODE).is_none() {
+                command.env(PROXY_MODE, "mixed");
+            }
         }
         command
     }

@@ -40,7 +40,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<usize> {
-    let bed = Testbed::new(&arguments.cluster).with_pods_outside_pod_cidr();
+    let bed = Testbed::new(&arguments.cluster).uneven();
     if !arguments.keep {
         bed.down()?;
     }

@@ -326,7 +326,12 @@ pub fn policy(outside: [IpAddr; 2]) -> [Value; 3] {
         rule("name", vec![clients()], json!({"ipList": NAMED}), usual()),
         rule("host-network", vec![clients()], hosts(), allowed(HOST_NETWORK_PORTS[0], HOST_NETWORK_PORTS[1])),
         rule("node", vec![listed()], hosts(), allowed(HOST_NETWORK_PORTS[0], HOST_NETWORK_PORTS[1])),
-        rule("host-ports", vec![clients()], hosts(), allowed(HOST_PORTS[0].0, HOST_PORTS[1].0)),
+        rule(
+            "host-ports",
+            vec![clients(), label(SERVERS, "server")],
+            hosts(),
+            allowed(HOST_PORTS[0].0, HOST_PORTS[1].0),
+        ),
     ];
     [list, named, rule_set(CLIENTS, &rules)]
 }

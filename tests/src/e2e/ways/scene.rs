@@ -218,10 +218,10 @@ impl Scene {
     pub fn wrong_origin(&self, row: &Row, family: usize) -> Result<Option<String>> {
         let (client, door) = (self.client(row.from)?, self.door(row.to)?);
         let expected = match row.origin {
-            Origin::Client => client.addresses[family],
+            Origin::Client | Origin::ClientNode => client.addresses[family],
             Origin::Bridge => self.bridge[family],
             // Of the nodes that are not the servers', one is dialled and has clients.
-            Origin::ClientNode | Origin::Translating => place(&self.places, "NODE3")?.addresses[family],
+            Origin::Translating => place(&self.places, "NODE3")?.addresses[family],
             Origin::Tunnel => self.tunnel.client()[family],
             Origin::Nobody => return Ok(None),
         };
