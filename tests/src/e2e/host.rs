@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use super::scene::Scene;
 use super::{Outcome, agent};
 use crate::kernel::{self, in_netns};
 use crate::lab::{Lab, SLOW};
@@ -362,13 +363,20 @@ pub async fn a_node_policy_that_cuts_the_apiserver_is_taken_back(lab: Lab) -> Re
 pub async fn a_node_policy_that_cuts_pods_of_two_nodes_is_taken_back(lab: Lab) -> Result<Outcome> {
     let node = lab.get("v1", "Node", None, "node2").await?.context("there is no node2")?;
     let cidr = node["spec"]["podCIDR"].as_str().context("it has no podCIDR")?.to_owned();
+    let scene = Scene::create(&lab, "ht-pods").await?;
     let tunnel = Tunnel::to_node2(&lab, &[cidr])?;
     let bridge = in_netns(&lab.bed.netns("node2"), &["ip", "-4", "-oneline", "address", "show", "dev", "cni0"])?;
     let bridge = bridge.split_whitespace().skip_while(|word| *word != "inet").nth(1).context("cni0 has no address")?;
     let bridge: IpAddr = bridge.split('/').next().unwrap_or_default().parse()?;
     let own = lab.bed.netns(NODE);
-    let works = || Ok(crate::packets::echo(&own, bridge)? == Seen::Open);
-    cuts(&lab, tunnel, works, "did not answer any more on the Pod network").await
+    // What goes from one node's Pods to another's takes the same way.
+    let works = || {
+        let pods = probe::tcp(&scene.allowed, scene.target)?;
+        Ok([crate::packets::echo(&own, bridge)?, pods] == [Seen::Open; 2])
+    };
+    let outcome = cuts(&lab, tunnel, works, "did not answer any more on the Pod network").await;
+    scene.remove(&lab).await?;
+    outcome
 }
 
 /// A policy cuts what goes through the tunnel: it is taken back, and in force once a rule opens the way.

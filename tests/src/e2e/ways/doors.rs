@@ -42,7 +42,9 @@ pub async fn doors(lab: &Lab, bed: &Bed, places: &BTreeMap<String, Place>) -> Re
     let server = pod("server")?;
     let cluster = service("server").await?;
     let in_front = |addresses| Door { addresses, tcp: [80, 81], udp: [81, 80] };
-    let (node_ports, probed) = (node_ports(lab).await?, probed_port(lab).await?);
+    let (local, cluster_wide) =
+        (node_ports(lab, "node-port-local").await?, node_ports(lab, "node-port-cluster").await?);
+    let (rejecting, probed) = (node_ports(lab, "rejecting").await?, probed_port(lab).await?);
     let of_node = |node: &str, [tcp, udp]: [[u16; 2]; 2]| -> Result<Door> {
         Ok(Door { addresses: bed.address(node)?, tcp, udp })
     };
@@ -60,9 +62,9 @@ pub async fn doors(lab: &Lab, bed: &Bed, places: &BTreeMap<String, Place>) -> Re
         (Target::Headless, Door::new(server, PORTS)),
         (Target::Manual, in_front(service("manual").await?)),
         (Target::Alias, in_front(cluster)),
-        (Target::NodePortLocal, of_node("NODE2", node_ports[0])?),
-        (Target::NodePortHere, of_node("NODE2", node_ports[1])?),
-        (Target::NodePortElsewhere, of_node("NODE3", node_ports[1])?),
+        (Target::NodePortLocal, of_node("NODE2", local)?),
+        (Target::NodePortHere, of_node("NODE2", cluster_wide)?),
+        (Target::NodePortElsewhere, of_node("NODE3", cluster_wide)?),
         (Target::LoadBalancerLocal, in_front(parsed(LOAD_BALANCERS[0])?)),
         (Target::LoadBalancerCluster, in_front(parsed(LOAD_BALANCERS[1])?)),
         (Target::LoadBalancerElsewhere, in_front(parsed(LOAD_BALANCERS[2])?)),
@@ -83,26 +85,21 @@ pub async fn doors(lab: &Lab, bed: &Bed, places: &BTreeMap<String, Place>) -> Re
         (Target::ClusterIpOfWebhook, Door::new(service("webhook").await?, WEBHOOK_PORTS)),
         (Target::Redirect, Door::new(pod("redirect")?, PORTS)),
         (Target::Rejecting, Door::new(pod("rejecting")?, PORTS)),
+        (Target::RejectingByNodePort, of_node("NODE2", rejecting)?),
         (Target::SmallMtu, Door::new(pod("small-mtu")?, PORTS)),
     ]))
 }
 
-/// The nodePorts of TCP and UDP, the allowed ones first, with policy Local and with policy Cluster.
-async fn node_ports(lab: &Lab) -> Result<[[[u16; 2]; 2]; 2]> {
-    let mut found = [[[0; 2]; 2]; 2];
-    for (policy, ports) in ["local", "cluster"].iter().zip(&mut found) {
-        let name = format!("node-port-{policy}");
-        let live =
-            lab.get("v1", "Service", Some(SERVERS), &name).await?.with_context(|| format!("no Service {name}"))?;
-        let port = |protocol: &str, target: u16| -> Result<u16> {
-            let list = live["spec"]["ports"].as_array().context("a Service has ports")?;
-            let entry = list.iter().find(|port| port["protocol"] == protocol && port["targetPort"] == target);
-            let number = entry.and_then(|port| port["nodePort"].as_u64()).context("no nodePort")?;
-            u16::try_from(number).context("a port has 16 bits")
-        };
-        *ports = [[port("TCP", PORTS[0])?, port("TCP", PORTS[1])?], [port("UDP", PORTS[1])?, port("UDP", PORTS[0])?]];
-    }
-    Ok(found)
+/// The nodePorts of a Service, of TCP and UDP, the allowed ones first.
+async fn node_ports(lab: &Lab, name: &str) -> Result<[[u16; 2]; 2]> {
+    let live = lab.get("v1", "Service", Some(SERVERS), name).await?.with_context(|| format!("no Service {name}"))?;
+    let port = |protocol: &str, target: u16| -> Result<u16> {
+        let list = live["spec"]["ports"].as_array().context("a Service has ports")?;
+        let entry = list.iter().find(|port| port["protocol"] == protocol && port["targetPort"] == target);
+        let number = entry.and_then(|port| port["nodePort"].as_u64()).context("no nodePort")?;
+        u16::try_from(number).context("a port has 16 bits")
+    };
+    Ok([[port("TCP", PORTS[0])?, port("TCP", PORTS[1])?], [port("UDP", PORTS[1])?, port("UDP", PORTS[0])?]])
 }
 
 /// The nodePort that leads to a port of a probe.

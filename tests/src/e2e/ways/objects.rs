@@ -201,6 +201,7 @@ pub fn services() -> Vec<Value> {
     ];
     let ports = json!([{"name": "probe", "port": 80, "protocol": "TCP", "targetPort": PROBE_PORTS[3]}]);
     services.push(service("probed", json!({"type": "NodePort", "selector": {"app": "probed"}, "ports": ports})));
+    services.push(service("rejecting", json!({"type": "NodePort", "selector": {"name": "rejecting"}})));
     // In front of Pods of the host network.
     for name in ["host", "node"] {
         let ports = service_ports(&SERVICE_PORTS, HOST_NETWORK_PORTS);

@@ -199,7 +199,8 @@ impl Way<'_> {
     }
 
     fn blocked(&self, kind: Kind, port: u16) -> Check {
-        let seen = if self.row.to == Target::Rejecting { Seen::Refused } else { Seen::Dropped };
+        let rejects = [Target::Rejecting, Target::RejectingByNodePort].contains(&self.row.to);
+        let seen = if rejects { Seen::Refused } else { Seen::Dropped };
         Check { blocked: Some((self.row.judges, seen)), ..self.passes(kind, port) }
     }
 

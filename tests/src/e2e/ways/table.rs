@@ -79,6 +79,7 @@ words! {
         "probe port by NodePort of another node" => ProbeByNodePortElsewhere,
         "Pod with a redirect" => Redirect,
         "Pod, rejecting" => Rejecting,
+        "NodePort of the rejecting Pod, of its node" => RejectingByNodePort,
         "Pod, smaller MTU on the way" => SmallMtu,
     }
 }
