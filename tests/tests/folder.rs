@@ -269,7 +269,7 @@ fn a_compiled_folder_is_enforced_without_kubernetes() {
     assert_eq!(lab.seen("hub", "web", 8080), Seen::Dropped, "the others are enforced as before");
 
     drop(following);
-    lab.write("policy/shop.yaml", &POLICY.replace("managed: true", "managed: false"));
+    lab.write("policy/shop.yaml", &POLICY.replace("managed: true\n  policyState: Full", "managed: false"));
     lab.compile(&ringfence);
     assert_eq!(lab.seen("hub", "web", 8080), Seen::Dropped, "nobody has looked yet");
     run(lab.cven(&cven).arg("--once"));
