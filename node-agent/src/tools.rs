@@ -17,11 +17,12 @@ use crate::netfilter::{self, KUBE_PROXY_CHAINS};
 /// How long a program may take. The largest sets take less than a second.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What a program may take of memory, in bytes, and what it may print: ten thousand rules take 22 MB. Whoever may write rules in his own
-/// Pod can have as many as he likes read there, which is to fail for that Pod and no other.
-const MEMORY: u64 = 256 << 20;
+/// What a program may take of memory in a Pod's network namespace, in bytes, and what it may print there: ten thousand rules take
+/// 22 MB, and are 2 MB of text. Whoever may write rules in his own Pod can have as many as he likes read, which is to fail for that
+/// Pod and no other. What a node has is nobody's to fill, and may be much.
+const MEMORY: u64 = 128 << 20;
 /// See [`MEMORY`].
-const OUTPUT: u64 = 64 << 20;
+const OUTPUT: u64 = 16 << 20;
 
 /// Chains that a kubelet makes in table mangle, in the back end that it uses: the second one before Kubernetes 1.24.
 const KUBELET_HINTS: [&str; 2] = [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "];
@@ -99,7 +100,7 @@ impl Backend {
         if !installed.has_wait {
             return Err(ToolError::NoBackend("iptables is older than 1.4.20: it cannot wait for its lock".to_owned()));
         }
-        let works = |backend: &Self| backend.save(Place::Pod, Family::V4).is_ok();
+        let works = |backend: &Self| backend.save(Place::Host, Family::V4).is_ok();
         let found = [Self::Nft, Self::Legacy].into_iter().find(works);
         found.ok_or_else(|| ToolError::NoBackend("neither iptables-nft-save nor iptables-legacy-save works".to_owned()))
     }
@@ -167,7 +168,7 @@ impl Backend {
     /// # Errors
     /// When the program fails.
     pub fn version(self) -> Result<String, ToolError> {
-        Ok(run(&self.program(Family::V4, "save"), &["--version"], None)?.trim().to_owned())
+        Ok(run(&self.program(Family::V4, "save"), &["--version"], None, Bound::Time)?.trim().to_owned())
     }
 
     /// The number of the rules that are there: with the same one they are the same. Nothing where nobody counts, as with
@@ -190,11 +191,11 @@ impl Backend {
     /// # Errors
     /// When the program fails.
     pub fn save(self, place: Place, family: Family) -> Result<String, ToolError> {
-        let tables: &[&str] = match place {
-            Place::Pod => &[],
-            Place::Host => &["-t", "mangle"],
-        };
-        run(&self.program(family, "save"), tables, None)
+        let program = self.program(family, "save");
+        match place {
+            Place::Pod => run(&program, &[], None, Bound::OfPods),
+            Place::Host => run(&program, &["-t", "mangle"], None, Bound::Time),
+        }
     }
 
     /// What is in one table, as `iptables-save` prints it. The node's own tables can be large.
@@ -202,7 +203,7 @@ impl Backend {
     /// # Errors
     /// When the program fails.
     pub fn save_table(self, family: Family, table: &str) -> Result<String, ToolError> {
-        run(&self.program(family, "save"), &["-t", table], None)
+        run(&self.program(family, "save"), &["-t", table], None, Bound::Time)
     }
 
     /// Writes `iptables-restore` input; what is there stays, but for the chains that the input names. All or nothing
@@ -210,12 +211,16 @@ impl Backend {
     ///
     /// # Errors
     /// When the program refuses the input.
-    pub fn restore(self, family: Family, text: &str) -> Result<(), ToolError> {
+    pub fn restore(self, place: Place, family: Family, text: &str) -> Result<(), ToolError> {
         let wait: &[&str] = match self {
             Self::Nft => &["--noflush"],
             Self::Legacy => &["--noflush", "-w", "5"],
         };
-        run(&self.program(family, "restore"), wait, Some(text)).map(drop)
+        let bound = match place {
+            Place::Pod => Bound::OfPods,
+            Place::Host => Bound::Time,
+        };
+        run(&self.program(family, "restore"), wait, Some(text), bound).map(drop)
     }
 }
 
@@ -230,13 +235,28 @@ fn has_legacy_table(name: &str) -> bool {
     tables.lines().any(|table| table == name)
 }
 
-fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, ToolError> {
-    run_within(LIMIT, program, arguments, input)
+/// What a program may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    /// So much time and no more.
+    Time,
+    /// Neither more memory than [`MEMORY`].
+    OfPods,
+}
+
+fn run(program: &str, arguments: &[&str], input: Option<&str>, bound: Bound) -> Result<String, ToolError> {
+    run_within(LIMIT, program, arguments, input, bound)
 }
 
 /// Runs a program to its end, or kills it when that does not come in time: a thread that waits for ever is one less that
 /// puts policy in force.
-fn run_within(limit: Duration, program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, ToolError> {
+fn run_within(
+    limit: Duration,
+    program: &str,
+    arguments: &[&str],
+    input: Option<&str>,
+    bound: Bound,
+) -> Result<String, ToolError> {
     let fail = |source| ToolError::Start { program: program.to_owned(), source };
     let no = |message| ToolError::Failed { program: program.to_owned(), message };
     let mut child = Command::new(program)
@@ -247,7 +267,13 @@ fn run_within(limit: Duration, program: &str, arguments: &[&str], input: Option<
         .spawn()
         .map_err(fail)?;
     let pid = Pid::from_raw(child.id().try_into().map_err(|_| no("has no process id".to_owned()))?);
-    bound(pid, MEMORY);
+    let largest = match bound {
+        Bound::Time => u64::MAX - 1,
+        Bound::OfPods => {
+            limit_memory(pid, MEMORY);
+            OUTPUT
+        }
+    };
     let (ended, wait) = std::sync::mpsc::channel::<()>();
     let (written, output, killed) = std::thread::scope(|scope| {
         let watchdog = scope.spawn(move || {
@@ -260,7 +286,7 @@ fn run_within(limit: Duration, program: &str, arguments: &[&str], input: Option<
             _ => Ok(()),
         };
         // What is over the limit is not taken in: to write it fails then. Of errors there are few lines.
-        let printed = child.stdout.take().map(|stdout| read_up_to(OUTPUT, stdout)).unwrap_or_default();
+        let printed = child.stdout.take().map(|stdout| read_up_to(largest, stdout)).unwrap_or_default();
         let output = child.wait_with_output().map(|output| Output { stdout: printed, ..output });
         drop(ended);
         (written, output, watchdog.join().unwrap_or_default())
@@ -269,12 +295,14 @@ fn run_within(limit: Duration, program: &str, arguments: &[&str], input: Option<
         return Err(fail(std::io::Error::other(format!("did not end within {} s", limit.as_secs_f32()))));
     }
     let output = output.map_err(fail)?;
-    if output.stdout.len() as u64 > OUTPUT {
+    if output.stdout.len() as u64 > largest {
         return Err(fail(std::io::Error::other(format!("printed more than {} MiB", OUTPUT >> 20))));
     }
     if output.status.success() {
         written.map_err(fail)?;
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        // Without a copy, which may be large.
+        let text = String::from_utf8(output.stdout);
+        return Ok(text.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()));
     }
     let said = String::from_utf8_lossy(&output.stderr);
     // It was killed, or somebody else holds the lock: that says nothing of what it was to do.
@@ -288,7 +316,7 @@ fn run_within(limit: Duration, program: &str, arguments: &[&str], input: Option<
 }
 
 /// Bounds the memory of a child that has just begun; where that cannot be done it has ended already.
-fn bound(child: Pid, bytes: u64) {
+fn limit_memory(child: Pid, bytes: u64) {
     let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
     let _ = prlimit(rustix::process::Pid::from_raw(child.as_raw()), Resource::As, limit);
 }
@@ -307,30 +335,31 @@ mod tests {
 
     #[test]
     fn a_program_that_takes_all_memory_or_prints_without_end_is_ended() {
-        let error = run("tail", &["/dev/zero"], None).expect_err("a line without end");
+        let run = |program| run(program, &["/dev/zero"], None, Bound::OfPods);
+        let error = run("tail").expect_err("a line without end");
         assert!(error.to_string().contains("memory"), "{error}");
-        let error = run("cat", &["/dev/zero"], None).expect_err("it never ends");
-        assert!(error.to_string().ends_with("printed more than 64 MiB"), "{error}");
+        let error = run("cat").expect_err("it never ends");
+        assert!(error.to_string().ends_with("printed more than 16 MiB"), "{error}");
     }
 
     #[test]
     fn a_program_that_hangs_is_ended() {
-        let error = run_within(Duration::from_millis(50), "sleep", &["600"], None).expect_err("it hangs");
+        let error = run_within(Duration::from_millis(50), "sleep", &["600"], None, Bound::Time).expect_err("it hangs");
         assert!(error.to_string().contains("did not end within 0.05 s"), "{error}");
     }
 
     #[test]
     fn who_is_killed_or_finds_no_lock_refuses_nothing() {
         for script in ["kill -9 $$", "echo 'Another app is currently holding the xtables lock' >&2; exit 4"] {
-            let error = run("sh", &["-c", script], None).expect_err("it fails");
+            let error = run("sh", &["-c", script], None, Bound::Time).expect_err("it fails");
             assert!(matches!(error, ToolError::Start { .. }), "{error}");
         }
     }
 
     #[test]
     fn a_program_that_refuses_says_why() {
-        assert_eq!(run("cat", &[], Some("as it was")).expect("cat"), "as it was");
-        let error = run("ls", &["/is/not/there"], None).expect_err("there is none");
+        assert_eq!(run("cat", &[], Some("as it was"), Bound::OfPods).expect("cat"), "as it was");
+        let error = run("ls", &["/is/not/there"], None, Bound::Time).expect_err("there is none");
         assert!(error.to_string().starts_with("ls: "), "{error}");
     }
 }

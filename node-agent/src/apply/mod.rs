@@ -78,7 +78,7 @@ pub fn bring_back(backend: Backend, texts: &Texts) -> Result<(), ApplyError> {
     for (family, before) in Family::ALL.into_iter().zip(texts) {
         let text = restoring_text(Place::Host, before, kernel.family(family));
         if !text.is_empty() {
-            backend.restore(family, &text)?;
+            backend.restore(Place::Host, family, &text)?;
         }
     }
     // What they do not name was made for what they replace.
@@ -143,7 +143,7 @@ fn remove(backend: Backend, place: Place) -> Result<Outcome, ApplyError> {
     for family in Family::ALL {
         let text = removal(kernel.family(family));
         if !text.is_empty() {
-            backend.restore(family, &text)?;
+            backend.restore(place, family, &text)?;
         }
     }
     if place == Place::Pod {
@@ -273,7 +273,7 @@ impl InForce {
                 String::new()
             };
             self.readings.forget(family);
-            backend.restore(family, &(filter + &text))?;
+            backend.restore(self.policy.place, family, &(filter + &text))?;
             *self.family(family) = self.rendered.installed_after(family, present);
             self.due.read_back.insert(family);
         }
@@ -283,8 +283,9 @@ impl InForce {
     /// Writes the rules of both families at a time, where there are none: it matters in which order one replaces another,
     /// and here nothing is replaced. A Pod that starts waits for this.
     fn put_first(&mut self, backend: Backend) -> Result<(), ApplyError> {
+        let place = self.policy.place;
         let restore =
-            |family, present: &Installed| backend.restore(family, &self.rendered.restore_text(family, present));
+            |family, present: &Installed| backend.restore(place, family, &self.rendered.restore_text(family, present));
         let (v4, v6) = std::thread::scope(|scope| {
             let v6 = scope.spawn(|| restore(Family::V6, &self.v6));
             (restore(Family::V4, &self.v4), v6.join())
@@ -294,7 +295,7 @@ impl InForce {
             .map(|(family, present)| self.rendered.installed_after(family, present.clone()));
         if v4.is_err() && v6.is_ok() {
             // As if one had come after the other: what stands in for the policy then is the same for both.
-            let _ = backend.restore(Family::V6, &removal(&after_v6));
+            let _ = backend.restore(place, Family::V6, &removal(&after_v6));
         }
         v4.and(v6)?;
         (self.v4, self.v6) = (after_v4, after_v6);

@@ -49,7 +49,7 @@ fn close_undecided(backend: Backend) -> Result<Vec<Family>, ToolError> {
     let kernel = Kernel::read_rules(backend, Place::Pod)?;
     let open: Vec<Family> = Family::ALL.into_iter().filter(|family| !kernel.decides(*family)).collect();
     for family in &open {
-        backend.restore(*family, &closing_text(*family, kernel.family(*family)))?;
+        backend.restore(Place::Pod, *family, &closing_text(*family, kernel.family(*family)))?;
     }
     Ok(open)
 }

@@ -208,7 +208,9 @@ async fn who_takes_it_out_whenever_it_is_in_is_reported_and_not_fought() {
     let problem = async {
         loop {
             if node.has_plugin("net.d/10-pods.conflist") {
-                node.write("net.d/10-pods.conflist", LIST);
+                // As a whole, as installers do.
+                node.write("new", LIST);
+                fs::rename(node.path("new"), node.path("net.d/10-pods.conflist")).expect("renamed");
             }
             match tokio::time::timeout(Duration::from_millis(5), said.recv()).await {
                 Ok(Some(Ask::Installed { result: Err(problem), .. })) => return problem,

@@ -32,16 +32,16 @@ use crate::view::View;
 pub async fn run(options: &Options) -> anyhow::Result<()> {
     let node = options.node().context("know this node: give --node-name or NODE_NAME")?;
     let stop = stop_on_signal()?;
-    let _alone = match be_alone(options.state_dir(), &stop).await {
+    match be_alone(options.state_dir(), &stop).await {
         Ok(None) => return Ok(()),
-        Ok(alone) => alone,
+        // Threads may be at work after this has returned: the end of the process lets another agent begin.
+        Ok(Some(alone)) => std::mem::forget(alone),
         // A full or broken disk keeps no agent from its work.
         Err(error) => {
             let folder = options.state_dir().display();
             tracing::warn!(%folder, "failed to know whether another agent is at work on this node: {error}");
-            None
         }
-    };
+    }
     let backend = Backend::probe()?;
     let machine_id = machine::machine_id(&[&options.machine_id_file, Path::new("/etc/machine-id")]);
     let (ledger, kept, damage) = Ledger::open(options.state_dir(), &node, machine_id.as_deref(), era(backend));

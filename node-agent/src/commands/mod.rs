@@ -29,7 +29,7 @@ use crate::readings::Readings;
 use crate::tools::Backend;
 
 /// Waits until no other agent is at work on this node, such as one whose Pod was deleted by force: two would write over one
-/// another's rules. What is given is to be kept as long as the agent runs; nothing where it was told to end meanwhile.
+/// another's rules. What is given is to be kept until the process ends; nothing where it was told to end meanwhile.
 ///
 /// # Errors
 /// When the folder cannot be looked at: nobody knows then, and there is no ledger either.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ringfence_dataplane::gate::{Door, GatePolicy, RenderedGate, names};
 use ringfence_dataplane::sets::{self, Member, SetChange, SetDef};
-use ringfence_dataplane::{Family, Installed, Readback};
+use ringfence_dataplane::{Family, Installed, Place, Readback};
 
 use super::flows;
 use crate::apply::{ApplyError, Done, destroy};
@@ -135,7 +135,9 @@ fn refused(backend: Backend, rendered: &RenderedGate, held: &Held) -> BTreeSet<S
         let tried =
             rendered.judging(family).into_iter().filter(move |(name, _)| !held.installed(family).has_chain(name));
         // A program that could not be run says nothing of the rules.
-        tried.filter(move |(_, text)| matches!(backend.restore(family, text), Err(ToolError::Failed { .. })))
+        tried.filter(move |(_, text)| {
+            matches!(backend.restore(Place::Host, family, text), Err(ToolError::Failed { .. }))
+        })
     };
     Family::ALL.into_iter().flat_map(of).map(|(name, _)| name).collect()
 }
@@ -292,7 +294,7 @@ impl Held {
         for family in Family::ALL {
             let text = rendered.restore_text(family, self.family(family));
             if !text.is_empty() {
-                backend.restore(family, &text)?;
+                backend.restore(Place::Host, family, &text)?;
                 *self.family(family) = rendered.installed(family);
                 wrote = true;
             }

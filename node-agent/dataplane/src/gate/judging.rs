@@ -79,7 +79,7 @@ pub enum Ending {
     Drop { seals: bool },
     /// It passes, or is dropped, or rejected where a rule says so.
     Reject,
-    /// It is sealed, or dropped; what no rule hits is sealed in Selective, and goes on in other states.
+    /// It is sealed, or dropped; what no rule hits goes on.
     Seal,
 }
 
@@ -108,16 +108,10 @@ pub fn rules(door: &Door, lines: &SideLines, ending: Ending) -> Vec<String> {
     rules
 }
 
-/// A Pod does not look for a seal in what begins no connection, which may be older than its rules. In Selective whoever no Deny hits
-/// passes, although one may hit the node that puts its address in place of the client's.
+/// A Pod does not look for a seal in what begins no connection, which may be older than its rules.
 fn default_away(door: &Door) -> Option<String> {
-    match door.state {
-        Enforcement::Full => {
-            Some("-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate DNAT -j DROP".to_owned())
-        }
-        Enforcement::Selective => Some(format!("-g {SEALED}")),
-        Enforcement::VisibilityOnly => None,
-    }
+    let rule = "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate DNAT -j DROP";
+    (door.state == Enforcement::Full).then(|| rule.to_owned())
 }
 
 /// What becomes of what no rule hits.

@@ -50,8 +50,8 @@ pub struct Gatherer<'c, 'a> {
     hosts: BTreeMap<(Key, Service), Hosts>,
     /// The members that come from each origin.
     members: BTreeMap<Arc<Origin>, Arc<Nets>>,
-    /// See [`link_local`].
-    link_local: Arc<Nets>,
+    /// Services on which workloads are blocked, and the first rule by name; nothing where that is not looked for.
+    blocked: Option<BTreeMap<Key, (String, BTreeSet<Service>)>>,
     ends: BTreeMap<Key, Ends>,
 }
 
@@ -72,8 +72,14 @@ impl<'r> Placed<'r> {
 
 impl<'c, 'a> Gatherer<'c, 'a> {
     pub fn new(classes: &'c mut Classes<'a>) -> Self {
-        let link_local = Arc::new(link_local());
-        Self { classes, hosts: BTreeMap::new(), members: BTreeMap::new(), link_local, ends: BTreeMap::new() }
+        let blocked = Some(BTreeMap::new());
+        Self { classes, hosts: BTreeMap::new(), members: BTreeMap::new(), blocked, ends: BTreeMap::new() }
+    }
+
+    /// Collects rules that apply to a node. Its neighbours on a link are routers too, whose protocols (OSPF, BGP, VRRP) speak by addresses
+    /// for that link alone: who blocks workloads does not block these.
+    pub fn of_node(classes: &'c mut Classes<'a>) -> Self {
+        Self { blocked: None, ..Self::new(classes) }
     }
 
     /// What it reads groups from.
@@ -165,10 +171,11 @@ impl<'c, 'a> Gatherer<'c, 'a> {
     /// Workloads: whoever may be one of them without anybody knowing is hit by what blocks them, and not by what allows them.
     fn add_group(&mut self, placed: &Placed<'_>, services: &Services, group: &str, nets: Arc<Nets>) {
         self.add_hosts(placed, services, Origin::PeerGroup(group.to_owned()), nets);
-        if placed.rule.action != Action::Allow {
-            let anybody = Arc::clone(&self.link_local);
-            self.add_hosts(placed, services, Origin::Prefixes(Arc::clone(&anybody)), anybody);
-        }
+        let Some(blocked) = self.blocked.as_mut().filter(|_| placed.rule.action != Action::Allow) else { return };
+        let new = || (placed.name.to_owned(), BTreeSet::new());
+        let (rule, on) = blocked.entry(placed.key.clone()).or_insert_with(new);
+        first_of(rule, placed.name);
+        on.extend(each(services));
     }
 
     fn add_prefixes(&mut self, placed: &Placed<'_>, services: &Services, peer: &Peer) {
@@ -190,11 +197,7 @@ impl<'c, 'a> Gatherer<'c, 'a> {
 
     fn add_hosts(&mut self, placed: &Placed<'_>, services: &Services, origin: Origin, nets: Arc<Nets>) {
         let origin = Arc::new(origin);
-        let each: Vec<Service> = match services {
-            Services::All => vec![None],
-            Services::Only(list) => list.iter().cloned().map(Some).collect(),
-        };
-        for service in each {
+        for service in each(services) {
             let new = || Hosts { rule: placed.name.to_owned(), origins: BTreeSet::new() };
             let hosts = self.hosts.entry((placed.key.clone(), service)).or_insert_with(new);
             first_of(&mut hosts.rule, placed.name);
@@ -224,7 +227,14 @@ impl<'c, 'a> Gatherer<'c, 'a> {
             let entry = entry(&key, Match::Hosts { peers, services: services.clone() }, hosts.rule);
             entries.insert((key, Some(services)), entry);
         }
-        for ((key, _), entry) in entries {
+        // One for each kind of rule: it costs no group a set of its own.
+        let by_link = self.blocked.into_iter().flatten().map(|(key, (rule, on))| {
+            let services =
+                if on.contains(&None) { Services::All } else { Services::Only(on.into_iter().flatten().collect()) };
+            let entry = entry(&key, Match::Hosts { peers: link_local(), services }, rule);
+            (key, entry)
+        });
+        for (key, entry) in entries.into_iter().map(|((key, _), entry)| (key, entry)).chain(by_link) {
             let side = match key.direction {
                 Direction::Inbound => &mut policy.inbound,
                 Direction::Outbound => &mut policy.outbound,
@@ -237,9 +247,19 @@ impl<'c, 'a> Gatherer<'c, 'a> {
 
 /// What an interface has beside the addresses that anybody reports: one that means something on its link alone (RFC 4291, section
 /// 2.5.6), where whoever else is there may be met by it. It does not say who that is.
-fn link_local() -> Nets {
+fn link_local() -> HostSet {
     // A prefix of IPv6 is at most 128 long.
-    Ipv6Net::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).into_iter().map(IpNet::V6).collect()
+    let net = Ipv6Net::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+    let nets: Arc<Nets> = Arc::new(net.into_iter().map(IpNet::V6).collect());
+    HostSet { origins: BTreeSet::from([Origin::Prefixes(Arc::clone(&nets))]), nets }
+}
+
+/// Each service by itself.
+fn each(services: &Services) -> Vec<Service> {
+    match services {
+        Services::All => vec![None],
+        Services::Only(list) => list.iter().cloned().map(Some).collect(),
+    }
 }
 
 /// Services on which the same rule hits the same peers are written as one entry, so that their peers are held once.

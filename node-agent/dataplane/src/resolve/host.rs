@@ -63,7 +63,7 @@ impl Resolver<'_> {
     /// The rules of a node. It cannot reject, so that whatever blocks drops.
     fn rules_of_node(&mut self, own: &HostPolicy, missing: &mut BTreeSet<Missing>) -> NetnsPolicy {
         let selectors = self.rules.selecting(&labels(&own.labels));
-        let mut gatherer = Gatherer::new(&mut self.classes);
+        let mut gatherer = Gatherer::of_node(&mut self.classes);
         for filed in self.rules.of_node(&selectors, &own.node) {
             let name = format!("{}/{}", filed.policy.rule_set, filed.rule.name);
             let rule = filed.rule;
