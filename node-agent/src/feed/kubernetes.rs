@@ -27,6 +27,10 @@ use crate::lasting::lasting;
 /// An apiserver that does not answer within this time is asked again.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// The next part of a list that does not come within this time is not waited for: a connection may have died without a word, and what
+/// is wanted is in no list that nobody reads to its end.
+const LIST_LIMIT: Duration = Duration::from_secs(30);
+
 /// An object of the apiserver that the agent reads.
 trait Watched: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
     /// What it is to us.
@@ -125,10 +129,26 @@ fn follow<K: Watched>(api: Api<K>, config: watcher::Config, changes: &UnboundedS
 /// Hands over what a watch tells, until nobody listens. `listed`: whether a list was handed over before.
 async fn relay<K: Watched>(api: Api<K>, config: watcher::Config, changes: &UnboundedSender<Change>, listed: &mut bool) {
     let markers: Api<WorkloadPolicy> = Api::all(api.clone().into_client());
-    let mut stream = watcher::watcher(api, config).backoff(patience()).boxed();
-    let mut listing = BTreeMap::new();
+    let begin = || watcher::watcher(api.clone(), config.clone()).backoff(patience()).boxed();
+    let (mut stream, mut listing, mut whole) = (begin(), BTreeMap::new(), false);
     loop {
-        let change = match stream.try_next().await {
+        let next =
+            if whole { Ok(stream.try_next().await) } else { tokio::time::timeout(LIST_LIMIT, stream.try_next()).await };
+        let Ok(next) = next else {
+            let error = format!("no list within {} s", LIST_LIMIT.as_secs());
+            tracing::warn!(kind = ?K::KIND, %error, "the watch was interrupted and is tried again");
+            if changes.send(Change::Interrupted { kind: K::KIND, error }).is_err() {
+                return;
+            }
+            stream = begin();
+            continue;
+        };
+        match &next {
+            Ok(Some(Event::InitDone)) => whole = true,
+            Ok(Some(Event::Init)) => whole = false,
+            _ => {}
+        }
+        let change = match next {
             Ok(Some(event)) => match translate(event, &mut listing) {
                 Some(list @ Change::All { .. }) if std::mem::replace(listed, true) => {
                     let Some(before) = marker(&markers, K::KIND, changes).await else { return };

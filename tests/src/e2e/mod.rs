@@ -120,8 +120,11 @@ pub fn cases() -> Vec<Case> {
 
 /// Prints what helps to understand a failure: what is not Ready, and the last words of controller and agents.
 pub fn dump(lab: &Lab) {
-    let commands: [&[&str]; 4] = [
+    let said = "jsonpath={range .items[*]}{.metadata.name}: {.status.conditions} {.status.problems}{\"\\n\"}{end}";
+    let commands: [&[&str]; 5] = [
         &["get", "ringfence", "-A"],
+        // Why a node is not Ready.
+        &["get", "nodepolicies", "-o", said],
         &["get", "pods", "-A", "-o", "wide"],
         &["logs", "-n", "ringfence-system", "-l", "app.kubernetes.io/component=controller", "--tail=40"],
         &["logs", "-n", "ringfence-system", "-l", "app.kubernetes.io/component=agent", "--tail=25", "--prefix"],
