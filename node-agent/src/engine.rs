@@ -214,8 +214,7 @@ impl Engine {
         self.dispatch(now);
         self.look_for_connections(now);
         let store = self.view.counts().then(|| self.view.store());
-        let fresh = self.view.is_loaded() || self.off;
-        self.admissions.settle(&Knowledge { store, fresh, slots: &self.slots, now });
+        self.admissions.settle(&Knowledge { store, fresh: self.is_fresh(), slots: &self.slots, now });
         self.tell(now);
         self.wake_at = self.deadline(now);
     }

@@ -17,8 +17,8 @@ use crate::netfilter::{self, KUBE_PROXY_CHAINS};
 /// How long a program may take. The largest sets take less than a second.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What a program may take of memory in a Pod's network namespace, in bytes, and what it may print there: ten thousand rules take
-/// 22 MB, and are 2 MB of text. Whoever may write rules in his own Pod can have as many as he likes read, which is to fail for that
+/// What a program may take of memory in a Pod's network namespace, in bytes, and what it may print there: far more
+/// than the rules of any policy take. Whoever may write rules in his own Pod can have as many as he likes read, which is to fail for that
 /// Pod and no other. What a node has is nobody's to fill, and may be much.
 const MEMORY: u64 = 128 << 20;
 /// See [`MEMORY`].
@@ -100,7 +100,8 @@ impl Backend {
         if !installed.has_wait {
             return Err(ToolError::NoBackend("iptables is older than 1.4.20: it cannot wait for its lock".to_owned()));
         }
-        let works = |backend: &Self| backend.save(Place::Host, Family::V4).is_ok();
+        // All tables that are there: to read one of the old back end by name makes it.
+        let works = |backend: &Self| run(&backend.program(Family::V4, "save"), &[], None, Bound::Time).is_ok();
         let found = [Self::Nft, Self::Legacy].into_iter().find(works);
         found.ok_or_else(|| ToolError::NoBackend("neither iptables-nft-save nor iptables-legacy-save works".to_owned()))
     }
@@ -191,11 +192,11 @@ impl Backend {
     /// # Errors
     /// When the program fails.
     pub fn save(self, place: Place, family: Family) -> Result<String, ToolError> {
-        let program = self.program(family, "save");
-        match place {
-            Place::Pod => run(&program, &[], None, Bound::OfPods),
-            Place::Host => run(&program, &["-t", "mangle"], None, Bound::Time),
-        }
+        let tables: &[&str] = match place {
+            Place::Pod => &[],
+            Place::Host => &["-t", "mangle"],
+        };
+        run(&self.program(family, "save"), tables, None, place.into())
     }
 
     /// What is in one table, as `iptables-save` prints it. The node's own tables can be large.
@@ -216,11 +217,7 @@ impl Backend {
             Self::Nft => &["--noflush"],
             Self::Legacy => &["--noflush", "-w", "5"],
         };
-        let bound = match place {
-            Place::Pod => Bound::OfPods,
-            Place::Host => Bound::Time,
-        };
-        run(&self.program(family, "restore"), wait, Some(text), bound).map(drop)
+        run(&self.program(family, "restore"), wait, Some(text), place.into()).map(drop)
     }
 }
 
@@ -242,6 +239,15 @@ enum Bound {
     Time,
     /// Neither more memory than [`MEMORY`].
     OfPods,
+}
+
+impl From<Place> for Bound {
+    fn from(place: Place) -> Self {
+        match place {
+            Place::Pod => Self::OfPods,
+            Place::Host => Self::Time,
+        }
+    }
 }
 
 fn run(program: &str, arguments: &[&str], input: Option<&str>, bound: Bound) -> Result<String, ToolError> {
@@ -267,13 +273,10 @@ fn run_within(
         .spawn()
         .map_err(fail)?;
     let pid = Pid::from_raw(child.id().try_into().map_err(|_| no("has no process id".to_owned()))?);
-    let largest = match bound {
-        Bound::Time => u64::MAX - 1,
-        Bound::OfPods => {
-            limit_memory(pid, MEMORY);
-            OUTPUT
-        }
-    };
+    if bound == Bound::OfPods {
+        limit_memory(pid, MEMORY);
+    }
+    let largest = (bound == Bound::OfPods).then_some(OUTPUT);
     let (ended, wait) = std::sync::mpsc::channel::<()>();
     let (written, output, killed) = std::thread::scope(|scope| {
         let watchdog = scope.spawn(move || {
@@ -295,7 +298,7 @@ fn run_within(
         return Err(fail(std::io::Error::other(format!("did not end within {} s", limit.as_secs_f32()))));
     }
     let output = output.map_err(fail)?;
-    if output.stdout.len() as u64 > largest {
+    if largest.is_some_and(|most| output.stdout.len() as u64 > most) {
         return Err(fail(std::io::Error::other(format!("printed more than {} MiB", OUTPUT >> 20))));
     }
     if output.status.success() {
@@ -321,11 +324,11 @@ fn limit_memory(child: Pid, bytes: u64) {
     let _ = prlimit(rustix::process::Pid::from_raw(child.as_raw()), Resource::As, limit);
 }
 
-/// What there is to read, up to one byte more than so many.
-fn read_up_to(bytes: u64, from: impl Read) -> Vec<u8> {
+/// What there is to read: up to one byte more than so many, where that is bounded.
+fn read_up_to(most: Option<u64>, from: impl Read) -> Vec<u8> {
     let mut read = Vec::new();
     // Why it ends early its status says.
-    let _ = from.take(bytes + 1).read_to_end(&mut read);
+    let _ = from.take(most.map_or(u64::MAX, |bytes| bytes + 1)).read_to_end(&mut read);
     read
 }
 

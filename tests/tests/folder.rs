@@ -408,3 +408,35 @@ fn a_nodes_own_policy_is_enforced_without_kubernetes() {
     });
     assert_eq!(seen(), [Seen::Open; 3]);
 }
+
+/// A node whose iptables does not work is turned off all the same: that is what one turns it off for.
+#[test]
+fn a_node_is_turned_off_also_where_iptables_does_not_work() {
+    let cven = program("cven");
+    if let Some(why) = missing(&[&cven]) {
+        let _ = writeln!(std::io::stderr(), "a_node_is_turned_off_also_where_iptables_does_not_work: not run: {why}");
+        return;
+    }
+    let lab = Lab::new('x');
+    std::fs::create_dir(lab.folder.join("state")).expect("a folder can be made");
+    lab.write("state/cni-fallback.json", r#"{"refuse":["shop"]}"#);
+    let mut off = Command::new("nsenter");
+    off.arg(format!("--net={}", lab.netns("hub").display())).args(["env", "PATH=/nonexistent"]);
+    off.arg(&cven).current_dir(&lab.folder).args([
+        "off",
+        "--state-dir",
+        "state",
+        "--netns-dir",
+        "none",
+        "--cri-socket",
+        "none",
+    ]);
+    let output = off.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("find a usable iptables"),
+        "it says what it could not do: {said}"
+    );
+    assert!(lab.folder.join("state/off").exists(), "no agent puts anything back");
+    assert!(!lab.folder.join("state/cni-fallback.json").exists(), "the plugin refuses nobody");
+}

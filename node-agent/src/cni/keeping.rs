@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::install::Place;
 use super::{Ask, Chaining};
+use crate::clock::sleep_until;
 use crate::sandboxes::FolderWatch;
 
 /// What could not be done is tried again so much later.
@@ -76,7 +77,8 @@ pub async fn keep(place: Place, mut wanted: watch::Receiver<Option<Chaining>>, a
             told = now;
         }
         let contested = turns.are_many();
-        let again = (result.is_err() || folders.is_err()).then_some(if contested { TRUCE } else { AGAIN });
+        let later = if contested { TRUCE } else { AGAIN };
+        let again = (result.is_err() || folders.is_err()).then(|| Instant::now() + later);
         tokio::select! {
             changed = wanted.changed() => {
                 if changed.is_err() {
@@ -84,7 +86,7 @@ pub async fn keep(place: Place, mut wanted: watch::Receiver<Option<Chaining>>, a
                 }
             }
             () = changed_in(folders), if matches!(chaining, Some(Chaining::On(_))) && !contested => {}
-            () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
+            () = sleep_until(again) => {}
         }
         tokio::time::sleep(GATHER).await;
     }

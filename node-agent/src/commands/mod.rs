@@ -46,6 +46,7 @@ async fn be_alone(state_dir: &Path, stop: &CancellationToken) -> std::io::Result
         if !std::mem::replace(&mut waits, true) {
             tracing::warn!(folder = %state_dir.display(), "another agent is still at work on this node: waiting until it ends");
         }
+        // The kernel tells nobody but who waits for the lock, and such a thread could not be told to end.
         tokio::select! {
             () = stop.cancelled() => return Ok(None),
             () = tokio::time::sleep(Duration::from_millis(100)) => {}

@@ -36,8 +36,7 @@ impl Engine {
         if !matches!(self.sandboxes, Some(Err(_))) {
             self.slots.retain(|_, slot| slot.may_be_listed(now));
         }
-        // Who turns a node off means it, whatever has been read.
-        let moment = Moment { now, fresh: self.view.is_loaded() || self.off, closed: self.view.is_closed() };
+        let moment = Moment { now, fresh: self.is_fresh(), closed: self.view.is_closed() };
         if !self.open_gate(moment) {
             return;
         }
@@ -45,6 +44,11 @@ impl Engine {
         let begun = urgent.into_iter().chain(rest).filter_map(|slot| self.threads.begin(slot, moment));
         let followed: Vec<Finished> = begun.collect();
         followed.into_iter().for_each(|finished| self.take_finished(finished));
+    }
+
+    /// Whether what counts is that of now, and not what was left on disk alone. Who turns a node off means it, whatever has been read.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.view.is_loaded() || self.off
     }
 }
 

@@ -23,8 +23,8 @@ const NF_TABLES: u8 = 10;
 /// Chains of a kube-proxy that works with iptables, or with IPVS.
 pub const KUBE_PROXY_CHAINS: [&str; 2] = ["KUBE-SERVICES", "KUBE-NODE-PORT"];
 
-/// The largest list that is taken in, in bytes: sets of a million addresses come to less. Whoever may write sets in his own Pod can
-/// have more there.
+/// The largest list that is taken in, in bytes: far more than ours come to. Whoever may write sets in his own Pod can have as many
+/// there as he likes.
 const LARGEST_LIST: usize = 64 << 20;
 
 /// From linux/netfilter/nf_tables.h.

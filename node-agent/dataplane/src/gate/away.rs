@@ -8,7 +8,9 @@
 //!
 //! What no rule lets pass goes on without a seal: the Pod blocks it in Full, and nobody else's traffic depends on what this node
 //! knows. (Nor in Selective, where a Deny of nodes then hits it at the Pod: a seal that says no more than that nothing was denied
-//! would open a Pod that is in Full by now, where this node has not been told.) Only what a rule denies is dropped here, since in Selective nobody else would; not where its Pod blocks nothing.
+//! would open a Pod that is in Full by now, where this node has not been told.)
+//!
+//! Only what a rule denies is dropped here, since in Selective nobody else would; not where its Pod blocks nothing.
 //!
 //! Of a connection of datagrams every packet is sealed, since the Pod's network namespace may have forgotten it, or not have followed it
 //! yet. Of TCP those that begin one are enough.

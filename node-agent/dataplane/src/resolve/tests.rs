@@ -5,6 +5,7 @@ mod exposed;
 mod filed;
 mod fixture;
 mod interest;
+mod link;
 mod stopgap;
 
 use ringfence_crds::ContainerClusterSpec;
@@ -166,48 +167,6 @@ fn ip_lists_are_exact_and_an_empty_group_is_nobody() {
     assert_eq!(outbound(&policy, "198.51.100.128", 80), Decision::Default);
     assert_eq!(outbound(&policy, "203.0.113.7", 80), Decision::Allow);
     assert_eq!(policy.outbound.allow.len(), 1, "one entry for one action and one list of services");
-}
-
-/// An address for a link alone says nothing of who has it: whoever blocks workloads means whoever it is, and nobody is let in by it.
-#[test]
-fn an_address_for_a_link_alone_is_whoever_is_blocked_and_nobody_who_is_allowed() {
-    for (action, expected) in [
-        (Action::Allow, Decision::Default),
-        (Action::Deny, Decision::Deny),
-        (Action::OverrideDeny, Decision::OverrideDeny),
-    ] {
-        let mut store = store();
-        add_group(&mut store, "p-1", "c-1", &["10.244.1.5"], &[]);
-        add_slice(&mut store, "c-1", 0, Some(1), &["10.244.1.5"], NETWORK);
-        add_rule(&mut store, rule(Direction::Inbound, action, group("p-1")));
-        add_rule(&mut store, rule(Direction::Outbound, action, group("p-1")));
-        let policy = policy(&store, &pod());
-        for address in ["fe80::1", "febf::2"] {
-            let judged = |direction| {
-                let (own, peer) = (ip("fd00::7"), ip(address));
-                let (src, dst) = if direction == Direction::Inbound { (peer, own) } else { (own, peer) };
-                let packet =
-                    Packet { direction, protocol: Protocol::TCP, src, dst, sport: 40000, dport: 80, icmp: None };
-                policy.judge(&packet).decision
-            };
-            assert_eq!(judged(Direction::Inbound), expected, "{action:?} {address}");
-            assert_eq!(judged(Direction::Outbound), expected, "{action:?} {address}");
-        }
-        assert_eq!(inbound(&policy, "10.244.1.9", 80), Decision::Default, "others are not concerned");
-    }
-    let mut store = store();
-    add_rule(&mut store, rule(Direction::Inbound, Action::Deny, list(&["2001:db8::/32"])));
-    let policy = policy(&store, &pod());
-    let packet = Packet {
-        direction: Direction::Inbound,
-        protocol: Protocol::TCP,
-        src: ip("fe80::1"),
-        dst: ip("fd00::7"),
-        sport: 40000,
-        dport: 80,
-        icmp: None,
-    };
-    assert_eq!(policy.judge(&packet).decision, Decision::Default, "a list names addresses, and this one it does not");
 }
 
 #[test]

@@ -227,14 +227,15 @@ impl Scene {
         };
         let target = SocketAddr::new(door.addresses[family], door.tcp[0]);
         let seen = match row.packets {
-            Packets::Sctp => vec![sctp::seen_as(&client.netns, target)],
+            Packets::Sctp => vec![(target, sctp::seen_as(&client.netns, target))],
             Packets::Both => {
                 let by_udp = SocketAddr::new(target.ip(), door.udp[0]);
-                vec![packets::seen_as(&client.netns, target), packets::seen_as_by_udp(&client.netns, by_udp)]
+                let seen_by_udp = packets::seen_as_by_udp(&client.netns, by_udp);
+                vec![(target, packets::seen_as(&client.netns, target)), (by_udp, seen_by_udp)]
             }
-            _ => vec![packets::seen_as(&client.netns, target)],
+            _ => vec![(target, packets::seen_as(&client.netns, target))],
         };
-        let wrong = seen.into_iter().find_map(|seen| match seen {
+        let wrong = seen.into_iter().find_map(|(target, seen)| match seen {
             Ok(seen) if seen == expected => None,
             Ok(seen) => Some(format!("{}: who dials {target} is seen as {seen}, expected {expected}", row.key)),
             Err(error) => Some(format!("{}: {target} does not say whom it sees: {error}", row.key)),
