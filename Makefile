@@ -33,8 +33,8 @@ demo: build ## the whole story on a real cluster: commits in, connections checke
 test: ## everything, from unit tests to a real cluster of its own; RUNGS="unit chart" for some
 	@scripts/test.sh $(RUNGS)
 
-sim: ## random policy and clusters, the compiler held against the oracle; SECONDS=600 for longer
-	@cargo run --quiet --locked -p ringfence-sim -- --seconds $(or $(SECONDS),60)
+sim: build ## random policy and clusters, the compiler held against the oracle; SECONDS=600 for longer
+	@$(BINARIES)/sim --seconds $(or $(SECONDS),60)
 
 fuzz: ## the parser and the compiler with bytes that a fuzzer makes up; a nightly compiler; SECONDS=600 of each for longer
 	@FUZZ_SECONDS=$(or $(SECONDS),60) scripts/fuzz.sh
