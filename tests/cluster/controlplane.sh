@@ -33,7 +33,7 @@ start_apiserver() {
     --service-account-key-file="$PKI/sa.pub" --service-account-signing-key-file="$PKI/sa.key" \
     --service-account-issuer=https://kubernetes.default.svc.cluster.local --service-cluster-ip-range="$SERVICE_RANGE,$SERVICE_RANGE6" \
     --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged=true \
-    --enable-aggregator-routing=true
+    --audit-policy-file="$HERE/manifests/audit.yaml" --audit-log-path="$LOG/audit.log" --enable-aggregator-routing=true
 }
 
 start_controller-manager() {
