@@ -3,17 +3,17 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
-use ringfence_dataplane::policy::End;
 use ringfence_dataplane::policy::Origin;
 use ringfence_dataplane::{Enforcement, Entry, HostSet, Match};
 use ringfence_model::{PortMatch, Ports, Protocol, Services};
 
-use super::marker::Unconfirmed;
-use super::probe::Answered;
 use super::*;
 use crate::apply::{Texts, texts_of_host};
 use crate::lab::Netns;
 use crate::netfilter;
+
+mod following;
+mod taking_back;
 
 const NODE: &str = "10.9.0.1";
 const OTHER: &str = "10.9.0.2";
@@ -103,6 +103,19 @@ impl Scene {
         let holds = self.node.holds();
         holds.contains("RF-HOST") || holds.contains("RFH")
     }
+}
+
+/// Texts with the generation of sets left out.
+fn unnumbered(texts: &Texts) -> Texts {
+    texts.each_ref().map(|text| {
+        let word = |word: &str| match word.strip_prefix("RFH").and_then(|rest| rest.split('-').next_back()) {
+            Some(slot) => format!("RFH-{slot}"),
+            // The fingerprint is of the text.
+            None if word.contains("RF-HOST-FP-") => "FP".to_owned(),
+            None => word.to_owned(),
+        };
+        text.split(' ').map(word).collect::<Vec<_>>().join(" ")
+    })
 }
 
 fn address(text: &str) -> IpAddr {
@@ -208,143 +221,6 @@ fn a_connection_that_exists_lives_on() {
     assert_eq!(&heard, b"still");
 }
 
-/// As a firewall's reload does, or somebody who flushes tables.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_somebody_takes_away_from_a_node_is_put_back() {
-    let Some(scene) = Scene::new("what_somebody_takes_away_from_a_node_is_put_back") else { return };
-    let (want, wanted_in) = watch::channel(wanted(good()));
-    let (said_out, mut said) = watch::channel(Said::default());
-    let running = tokio::spawn(follow(scene.keeper(), wanted_in, said_out));
-    heard(&mut said, |said| said.state == State::InForce && said.problem.is_none()).await;
-    let before = scene.rules_without_generation();
-
-    for damage in ["-F RF-HOST-IN", "-D INPUT -j RF-HOST-IN", "-I RF-HOST-IN -j RETURN", "-F"] {
-        let words: Vec<&str> = ["-t", "mangle"].into_iter().chain(damage.split(' ')).collect();
-        scene.node.exec("iptables-nft", &words, "");
-        heard(&mut said, |said| said.problem.as_deref() == Some(PUT_BACK)).await;
-        heard(&mut said, |said| said.problem.is_none()).await;
-        assert_eq!(scene.rules_without_generation(), before, "{damage}");
-        assert!(scene.reaches(22) && !scene.reaches(8080), "{damage}");
-    }
-    let sets = scene.sets_of_ours();
-    let [set] = sets.as_slice() else { panic!("the apiserver is in one set: {sets:?}") };
-    scene.node.exec("ipset", &["flush", set], "");
-    heard(&mut said, |said| said.problem.as_deref() == Some(PUT_BACK)).await;
-    heard(&mut said, |said| said.problem.is_none()).await;
-    assert!(scene.node.exec("ipset", &["list", set], "").contains(OTHER));
-
-    // Nothing is there that could be put back.
-    want.send(Wanted::Nothing).expect("it listens");
-    heard(&mut said, |said| said.state == State::Nothing).await;
-    drop(want);
-    running.await.expect("it ends");
-    assert!(!scene.holds_ours(), "{}", scene.node.holds());
-}
-
-/// A look that is due when something else comes to be wanted takes nothing for granted.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_wanted_while_a_look_is_due_is_brought_about() {
-    let Some(scene) = Scene::new("what_is_wanted_while_a_look_is_due_is_brought_about") else { return };
-    let (want, wanted_in) = watch::channel(Wanted::Nothing);
-    let (said_out, mut said) = watch::channel(Said::default());
-    let mut keeper = scene.keeper();
-    keeper.patience.look = Duration::ZERO;
-    let running = tokio::spawn(follow(keeper, wanted_in, said_out));
-    for _ in 0..20 {
-        for (wants, state) in [(wanted(good()), State::InForce), (Wanted::Nothing, State::Nothing)] {
-            want.send(wants.clone()).expect("it listens");
-            heard(&mut said, |said| said.to == wants).await;
-            assert_eq!((said.borrow().state, scene.holds_ours()), (state, state == State::InForce));
-        }
-    }
-    drop(want);
-    running.await.expect("it ends");
-}
-
-/// Waits until it is said.
-async fn heard(said: &mut watch::Receiver<Said>, what: impl FnMut(&Said) -> bool) {
-    let heard = tokio::time::timeout(Duration::from_secs(20), said.wait_for(what)).await;
-    drop(heard.expect("it is said in time").expect("somebody says it"));
-}
-
-/// Texts with the generation of sets left out.
-fn unnumbered(texts: &Texts) -> Texts {
-    texts.each_ref().map(|text| {
-        let word = |word: &str| match word.strip_prefix("RFH").and_then(|rest| rest.split('-').next_back()) {
-            Some(slot) => format!("RFH-{slot}"),
-            // The fingerprint is of the text.
-            None if word.contains("RF-HOST-FP-") => "FP".to_owned(),
-            None => word.to_owned(),
-        };
-        text.split(' ').map(word).collect::<Vec<_>>().join(" ")
-    })
-}
-
-#[test]
-fn a_policy_that_cuts_the_apiserver_is_taken_back_and_not_tried_again() {
-    let Some(scene) = Scene::new("a_policy_that_cuts_the_apiserver_is_taken_back_and_not_tried_again") else { return };
-    let mut keeper = scene.keeper();
-    let (state, problem) = bring(&mut keeper, &wanted(without(0)));
-    assert_eq!(state, State::TakenBack);
-    assert!(problem.contains("the apiserver at 10.9.0.2:6443 did not answer any more"), "{problem}");
-    assert!(!scene.holds_ours() && scene.has_foreign() && scene.reaches(8080), "{}", scene.node.holds());
-
-    // One is in force, and the next is bad: that one is in force again, down to the rule.
-    assert_eq!(bring(&mut keeper, &wanted(good())).0, State::InForce);
-    let (before, sets) = (scene.rules(), scene.node.exec("ipset", &["list", "-name"], ""));
-    assert_eq!(bring(&mut keeper, &wanted(without(0))).0, State::TakenBack);
-    assert_eq!((scene.rules(), scene.node.exec("ipset", &["list", "-name"], "")), (before, sets));
-    assert!(scene.reaches(22) && !scene.reaches(8080));
-
-    // Neither this agent tries it again nor the next one.
-    let generation = scene.generation();
-    assert_eq!(bring(&mut keeper, &wanted(without(0))).0, State::TakenBack);
-    let (_, readings) = keeper.readings(Some(scene.node.cookie())).expect("it was read back");
-    let mut next = scene.keeper().remembering(Some(readings));
-    let (state, problem) = bring(&mut next, &wanted(without(0)));
-    assert_eq!(state, State::TakenBack);
-    assert!(problem.contains("not tried again until it changes"), "{problem}");
-    assert_eq!(scene.generation(), generation);
-    assert_eq!(bring(&mut next, &wanted(good())).0, State::InForce);
-    assert_eq!(notes_in(scene.folder.path()), ["host-confirmed.json"]);
-    assert_eq!(bring(&mut next, &Wanted::Nothing).0, State::Nothing);
-    assert_eq!(notes_in(scene.folder.path()), [""; 0]);
-}
-
-/// Nodes join and Pods start, whatever becomes of a newer policy; and an agent that starts anew knows which one holds.
-#[test]
-fn the_policy_of_before_follows_members_while_a_newer_one_is_refused() {
-    let Some(scene) = Scene::new("the_policy_of_before_follows_members_while_a_newer_one_is_refused") else { return };
-    let probes = |pod: &str| {
-        let end = End { address: address(pod), protocol: Protocol::TCP, port: 80 };
-        let matching = Match::Ends(Arc::new([end].into()));
-        Entry { matching, reject: false, rule: "essential:probe".to_owned() }
-    };
-    let with_probes = |mut policy: NetnsPolicy, pod: &str| {
-        policy.outbound.essential.push(probes(pod));
-        policy
-    };
-    // It names the group and does not let the node reach it.
-    let newer = |member: &str, pod: &str| {
-        let mut policy = without(0);
-        policy.inbound.allow.push(entry(only(member), tcp(9)));
-        wanted(with_probes(policy, pod))
-    };
-    let holds = |text: &str| scene.node.exec("ipset", &["save"], "").contains(text);
-    let mut keeper = scene.keeper();
-    assert_eq!(bring(&mut keeper, &wanted(with_probes(good(), "10.244.0.1"))).0, State::InForce);
-    assert_eq!(bring(&mut keeper, &newer(OTHER, "10.244.0.1")).0, State::TakenBack);
-    assert_eq!(bring(&mut keeper, &newer("10.9.0.3", "10.244.0.3")).0, State::TakenBack);
-    assert!(holds(" 10.9.0.3\n") && holds(" 10.244.0.3,tcp:80\n") && !holds(" 10.9.0.2\n"));
-
-    let generation = scene.generation();
-    let mut next = scene.keeper();
-    assert_eq!(bring(&mut next, &newer(OTHER, "10.244.0.4")).0, State::TakenBack);
-    assert!(holds(" 10.9.0.2\n") && holds(" 10.244.0.4,tcp:80\n") && !holds(" 10.9.0.3\n"));
-    assert!(scene.reaches(22) && !scene.reaches(8080));
-    assert!(scene.generation() >= generation);
-}
-
 /// As by a load balancer in front of several apiservers, which nothing in the cluster tells of.
 #[test]
 fn what_the_kubelet_is_connected_to_stays_open() {
@@ -399,67 +275,4 @@ fn a_node_whose_services_go_by_ipvs_has_no_policy_of_its_own() {
     assert_eq!(bring(&mut keeper, &wanted(good())).0, State::Failed, "until it is gone");
     scene.node.exec("ip", &["link", "delete", "kube-ipvs0"], "");
     assert_eq!(bring(&mut keeper, &wanted(good())).0, State::InForce);
-}
-
-#[test]
-fn a_policy_that_cuts_other_nodes_off_is_taken_back() {
-    let Some(scene) = Scene::new("a_policy_that_cuts_other_nodes_off_is_taken_back") else { return };
-    let mut keeper = scene.keeper();
-    let (state, problem) = bring(&mut keeper, &wanted(without(1)));
-    assert_eq!(state, State::TakenBack);
-    assert!(problem.contains("did not answer any more on the Pod network (10.9.0.2)"), "{problem}");
-    // Who did not answer before need not answer after it.
-    let elsewhere = Wanted::Policy(
-        Arc::new(NetnsPolicy { state: Enforcement::Selective, ..without(1) }),
-        vec![address("10.9.0.77")],
-    );
-    assert_eq!(bring(&mut keeper, &elsewhere).0, State::InForce);
-}
-
-/// Written, and not confirmed: so an agent was killed in between.
-fn crashed(scene: &Scene, policy: NetnsPolicy) {
-    let before = scene.rules();
-    let answered = Answered { apiserver: true, witnesses: vec![address(OTHER)] };
-    let mut notes = Notes::in_folder(Some(scene.folder.path()));
-    let boot = crate::machine::boot_id();
-    notes.begin(Unconfirmed { fingerprint: fingerprint(&policy), before, answered, boot }).expect("written");
-    let terms = Terms { place: Place::Host, ..Terms::default() };
-    let put = |_| {
-        apply::apply(Backend::Nft, &apply::Wanted::Policy(Arc::new(policy.clone())), Known::Unread, &terms).map(drop)
-    };
-    scene.node.within(put).expect("the kernel takes it");
-}
-
-#[test]
-fn an_agent_finds_a_change_that_nobody_has_confirmed() {
-    let Some(scene) = Scene::new("an_agent_finds_a_change_that_nobody_has_confirmed") else { return };
-    crashed(&scene, without(0));
-    assert!(scene.holds_ours());
-    let mut keeper = scene.keeper();
-    assert_eq!(bring(&mut keeper, &Wanted::Keep).0, State::Unknown);
-    assert!(!scene.node.holds().contains("RF-HOST"), "taken back before anything is known");
-    assert_eq!(bring(&mut keeper, &wanted(without(0))).0, State::TakenBack, "it is known to be bad");
-
-    crashed(&scene, good());
-    let mut keeper = scene.keeper();
-    assert_eq!(bring(&mut keeper, &Wanted::Keep).0, State::Unknown);
-    assert!(scene.node.holds().contains("RF-HOST"), "it is good");
-    assert_eq!(notes_in(scene.folder.path()), ["host-refused.json"], "that is another one");
-}
-
-#[test]
-fn a_policy_is_not_to_blame_for_what_fails_without_it_too() {
-    let Some(mut scene) = Scene::new("a_policy_is_not_to_blame_for_what_fails_without_it_too") else { return };
-    crashed(&scene, good());
-    scene.listeners.remove(0);
-    scene.await_silence();
-    let mut keeper = scene.keeper();
-    let (state, problem) = bring(&mut keeper, &Wanted::Keep);
-    assert_eq!(state, State::Failed);
-    assert!(problem.contains("something else is broken"), "{problem}");
-    assert!(!scene.node.holds().contains("RF-HOST"));
-    let (state, problem) = bring(&mut keeper, &wanted(good()));
-    assert_eq!(state, State::Failed);
-    assert!(problem.contains("the apiserver does not answer, so that no change could be confirmed"), "{problem}");
-    assert_eq!(notes_in(scene.folder.path()), [""; 0]);
 }
