@@ -94,6 +94,8 @@ pub struct Engine {
     node_addresses: Vec<IpAddr>,
     /// The node itself, if this agent keeps its rules.
     node: Option<NodeSide>,
+    /// See [`Settings::clock`].
+    clock: fn() -> u64,
     /// What Pods have learned of names before the agent began, by sandbox, until their sandboxes are seen.
     learned_before: BTreeMap<String, Learned>,
     /// In which prefixes no name opens anything.
@@ -148,6 +150,7 @@ impl Engine {
             off: false,
             node_addresses: machine::addresses(),
             node: settings.node,
+            clock: settings.clock,
             learned_before: settings.learned,
             reserved: Nets::default(),
             heard,

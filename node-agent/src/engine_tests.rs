@@ -58,7 +58,7 @@ impl Running {
         for kind in Kind::ALL {
             let objects = match kind {
                 Kind::NodePolicy => {
-                    let entry = NodeEntry { generation: None, spec: NodePolicySpec::default() };
+                    let entry = NodeEntry::default();
                     [("n1".to_owned(), Object::NodePolicy(entry))].into()
                 }
                 Kind::Profile => [shop(PolicyState::Full)].into(),

@@ -4,7 +4,8 @@ use tokio::task::JoinHandle;
 
 /// Begins one. Should it panic, the agent ends, and whoever started it starts it anew: rules stay, and nobody goes on saying what
 /// nobody looks at any more.
-pub fn lasting(name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+pub fn lasting(name: impl Into<String>, task: impl Future<Output = ()> + Send + 'static) {
+    let name = name.into();
     let task = tokio::spawn(task);
     tokio::spawn(async move {
         if task.await.is_err_and(|error| error.is_panic()) {

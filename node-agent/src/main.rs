@@ -32,6 +32,7 @@ mod commands;
 mod cri;
 mod engine;
 mod feed;
+mod files;
 mod flows;
 mod gate;
 mod health;

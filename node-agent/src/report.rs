@@ -21,6 +21,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const SPREAD: Duration = Duration::from_millis(250);
 /// An apiserver that does not answer a report within this time is asked again.
 const LIMIT: Duration = Duration::from_secs(10);
+/// Conditions that are ours; others may add their own.
+const OWN: [&str; 4] = ["Ready", "Stalled", "Degraded", "HostPolicy"];
 /// How many problems a report names.
 const MOST_PROBLEMS: usize = 20;
 
@@ -40,6 +42,8 @@ pub struct Report {
     pub loaded: bool,
     /// Generation of the NodePolicy; `None` while there is none to report to.
     pub node_generation: Option<i64>,
+    /// What was reported, as the apiserver has it.
+    pub published: Option<NodePolicyStatus>,
     /// Newest policy revision that was in force in every Pod.
     pub acknowledged: Option<Revision>,
     /// Whether every Pod holds what it is to hold.
@@ -96,7 +100,7 @@ pub async fn follow(
     mut health: watch::Receiver<Health>,
 ) {
     let api: Api<NodePolicy> = Api::all(client);
-    let mut conditions = Vec::new();
+    let mut sent: Option<NodePolicyStatus> = None;
     let mut failed = false;
     loop {
         if !failed {
@@ -115,15 +119,32 @@ pub async fn follow(
         let health = health.borrow_and_update().clone();
         failed = false;
         if report.loaded && report.node_generation.is_some() {
-            let status = status(&report, &health, &identity, &conditions, Timestamp::now());
-            conditions.clone_from(&status.conditions);
-            if let Err(error) = send(&api, &identity.node, &status).await {
+            let before = sent.as_ref().map_or(&[][..], |sent| &sent.conditions);
+            let status = status(&report, &health, &identity, before, Timestamp::now());
+            // Somebody may have taken it away or written over it, if only a request of ours that was looked at late.
+            let known = says(sent.as_ref(), &status) && says(report.published.as_ref(), &status);
+            if !known && let Err(error) = send(&api, &identity.node, &status).await {
                 tracing::warn!(%error, "failed to report: trying again");
                 failed = true;
             }
+            sent = Some(status);
         }
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+/// Whether a status says what another one does. Since when a condition is so, and what others say beside it, makes no difference.
+fn says(status: Option<&NodePolicyStatus>, wanted: &NodePolicyStatus) -> bool {
+    let Some(status) = status else { return false };
+    let own: Vec<&Condition> =
+        status.conditions.iter().filter(|condition| OWN.contains(&condition.type_.as_str())).collect();
+    let is_said = |wanted: &Condition| {
+        let since = &wanted.last_transition_time;
+        own.iter().any(|own| Condition { last_transition_time: since.clone(), ..(*own).clone() } == *wanted)
+    };
+    own.len() == wanted.conditions.len()
+        && wanted.conditions.iter().all(is_said)
+        && NodePolicyStatus { conditions: wanted.conditions.clone(), ..status.clone() } == *wanted
 }
 
 async fn send(api: &Api<NodePolicy>, node: &str, status: &NodePolicyStatus) -> Result<(), String> {
@@ -133,12 +154,38 @@ async fn send(api: &Api<NodePolicy>, node: &str, status: &NodePolicyStatus) -> R
         "metadata": { "name": node },
         "status": status,
     });
-    let parameters = PatchParams::apply(MANAGER_AGENT).force();
-    let patch = Patch::Apply(body);
+    let now = patch(api, node, PatchParams::apply(MANAGER_AGENT).force(), Patch::Apply(body)).await?.status;
+    let Some(now) = now.filter(|now| !says(Some(now), status)) else { return Ok(()) };
+    // What others have written into fields that ours leaves out stays by server-side apply.
+    let body = serde_json::json!({ "status": in_place_of(&now, status) });
+    let parameters = PatchParams { field_manager: Some(MANAGER_AGENT.to_owned()), ..PatchParams::default() };
+    patch(api, node, parameters, Patch::Merge(body)).await.map(drop)
+}
+
+async fn patch(
+    api: &Api<NodePolicy>,
+    node: &str,
+    parameters: PatchParams,
+    patch: Patch<serde_json::Value>,
+) -> Result<NodePolicy, String> {
     match tokio::time::timeout(LIMIT, api.patch_status(node, &parameters, &patch)).await {
-        Ok(answer) => answer.map(drop).map_err(|error| error.to_string()),
+        Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
     }
+}
+
+/// A merge patch (RFC 7386) by which a status comes to say what another one says, but for conditions that are not ours.
+fn in_place_of(now: &NodePolicyStatus, wanted: &NodePolicyStatus) -> serde_json::Value {
+    let others = now.conditions.iter().filter(|condition| !OWN.contains(&condition.type_.as_str()));
+    let conditions = wanted.conditions.iter().chain(others).cloned().collect();
+    let mut patch = serde_json::json!(NodePolicyStatus { conditions, ..wanted.clone() });
+    let now = serde_json::json!(now);
+    for (field, _) in now.as_object().into_iter().flatten() {
+        if patch.get(field).is_none() {
+            patch[field] = serde_json::Value::Null;
+        }
+    }
+    patch
 }
 
 fn status(
@@ -286,6 +333,46 @@ mod tests {
         assert_eq!(condition(&first, "Ready").reason, "Stalled");
         let second = status(&report, &Health::default(), &identity(), &first.conditions, Timestamp::MAX);
         assert_eq!(condition(&second, "Stalled").last_transition_time.0, Timestamp::UNIX_EPOCH);
+    }
+
+    #[test]
+    fn what_others_write_over_a_report_is_told_from_what_they_add() {
+        let report = Report { loaded: true, settled: true, node_generation: Some(4), ..Report::default() };
+        let ours = status(&report, &Health::default(), &identity(), &[], Timestamp::MAX);
+        assert!(!says(None, &ours), "nothing was reported");
+        let mut theirs = status(&report, &Health::default(), &identity(), &[], Timestamp::UNIX_EPOCH);
+        assert!(says(Some(&theirs), &ours), "since when it is so makes no difference");
+        theirs.conditions.push(Condition { type_: "Audited".to_owned(), ..theirs.conditions[0].clone() });
+        assert!(says(Some(&theirs), &ours), "nor what somebody adds");
+        theirs.conditions.push(Condition { type_: "HostPolicy".to_owned(), ..theirs.conditions[0].clone() });
+        assert!(!says(Some(&theirs), &ours), "this is ours, and is not so any more");
+        let written: [fn(&mut NodePolicyStatus); 5] = [
+            |theirs| theirs.acknowledged = Some(Revision { epoch: 0, number: 1 }),
+            |theirs| theirs.observed_generation = Some(3),
+            |theirs| theirs.conditions[0].message = "in force, they say".to_owned(),
+            |theirs| drop(theirs.conditions.remove(0)),
+            |theirs| *theirs = NodePolicyStatus::default(),
+        ];
+        for (number, write) in written.into_iter().enumerate() {
+            let mut theirs = ours.clone();
+            write(&mut theirs);
+            assert!(!says(Some(&theirs), &ours), "{number}");
+        }
+    }
+
+    #[test]
+    fn a_report_takes_the_place_of_what_others_wrote_and_leaves_what_they_added() {
+        let report = Report { loaded: true, settled: true, node_generation: Some(4), ..Report::default() };
+        let ours = status(&report, &Health::default(), &identity(), &[], Timestamp::UNIX_EPOCH);
+        let condition = |kind: &str| Condition { type_: kind.to_owned(), ..ours.conditions[0].clone() };
+        let conditions = vec![condition("Audited"), condition("HostPolicy")];
+        let theirs = NodePolicyStatus { conditions, seals: true, ..NodePolicyStatus::default() };
+        let patch = in_place_of(&theirs, &ours);
+        assert_eq!(patch["seals"], serde_json::Value::Null);
+        assert_eq!((&patch["observedGeneration"], &patch["bootID"]), (&4.into(), &"b".into()));
+        let kinds = patch["conditions"].as_array().expect("they are written");
+        let kinds: Vec<_> = kinds.iter().filter_map(|condition| condition["type"].as_str()).collect();
+        assert_eq!(kinds, ["Ready", "Stalled", "Degraded", "Audited"]);
     }
 
     #[test]

@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringfence_crds::names::MARKER;
-use ringfence_crds::{ContainerClusterSpec, Revision, WorkloadPolicySpec};
+use ringfence_crds::{ContainerClusterSpec, NodePolicyStatus, Revision, WorkloadPolicySpec};
 use ringfence_dataplane::{LocalPod, ObjectStore};
 
 use crate::cri::Sandbox;
 use crate::feed::pods::{from_sandbox, sandbox_key, with_sandbox};
-use crate::feed::{Change, ClusterEntry, Kind, Object};
+use crate::feed::{Change, ClusterEntry, Kind, NodeEntry, Object};
 
 /// Why the newest policy is not in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +41,7 @@ pub struct View {
     /// Pods that are gone as Kubernetes knows them, though their sandbox may still be there.
     departed: BTreeSet<String>,
     node_generation: Option<i64>,
+    node_status: Option<Box<NodePolicyStatus>>,
     from_ledger: bool,
 }
 
@@ -146,7 +147,10 @@ impl View {
             }
             Change::Marker(marker) => self.take_marker(marker),
             policy => {
-                self.node_generation = generation_in(&policy).unwrap_or(self.node_generation);
+                if let Some(entry) = node_entry_in(&policy) {
+                    self.node_generation = entry.and_then(|entry| entry.generation);
+                    self.node_status = entry.and_then(|entry| entry.status.clone());
+                }
                 self.take_policy(policy)
             }
         }
@@ -155,6 +159,11 @@ impl View {
     /// The generation of this node's NodePolicy; `None` if the apiserver has none.
     pub fn node_generation(&self) -> Option<i64> {
         self.node_generation
+    }
+
+    /// What was reported of this node, as the apiserver has it.
+    pub fn node_status(&self) -> Option<&NodePolicyStatus> {
+        self.node_status.as_deref()
     }
 
     /// Forgets Pods that are gone and of which no sandbox is left either.
@@ -261,15 +270,14 @@ impl View {
     }
 }
 
-/// What a change says about the generation of this node's NodePolicy: nothing, or that there is (none) one.
-fn generation_in(change: &Change) -> Option<Option<i64>> {
-    let of = |object: &Object| match object {
-        Object::NodePolicy(entry) => entry.generation,
-        _ => None,
-    };
+/// What a change says about this node's NodePolicy: nothing, or that there is (none) one.
+fn node_entry_in(change: &Change) -> Option<Option<&NodeEntry>> {
     match change {
-        Change::All { kind: Kind::NodePolicy, objects } => Some(objects.values().next().and_then(of)),
-        Change::Put { object: Object::NodePolicy(entry), .. } => Some(entry.generation),
+        Change::All { kind: Kind::NodePolicy, objects } => Some(objects.values().find_map(|object| match object {
+            Object::NodePolicy(entry) => Some(entry),
+            _ => None,
+        })),
+        Change::Put { object: Object::NodePolicy(entry), .. } => Some(Some(entry)),
         Change::Gone { kind: Kind::NodePolicy, .. } => Some(None),
         _ => None,
     }

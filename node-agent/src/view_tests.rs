@@ -1,7 +1,7 @@
 //! Expectations from the architecture: no half-loaded view counts, and policy never goes back by itself.
 
 use super::*;
-use ringfence_crds::{NodePolicySpec, PeerGroupSpec, WorkloadPolicySpec};
+use ringfence_crds::{NodePolicyStatus, PeerGroupSpec, WorkloadPolicySpec};
 
 use ringfence_dataplane::Profile;
 use ringfence_model::PolicyState;
@@ -192,13 +192,28 @@ fn a_list_replaces_its_kind_and_is_a_change_only_if_it_differs() {
     assert!(view.take(all(Kind::PeerGroup, [group("p-1", "c-1")])));
     assert!(view.store().peer_groups.keys().eq(["p-1"]));
     let node = || {
-        let entry = NodeEntry { generation: Some(1), spec: NodePolicySpec::default() };
+        let entry = NodeEntry { generation: Some(1), ..NodeEntry::default() };
         all(Kind::NodePolicy, [("n1".to_owned(), Object::NodePolicy(entry))])
     };
     assert!(view.take(node()));
     assert!(!view.take(node()));
     assert!(view.take(all(Kind::NodePolicy, None)));
     assert_eq!(view.store().node_policy, None);
+}
+
+#[test]
+fn what_is_reported_of_the_node_is_known_and_is_no_policy() {
+    let mut view = loaded(7);
+    let put = |status| {
+        let entry = NodeEntry { generation: Some(1), status, ..NodeEntry::default() };
+        Change::Put { name: "n1".to_owned(), object: Object::NodePolicy(entry) }
+    };
+    view.take(put(None));
+    let status = NodePolicyStatus { pods_enforced: Some(3), ..NodePolicyStatus::default() };
+    assert!(!view.take(put(Some(status.clone().into()))), "what is to be in force is as it was");
+    assert_eq!(view.node_status(), Some(&status));
+    view.take(Change::Gone { kind: Kind::NodePolicy, name: "n1".to_owned() });
+    assert_eq!((view.node_status(), view.node_generation()), (None, None));
 }
 
 /// The Pod shop/web with the uid u, as the container runtime has it.

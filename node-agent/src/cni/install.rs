@@ -5,7 +5,7 @@
 //! 3. A file that nobody has written since becomes what it was before us, to the byte.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use ringfence_cni::{Entry, Fallback, TYPE};
 use serde::{Deserialize, Serialize};
 
 use super::conflist::{ConfError, has_plugin, with_plugin, without_plugin};
+use crate::files;
 
 /// Name of the fallback in the state folder.
 pub const FALLBACK: &str = "cni-fallback.json";
@@ -190,18 +191,9 @@ fn write_if_other(path: &Path, content: &[u8], mode: u32) -> Result<(), InstallE
     if fs::read(path).is_ok_and(|present| present == content) { Ok(()) } else { write(path, content, mode) }
 }
 
-/// Replaces a file as a whole. No runtime reads a name that ends in `.new`.
+/// Replaces a file as a whole: `cven off` may be at it at the same time.
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), InstallError> {
-    // `cven off` may be at it at the same time.
-    let aside = path.with_file_name(format!(".{}.{}.new", name(path), std::process::id()));
-    let replace = || {
-        let mut file = fs::File::create(&aside)?;
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.write_all(content)?;
-        file.sync_data()?;
-        fs::rename(&aside, path)
-    };
-    replace().map_err(at(path))
+    files::replace(path, mode, content).map_err(at(path))
 }
 
 /// Something to remove that is not there is as good as removed.

@@ -21,11 +21,11 @@ impl Engine {
     /// Takes in one such matter. What a Pod learns is in force as soon as its members are written: nothing is resolved
     /// anew for it.
     fn learn(&mut self, Heard { id, what }: Heard) {
-        let now = Instant::now();
+        let (now, unix) = (Instant::now(), (self.clock)());
         let Some(slot) = self.slots.get_mut(&id).filter(|slot| !slot.departed) else { return };
         let differs = match what {
-            What::Answer(answer) => slot.hearing.hear(&answer, names::now()),
-            What::InUse(in_use) => slot.hearing.looked(in_use, names::now()),
+            What::Answer(answer) => slot.hearing.hear(&answer, unix),
+            What::InUse(in_use) => slot.hearing.looked(in_use, unix),
             What::Deaf(problem) => {
                 slot.hearing.deaf(problem, now);
                 false
@@ -43,7 +43,7 @@ impl Engine {
 
     /// Looks for connections where the time of addresses is over.
     pub(super) fn look_for_connections(&mut self, now: Instant) {
-        let unix = names::now();
+        let unix = (self.clock)();
         for (id, slot) in &mut self.slots {
             let Some(cookie) = slot.cookie else { continue };
             let Some(asked) = slot.hearing.begin_look(now, unix) else { continue };

@@ -8,6 +8,7 @@ use ringfence_dataplane::Learned;
 
 use super::{LEDGER_WAIT, NodeSide, POD_START_WAIT};
 use crate::gate::Gate;
+use crate::names;
 use crate::netns::Cookie;
 use crate::readings::Readings;
 
@@ -24,6 +25,8 @@ pub struct Settings {
     pub before: Option<Fallback>,
     /// What an agent before it has read back.
     pub readings: BTreeMap<Cookie, Readings>,
+    /// Seconds since 1970, by which what Pods learn of names is over.
+    pub clock: fn() -> u64,
     /// What Pods have learned of names before, by sandbox.
     pub learned: BTreeMap<String, Learned>,
     /// The node itself, if this agent keeps its rules.
@@ -45,6 +48,7 @@ impl Default for Settings {
             ledger_wait: LEDGER_WAIT,
             before: None,
             readings: BTreeMap::new(),
+            clock: names::now,
             learned: BTreeMap::new(),
             node: None,
             gate: None,

@@ -13,7 +13,7 @@ use crate::cri::Sandbox;
 use crate::feed::pods::sandbox_key;
 use crate::feed::{Change, Kind, Object};
 use crate::machine;
-use crate::names::{self, Hearing};
+use crate::names::Hearing;
 use crate::sandboxes::Seen;
 use crate::slot::{Finished, Slot};
 
@@ -125,7 +125,7 @@ impl Engine {
     fn new_slot(&mut self, sandbox: Sandbox) -> Slot {
         let mut slot = Slot::new(sandbox);
         if let Some(learned) = self.learned_before.remove(&slot.sandbox.id) {
-            slot.hearing = Hearing::remembering(learned, names::now());
+            slot.hearing = Hearing::remembering(learned, (self.clock)());
         }
         slot
     }

@@ -91,6 +91,7 @@ impl Engine {
         let report = Report {
             loaded: self.view.is_loaded(),
             node_generation: self.view.node_generation(),
+            published: self.view.node_status().cloned(),
             acknowledged: self.acknowledged,
             settled,
             suspended,

@@ -1,7 +1,12 @@
 //! Names in IP lists, with a resolver that really answers: what the Pod asks for itself is opened, and nothing else.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::libc::linger;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use ringfence_crds::workload_policy::{CompiledRule, Peer, PeerNames, Subject};
 use ringfence_model::{Action, Direction};
@@ -11,9 +16,10 @@ use simple_dns::{CLASS, Name, Packet, Question, ResourceRecord, TYPE};
 use super::*;
 
 const RESOLVER: &str = "10.9.9.53";
-/// Servers: of the name, and of nobody.
+/// Servers: of the name, and of nobody until the resolver says otherwise.
 const NAMED: &str = "10.9.9.80";
 const OTHER: &str = "10.9.9.81";
+const THIRD: &str = "10.9.9.82";
 
 fn query(name: &str) -> Vec<u8> {
     let mut packet = Packet::new_query(7);
@@ -45,9 +51,8 @@ impl Wire {
     fn new(test: &str) -> Option<Self> {
         let (pod, outside) = (Netns::new(test)?, Netns::new(test)?);
         pod.exec("ip", &["link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", outside.name()], "");
-        for (netns, address) in
-            [(&pod, "10.9.9.1"), (&outside, "10.9.9.2"), (&outside, RESOLVER), (&outside, NAMED), (&outside, OTHER)]
-        {
+        let others = ["10.9.9.2", RESOLVER, NAMED, OTHER, THIRD].map(|address| (&outside, address));
+        for (netns, address) in [(&pod, "10.9.9.1")].into_iter().chain(others) {
             netns.exec("ip", &["addr", "add", &format!("{address}/24"), "dev", "eth0"], "");
             netns.exec("ip", &["link", "set", "eth0", "up"], "");
         }
@@ -61,9 +66,9 @@ impl Wire {
                 let _ = socket.send_to(&answer(&buffer[..length], address), from);
             }
         });
-        for address in [NAMED, OTHER] {
+        for address in [NAMED, OTHER, THIRD] {
             let listener = outside.within(|_| TcpListener::bind((address, 443)).expect("it is free"));
-            std::thread::spawn(move || listener.incoming().for_each(drop));
+            std::thread::spawn(move || listener.incoming().flatten().for_each(echo));
         }
         Some(Self { pod, outside, answers })
     }
@@ -80,16 +85,41 @@ impl Wire {
         })
     }
 
-    /// Whether the Pod gets through at once: a lost SYN is sent again after a second.
-    fn opens(&self, address: &str) -> bool {
+    /// A connection of the Pod, if it gets through at once: a lost SYN is sent again after a second.
+    fn connect(&self, address: &str) -> Option<TcpStream> {
         let target = SocketAddr::new(address.parse().expect("an address"), 443);
-        self.pod.within(|_| TcpStream::connect_timeout(&target, Duration::from_millis(500)).is_ok())
+        self.pod.within(|_| TcpStream::connect_timeout(&target, Duration::from_millis(500)).ok())
+    }
+
+    /// Whether the Pod gets through. The connection is reset, so that nobody can take it for one that is in use.
+    fn opens(&self, address: &str) -> bool {
+        let Some(stream) = self.connect(address) else { return false };
+        setsockopt(&stream, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 }).expect("it is set");
+        true
+    }
+
+    /// The resolver answers this from now on.
+    fn answer(&self, address: &'static str) {
+        *self.answers.lock().expect("nobody panics with it") = address;
     }
 
     /// The rules of the Pod's sets of learned addresses, as people see them.
     fn rules(&self) -> String {
         self.pod.saves("iptables-nft-save", &["-t", "mangle"])
     }
+}
+
+/// Says what it hears until the other end has nothing more to say.
+fn echo(stream: TcpStream) {
+    // It ends as the connection does, by whatever.
+    std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+}
+
+/// Whether the other end answers.
+fn speaks(mut stream: &TcpStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("it is set");
+    let mut heard = [0; 5];
+    stream.write_all(b"hello").and_then(|()| stream.read_exact(&mut heard)).is_ok() && heard == *b"hello"
 }
 
 /// Everybody may connect to `*.example.com`.
@@ -112,12 +142,18 @@ fn policy() -> (String, Object) {
 
 /// An engine that has read the policy, after one that has left this.
 async fn engine(wire: &Wire, left: Kept) -> Running {
-    let mut engine = Running::start_after(None, left.readings, None, left.learned);
+    engine_by(crate::names::now, wire, left).await
+}
+
+/// The same by another clock.
+async fn engine_by(clock: fn() -> u64, wire: &Wire, left: Kept) -> Running {
+    let settings = Settings { clock, readings: left.readings, learned: left.learned, ..Settings::default() };
+    let mut engine = Running::start_with(View::new(None), settings, None);
     for kind in Kind::ALL {
         let objects = match kind {
             Kind::NodePolicy => {
                 let spec = NodePolicySpec { dns_servers: vec![RESOLVER.to_owned()], ..NodePolicySpec::default() };
-                [("n1".to_owned(), Object::NodePolicy(NodeEntry { generation: None, spec }))].into()
+                [("n1".to_owned(), Object::NodePolicy(NodeEntry { spec, ..NodeEntry::default() }))].into()
             }
             Kind::Profile => [shop(PolicyState::Full)].into(),
             Kind::WorkloadPolicy => [policy()].into(),
@@ -132,13 +168,24 @@ async fn engine(wire: &Wire, left: Kept) -> Running {
 
 /// What the ledger holds once the Pod has learned so many addresses.
 async fn kept(engine: &mut Running, learned: usize) -> Kept {
-    let holds = |kept: &Option<Kept>| kept.as_ref().is_some_and(|kept| count(kept) == learned);
+    kept_as(engine, |kept| kept.learned.values().map(Learned::len).sum::<usize>() == learned).await
+}
+
+/// What the ledger holds once it is so.
+async fn kept_as(engine: &mut Running, is_so: impl Fn(&Kept) -> bool) -> Kept {
+    let holds = |kept: &Option<Kept>| kept.as_ref().is_some_and(&is_so);
     let kept = tokio::time::timeout(Duration::from_secs(20), engine.ledger.wait_for(holds)).await;
     kept.expect("gave up waiting for the ledger").expect("it runs").clone().expect("it is there")
 }
 
-fn count(kept: &Kept) -> usize {
-    kept.learned.values().map(Learned::len).sum()
+/// The addresses that the Pod has learned.
+fn addresses(kept: &Kept) -> Vec<String> {
+    let learned = serde_json::to_value(&kept.learned).expect("it can be written");
+    let names = learned["s"].as_object().into_iter().flat_map(|names| names.values());
+    let mut found: Vec<String> =
+        names.filter_map(|addresses| addresses.as_object()).flat_map(|found| found.keys().cloned()).collect();
+    found.sort();
+    found
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
@@ -196,7 +243,7 @@ async fn what_was_learned_outlives_the_agent() {
     drop(first);
 
     // Nobody listens now: resolvers answer all the same, and what is open is.
-    *wire.answers.lock().expect("nobody panics with it") = OTHER;
+    wire.answer(OTHER);
     until("the answers of a resolver without an agent", || !wire.ask("b.example.com").is_empty()).await;
     assert!(wire.opens(NAMED));
 
@@ -209,4 +256,37 @@ async fn what_was_learned_outlives_the_agent() {
     })
     .await;
     kept(&mut second, 2).await;
+}
+
+/// What no connection uses is closed when its time is over, and what one uses when that is at an end.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_learned_is_held_as_long_as_a_connection_uses_it() {
+    static AHEAD: AtomicU64 = AtomicU64::new(0);
+    let clock = || crate::names::now() + AHEAD.load(Ordering::SeqCst);
+    let pass = |seconds| AHEAD.fetch_add(seconds, Ordering::SeqCst);
+    let Some(wire) = Wire::new("what_was_learned_is_held_as_long_as_a_connection_uses_it") else { return };
+    let mut engine = engine_by(clock, &wire, Kept::default()).await;
+    for (name, address) in [("a.example.com", NAMED), ("b.example.com", OTHER)] {
+        wire.answer(address);
+        wire.ask(name);
+        until("what was learned to be open", || wire.opens(address)).await;
+    }
+    kept_as(&mut engine, |kept| addresses(kept) == [NAMED, OTHER]).await;
+    let flow = wire.connect(NAMED).expect("it is open");
+    assert!(speaks(&flow));
+
+    // The time of both is over, which the engine, whose timers go by another clock, sees with the next answer.
+    pass(61);
+    wire.answer(THIRD);
+    wire.ask("c.example.com");
+    kept_as(&mut engine, |kept| addresses(kept) == [NAMED, THIRD]).await;
+    until("what nobody uses to be closed", || !wire.opens(OTHER)).await;
+    assert!(speaks(&flow) && wire.opens(NAMED), "what is used stays open, for more of the same too");
+
+    drop(flow);
+    pass(31);
+    wire.ask("c.example.com");
+    kept_as(&mut engine, |kept| addresses(kept) == [THIRD]).await;
+    until("what was used to be closed", || !wire.opens(NAMED)).await;
+    assert!(wire.opens(THIRD), "whose time is not over");
 }

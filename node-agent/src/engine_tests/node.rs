@@ -32,7 +32,7 @@ impl Node {
                         HostPolicy { node: "n1".to_owned(), state: PolicyState::Full, labels, essentials, witnesses };
                     let revision = Revision { epoch: 0, number: 2 };
                     let spec = NodePolicySpec { revision, host: Some(host), ..NodePolicySpec::default() };
-                    [("n1".to_owned(), Object::NodePolicy(NodeEntry { generation: None, spec }))].into()
+                    [("n1".to_owned(), Object::NodePolicy(NodeEntry { spec, ..NodeEntry::default() }))].into()
                 }
                 Kind::WorkloadPolicy => [marker(1)].into(),
                 _ => BTreeMap::new(),

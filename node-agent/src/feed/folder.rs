@@ -110,7 +110,9 @@ pub fn object_of(document: Value) -> Result<Option<(String, Object)>, serde_json
     }
     let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let object = match document["kind"].as_str().unwrap_or_default() {
-        "NodePolicy" => Object::NodePolicy(NodeEntry { generation: None, spec: typed::<NodePolicy>(document)?.spec }),
+        "NodePolicy" => {
+            Object::NodePolicy(NodeEntry { spec: typed::<NodePolicy>(document)?.spec, ..NodeEntry::default() })
+        }
         "ContainerCluster" => {
             let object = typed::<ContainerCluster>(document)?;
             Object::Cluster(ClusterEntry::new(0, object.spec, object.status.as_ref()))

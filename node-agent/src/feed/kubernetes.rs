@@ -57,7 +57,11 @@ macro_rules! watched {
         }
     };
 }
-watched!(NodePolicy, NodePolicy, |object| NodeEntry { generation: object.metadata.generation, spec: object.spec });
+watched!(NodePolicy, NodePolicy, |object| NodeEntry {
+    generation: object.metadata.generation,
+    status: object.status.map(Box::new),
+    spec: object.spec,
+});
 watched!(Cluster, ContainerCluster, |object| {
     let created = object.metadata.creation_timestamp.map_or(i64::MAX, |time| time.0.as_second());
     ClusterEntry::new(created, object.spec, object.status.as_ref())
@@ -123,7 +127,7 @@ pub fn start(client: &Client, node: &str, wanted: &watch::Receiver<Wanted>, chan
 
 fn follow<K: Watched>(api: Api<K>, config: watcher::Config, changes: &UnboundedSender<Change>) {
     let changes = changes.clone();
-    lasting("watch", async move { relay(api, config, &changes, &mut false).await });
+    lasting(K::kind(&()).into_owned(), async move { relay(api, config, &changes, &mut false).await });
 }
 
 /// Hands over what a watch tells, until nobody listens. `listed`: whether a list was handed over before.

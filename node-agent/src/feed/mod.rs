@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use ringfence_crds::{
-    AddressGroupSpec, ContainerClusterSpec, ContainerClusterStatus, NodePolicySpec, PeerGroupSpec, WorkloadPolicySpec,
+    AddressGroupSpec, ContainerClusterSpec, ContainerClusterStatus, NodePolicySpec, NodePolicyStatus, PeerGroupSpec,
+    WorkloadPolicySpec,
 };
 use ringfence_dataplane::{Buckets, LocalPod, Profile};
 
@@ -74,11 +75,13 @@ pub enum Object {
     Pod(LocalPod),
 }
 
-/// A NodePolicy with its generation, which reports name.
-#[derive(Debug, Clone, PartialEq)]
+/// A NodePolicy with what reports are about.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct NodeEntry {
     /// Generation, from the apiserver only.
     pub generation: Option<i64>,
+    /// What was reported, as the apiserver has it.
+    pub status: Option<Box<NodePolicyStatus>>,
     /// The policy.
     pub spec: NodePolicySpec,
 }

@@ -1,7 +1,6 @@
 //! What must outlive the agent: that a change is not confirmed yet, with the rules of before; which policy was confirmed last, and
 //! which was refused. Each is a small file in the state folder, written as a whole.
 
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::apply::Texts;
+use crate::files;
 use crate::machine;
 
 /// A change that is not confirmed yet.
@@ -143,13 +143,7 @@ impl Notes {
         let path = folder.join(name);
         let put = || {
             std::fs::create_dir_all(folder)?;
-            let temporary = folder.join(format!("{name}.new"));
-            let mut options = std::fs::OpenOptions::new();
-            let file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-            serde_json::to_writer(&file, value)?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, &path)?;
-            std::fs::File::open(folder)?.sync_all()
+            files::replace(&path, 0o600, &serde_json::to_vec(value)?)
         };
         put().map_err(|source| NoteError { path: path.clone(), source })
     }

@@ -7,6 +7,7 @@ mod delivery;
 mod dual_stack;
 mod essential;
 mod explain;
+mod exposed;
 mod flows;
 mod git;
 mod git_access;
@@ -100,6 +101,7 @@ pub fn cases() -> Vec<Case> {
         case!(robust::a_rule_set_waits_for_every_node),
         case!(waiting::full_waits_for_every_node),
         case!(robust::large_annotations_hide_no_pod),
+        case!(robust::a_report_that_is_lost_is_made_again),
         case!(robust::a_killed_agent_changes_no_verdict),
         case!(robust::a_replaced_agent_changes_no_verdict),
         case!(robust::pods_are_enforced_without_the_controller),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use super::exposed::Exposed;
 use super::scene::Scene;
 use super::upgrade::{CHART, RELEASE, helm};
 use super::{Outcome, agent, host};
@@ -111,15 +112,18 @@ async fn suspended(lab: &Lab, scene: &Scene) -> Result<()> {
 /// `cven off` takes everything away from one node, its own rules too, and keeps it away over a restart of the agent, until `cven on`.
 pub async fn one_node_is_turned_off_and_on(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "off-node").await?;
+    let exposed = Exposed::create(&lab, &scene.name, "client").await?;
     host::ask(&lab, "node2", "Full").await?;
-    let ran = off_and_on(&lab, &scene).await;
+    let ran = off_and_on(&lab, &scene, &exposed).await;
     host::release(&lab, "node2").await?;
     ran?;
+    exposed.await_open().await?;
+    exposed.remove().await?;
     scene.remove(&lab).await?;
     Ok(Outcome::Passed)
 }
 
-async fn off_and_on(lab: &Lab, scene: &Scene) -> Result<()> {
+async fn off_and_on(lab: &Lab, scene: &Scene, exposed: &Exposed<'_>) -> Result<()> {
     host::await_said(lab, "node2", Some("InForce")).await?;
     // Nobody helps: the agent does nothing meanwhile. The server is there; what the client's node enforces stays.
     agent::signal(lab, "2", "-STOP")?;
@@ -127,7 +131,7 @@ async fn off_and_on(lab: &Lab, scene: &Scene) -> Result<()> {
     let mut gone = off.and_then(|()| left(lab, "2"));
     agent::signal(lab, "2", "-CONT")?;
     if let Ok(None) = gone {
-        gone = turned_off(lab, scene).await.map(|()| None);
+        gone = turned_off(lab, scene, exposed).await.map(|()| None);
     }
     cven(lab, "2", "on").await?;
     if let Some(left) = gone? {
@@ -138,10 +142,12 @@ async fn off_and_on(lab: &Lab, scene: &Scene) -> Result<()> {
     host::await_said(lab, "node2", Some("InForce")).await.map(drop)
 }
 
-async fn turned_off(lab: &Lab, scene: &Scene) -> Result<()> {
+async fn turned_off(lab: &Lab, scene: &Scene, exposed: &Exposed<'_>) -> Result<()> {
     await_nothing_left(lab, "2").await?;
     await_reason(lab, "NodePolicy", "node2", "Suspended").await?;
     lab.await_seen(&scene.denied, scene.target, Seen::Open, SLOW).await?;
+    // Its gate is gone too: a Pod in Full elsewhere lets in nobody who comes by it.
+    exposed.await_closed_at_node2().await?;
     // Another agent puts nothing back either.
     lab.kubectl(&["delete", "-n", SYSTEM, &agent::pod(lab, "2")?, "--wait=true"], &[])?;
     lab.kubectl(&["rollout", "status", "-n", SYSTEM, "daemonset/ringfence-agent", "--timeout=60s"], &[])?;

@@ -218,6 +218,28 @@ pub async fn large_annotations_hide_no_pod(lab: Lab) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+/// What an agent has said of its node, and somebody writes over or deletes with its NodePolicy, is said again.
+pub async fn a_report_that_is_lost_is_made_again(lab: Lab) -> Result<Outcome> {
+    const NODE: &str = "node3";
+    let reported = || async {
+        wait::until("node3 to say what is in force", SLOW, || async {
+            let object = lab.ours("NodePolicy", NODE).await?.context("there is no NodePolicy")?;
+            let revision = &object["status"]["acknowledged"];
+            let is_ready = ready(&object).is_some_and(|ready| ready.status == "True" && ready.current);
+            let is_ours = revision.is_object() && object["status"]["problems"].is_null();
+            if is_ready && is_ours { Ok(Some(())) } else { bail!("it says {}", object["status"]) }
+        })
+        .await
+    };
+    reported().await?;
+    let lost = json!({"status": {"acknowledged": null, "conditions": [], "problems": ["forged"]}}).to_string();
+    lab.kubectl(&["patch", "nodepolicy", NODE, "--subresource=status", "--type=merge", "-p", &lost], &[])?;
+    reported().await?;
+    lab.delete(OURS, "NodePolicy", None, NODE).await?;
+    reported().await?;
+    Ok(Outcome::Passed)
+}
+
 /// Every rule in a network namespace with the number that it got when it was written, and without its counters.
 fn rules(netns: &Path) -> Result<String> {
     let text = kernel::in_netns(netns, &["nft", "--stateless", "--handle", "list", "ruleset"])?;

@@ -1,12 +1,13 @@
 //! Services: virtual services with what is behind them, as providers, and ClusterIPs in front of labels.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::Outcome;
+use super::exposed::{await_hidden, let_outside_in, node_port};
+use super::{Outcome, host};
 use crate::lab::{Lab, SLOW, pod_ip};
 use crate::manifests::{OURS, controller, namespace, pod, profile, rule_set, service};
 use crate::probe::Seen;
@@ -93,45 +94,29 @@ fn server(space: &str) -> Value {
 /// From outside through the nodes' ports, for a client that a rule lets reach the Pod: with policy Local it keeps its
 /// address and gets in; with Cluster the node that it dials knows it, the Pod's own and any other.
 async fn node_ports(lab: &Lab, space: &str, server: SocketAddr) -> Result<()> {
-    let addresses = lab.bed.addresses()?;
-    let outside = addresses.get("EXT_ADDRESS").context("no EXT_ADDRESS")?;
-    lab.apply(&json!({
-        "apiVersion": OURS, "kind": "IPList", "metadata": {"name": "vs-outside"}, "spec": {"ranges": [outside]},
-    }))
-    .await?;
-    let rule = json!({
-        "name": "outside-to-server", "consumers": [{"ipList": "vs-outside"}],
-        "providers": [{"labels": {"app": [space], "role": ["server"]}}],
-        "services": [{"protocol": "TCP", "port": server.port()}],
-    });
-    lab.apply(&rule_set("vs-outside", &[rule])).await?;
-    let local = node_port(lab, space, "Local", server.port()).await?;
-    let cluster = node_port(lab, space, "Cluster", server.port()).await?;
+    let_outside_in(lab, "vs-outside", (space, "server"), server.port()).await?;
+    let local = node_port(lab, (space, "server-local"), "server", "Local", server.port()).await?;
+    let cluster = node_port(lab, (space, "server-cluster"), "server", "Cluster", server.port()).await?;
     lab.await_ready("RuleSet", None, "vs-outside").await?;
 
     let client = lab.bed.client_netns();
-    let node = |number: u32| -> Result<IpAddr> {
-        let name = format!("NODE{number}_ADDRESS");
-        Ok(addresses.get(&name).with_context(|| format!("no {name}"))?.parse()?)
-    };
+    let [node2, node3] = [host::address(lab, "NODE2")?, host::address(lab, "NODE3")?];
     lab.await_seen(&client, server, Seen::Open, SLOW).await?;
-    lab.await_seen(&client, SocketAddr::new(node(2)?, local), Seen::Open, SLOW).await?;
-    lab.await_seen(&client, SocketAddr::new(node(2)?, cluster), Seen::Open, SLOW).await?;
-    lab.await_seen(&client, SocketAddr::new(node(3)?, cluster), Seen::Open, SLOW).await?;
+    for (node, port) in [(node2, local), (node2, cluster), (node3, cluster)] {
+        lab.await_seen(&client, SocketAddr::new(node, port), Seen::Open, SLOW).await?;
+    }
     lab.await_ready("VirtualService", Some(space), "server-cluster").await?;
-    lab.await_ready("VirtualService", Some(space), "server-local").await.map(drop)
-}
+    lab.await_ready("VirtualService", Some(space), "server-local").await?;
 
-/// A Service of type NodePort in front of the server; its port on the nodes.
-async fn node_port(lab: &Lab, space: &str, policy: &str, target: u16) -> Result<u16> {
-    let name = format!("server-{}", policy.to_lowercase());
-    let mut object = service(space, &name);
-    object["spec"]["type"] = json!("NodePort");
-    object["spec"]["externalTrafficPolicy"] = json!(policy);
-    object["spec"]["selector"] = json!({"name": "server"});
-    object["spec"]["ports"][0]["targetPort"] = json!(target);
-    lab.apply(&object).await?;
-    let live = lab.get("v1", "Service", Some(space), &name).await?.with_context(|| format!("no Service {name}"))?;
-    let port = live["spec"]["ports"][0]["nodePort"].as_u64().context("the Service has no nodePort")?;
-    u16::try_from(port).context("a port has 16 bits")
+    // A load balancer that connects on its own says so, and then nobody can tell who comes by it.
+    let balancer = "192.0.2.77";
+    let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": balancer, "ipMode": "Proxy"}]}}}).to_string();
+    lab.kubectl(
+        &["patch", "service", "server-local", "-n", space, "--type=merge", "-p", r#"{"spec":{"type":"LoadBalancer"}}"#],
+        &[],
+    )?;
+    let patch =
+        ["patch", "service", "server-local", "-n", space, "--subresource=status", "--type=merge", "-p", &status];
+    lab.kubectl(&patch, &[])?;
+    await_hidden(lab, space, "server-local", balancer).await
 }
