@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -36,10 +36,16 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Its address.
-    pub fn address(self) -> Ipv4Addr {
+    /// Its addresses, one of each family.
+    pub fn addresses(self) -> [IpAddr; 2] {
         let [high, low] = self.number.to_be_bytes();
-        Ipv4Addr::new(10, 98, high + 1, low)
+        let v6 = Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 1, self.number);
+        [Ipv4Addr::new(10, 98, high + 1, low).into(), v6.into()]
+    }
+
+    /// Where it listens once it has started, over each family.
+    pub fn targets(self) -> [SocketAddr; 2] {
+        self.addresses().map(|address| SocketAddr::new(address, PORT))
     }
 
     /// The address of its interface.
@@ -124,6 +130,12 @@ impl Node {
         fs::write(node.folder.join("pods.yaml"), (1..=pods).map(entry).collect::<String>())?;
         run(Command::new("ip").args(["netns", "add", &node.hub_name()]))?;
         run(Command::new("ip").args(["-n", &node.hub_name(), "link", "set", "lo", "up"]))?;
+        // The bridge has its IPv6 address at once, as any that has been there for a second.
+        probe::inside(&node.hub(), || {
+            ["all", "default"]
+                .into_iter()
+                .try_for_each(|which| fs::write(format!("/proc/sys/net/ipv6/conf/{which}/accept_dad"), "0"))
+        })?;
         Ok(node)
     }
 
@@ -229,7 +241,11 @@ impl Node {
     /// # Errors
     /// When it fails.
     pub fn attach(&self, pod: Pod) -> Result<Value> {
-        let addresses = json!([{"address": format!("{}/16", pod.address()), "gateway": "10.98.0.1"}]);
+        let [v4, v6] = pod.addresses();
+        let addresses = json!([
+            {"address": format!("{v4}/16"), "gateway": "10.98.0.1"},
+            {"address": format!("{v6}/64"), "gateway": "fd98::1"},
+        ]);
         let config = json!({"cniVersion": "1.0.0", "name": "pods", "type": "bridge", "bridge": "br0", "isGateway": true,
             "ipam": {"type": "static", "addresses": addresses}});
         let bridge = Path::new(PLUGINS).join("bridge");
@@ -309,14 +325,16 @@ impl Node {
         ))))
     }
 
-    /// Packets to the Pod's address find it as soon as its interface is there, without asking first.
+    /// Packets to the Pod's addresses find it as soon as its interface is there, without asking first.
     ///
     /// # Errors
     /// When the bridge is not there yet.
     pub fn know_neighbour(&self, pod: Pod) -> Result<()> {
-        let (address, mac) = (pod.address().to_string(), pod.mac());
-        let hub = self.hub_name();
-        run(Command::new("ip").args(["-n", &hub, "neigh", "replace", &address, "lladdr", &mac, "dev", "br0"])).map(drop)
+        let (hub, mac) = (self.hub_name(), pod.mac());
+        for address in pod.addresses().map(|address| address.to_string()) {
+            run(Command::new("ip").args(["-n", &hub, "neigh", "replace", &address, "lladdr", &mac, "dev", "br0"]))?;
+        }
+        Ok(())
     }
 }
 
@@ -342,7 +360,7 @@ spec: {managed: true, policyState: Full}
 status: {enforcedState: Full}
 ";
 
-/// What a network namespace has counted of TCP.
+/// What a network namespace has counted of TCP, over both families.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tcp {
     /// Packets that came in on eth0, of any kind.

@@ -1,17 +1,17 @@
 //! No Pod answers anybody before it is protected: a thousand starts under a client that never stops connecting, and what
 //! happens when no agent is there. Needs root.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ringfence_tests::kernel;
-use ringfence_tests::pod_start::{FULL, Node, PORT, Pod, Refused, Tcp, UNMANAGED, count};
+use ringfence_tests::pod_start::{FULL, Node, Pod, Refused, Tcp, UNMANAGED, count};
 use ringfence_tests::probe;
 use ringfence_tests::programs::program;
 use socket2::{Domain, Socket, Type};
@@ -19,7 +19,7 @@ use socket2::{Domain, Socket, Type};
 const STARTS: u16 = 1000;
 /// How many Pods start at a time.
 const AT_A_TIME: usize = 4;
-/// So many packets must have come after the Pod listens, before it is believed that none is answered.
+/// So often it must have been tried over each family after the Pod listens, before it is believed that none is answered.
 const TRIES: u64 = 5;
 
 fn node(test: &str, wait: Duration, pods: u16) -> Option<Node> {
@@ -33,21 +33,23 @@ fn node(test: &str, wait: Duration, pods: u16) -> Option<Node> {
 }
 
 /// Listens in a Pod, as its first process would.
-fn listen(node: &Node, pod: Pod) -> TcpListener {
-    let target = SocketAddr::new(pod.address().into(), PORT);
-    probe::inside(&node.netns(pod), move || TcpListener::bind(target)).expect("the port is free")
+fn listen(node: &Node, pod: Pod) -> [TcpListener; 2] {
+    let listen = |target| move || TcpListener::bind(target);
+    pod.targets().map(|target| probe::inside(&node.netns(pod), listen(target)).expect("the port is free"))
 }
 
-/// Whether somebody can connect to a Pod from a network namespace.
-fn reaches(from: PathBuf, pod: Pod) -> bool {
-    let target = SocketAddr::new(pod.address().into(), PORT);
-    let connect = move || Ok(TcpStream::connect_timeout(&target, Duration::from_secs(2)).is_ok());
-    probe::inside(&from, connect).expect("the namespace can be entered")
+/// Whether somebody can connect to a Pod from a network namespace, over each family.
+fn reaches(from: &Path, pod: Pod) -> [bool; 2] {
+    pod.targets().map(|target| {
+        let connect = move || Ok(TcpStream::connect_timeout(&target, Duration::from_secs(2)).is_ok());
+        probe::inside(from, connect).expect("the namespace can be entered")
+    })
 }
 
 /// A client on the node that connects to Pods over and over.
 struct Client {
-    targets: Arc<Mutex<BTreeSet<SocketAddr>>>,
+    /// With how often each was tried.
+    targets: Arc<Mutex<BTreeMap<SocketAddr, u64>>>,
     answered: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     running: Option<thread::JoinHandle<()>>,
@@ -55,17 +57,20 @@ struct Client {
 
 impl Client {
     fn start(node: &Node) -> Self {
-        let (targets, answered, stop): (Arc<Mutex<BTreeSet<SocketAddr>>>, Arc<AtomicUsize>, Arc<AtomicBool>) =
+        let (targets, answered, stop): (Arc<Mutex<BTreeMap<SocketAddr, u64>>>, Arc<AtomicUsize>, Arc<AtomicBool>) =
             Default::default();
         let (hub, now, count, end) = (node.hub(), targets.clone(), answered.clone(), stop.clone());
         let connecting = move || {
             let mut open: Vec<Socket> = Vec::new();
             while !end.load(Ordering::Relaxed) {
-                let targets: Vec<SocketAddr> = now.lock().expect("nobody panics").iter().copied().collect();
+                let targets: Vec<SocketAddr> = now.lock().expect("nobody panics").keys().copied().collect();
                 for target in &targets {
-                    let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None)?;
+                    let socket = Socket::new(Domain::for_address(*target), Type::STREAM.nonblocking(), None)?;
                     let _ = socket.connect(&(*target).into());
                     open.push(socket);
+                    if let Some(tries) = now.lock().expect("nobody panics").get_mut(target) {
+                        *tries += 1;
+                    }
                 }
                 thread::sleep(Duration::from_millis(1));
                 // What is answered is answered by now or while the next ones are tried.
@@ -80,7 +85,7 @@ impl Client {
         Self { targets, answered, stop, running: Some(running) }
     }
 
-    fn targets(&self) -> std::sync::MutexGuard<'_, BTreeSet<SocketAddr>> {
+    fn targets(&self) -> std::sync::MutexGuard<'_, BTreeMap<SocketAddr, u64>> {
         self.targets.lock().expect("nobody panics")
     }
 }
@@ -94,23 +99,26 @@ impl Drop for Client {
 
 /// One Pod's life under the client's eyes; returns what it has counted at its start and at its end.
 fn start_under_fire(node: &Node, client: &Client, pod: Pod) -> (Tcp, Tcp) {
-    let target = SocketAddr::new(pod.address().into(), PORT);
     node.know_neighbour(pod).expect("the bridge is there");
-    client.targets().insert(target);
+    let aim = || client.targets().extend(pod.targets().map(|target| (target, 0)));
+    aim();
     node.start(pod).expect("the plugins run").expect("it may start");
     let started = count(&node.netns(pod)).expect("it can be read");
-    let _listener = listen(node, pod);
+    let _listeners = listen(node, pod);
+    aim();
     let begin = Instant::now();
     let ended = loop {
+        let tried =
+            pod.targets().iter().all(|target| client.targets().get(target).is_some_and(|tries| *tries >= TRIES));
         let now = count(&node.netns(pod)).expect("it can be read");
-        if now.arrived >= started.arrived + TRIES {
+        if tried && now.arrived >= started.arrived + 2 * TRIES {
             break now;
         }
         assert!(begin.elapsed() < Duration::from_secs(20), "nobody tries to connect to {pod:?}: {now:?}");
         thread::sleep(Duration::from_millis(1));
     };
-    assert!(reaches(node.netns(pod), pod), "{pod:?} listens: over loopback it is reached");
-    client.targets().remove(&target);
+    assert_eq!(reaches(&node.netns(pod), pod), [true; 2], "{pod:?} listens: over loopback it is reached");
+    client.targets().retain(|target, _| !pod.targets().contains(target));
     node.end(pod).expect("it ends");
     (started, ended)
 }
@@ -123,8 +131,8 @@ fn of_a_thousand_pods_none_answers_before_it_is_protected() {
     // The control: what nobody protects is reached, before and after.
     let open = Pod { namespace: UNMANAGED, number: STARTS + 1 };
     node.start(open).expect("the plugins run").expect("it may start");
-    let _listener = listen(&node, open);
-    assert!(reaches(node.hub(), open), "what is not protected is reached");
+    let _listeners = listen(&node, open);
+    assert_eq!(reaches(&node.hub(), open), [true; 2], "what is not protected is reached");
 
     let client = Client::start(&node);
     let (next, refused) = (AtomicU16::new(1), AtomicUsize::new(0));
@@ -149,7 +157,7 @@ fn of_a_thousand_pods_none_answers_before_it_is_protected() {
     });
     assert_eq!(client.answered.load(Ordering::Relaxed), 0, "the client was answered");
     drop(client);
-    assert!(reaches(node.hub(), open), "what is not protected is reached");
+    assert_eq!(reaches(&node.hub(), open), [true; 2], "what is not protected is reached");
     let refused = refused.load(Ordering::Relaxed);
     println!("{STARTS} starts: 0 connections answered; {refused} refused by the kernel before anything ran in the Pod");
 }

@@ -8,13 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::agent::Ended;
+use super::agent::{self, Ended};
 use super::scene::Scene;
 use super::{Outcome, off};
 use crate::kernel;
 use crate::lab::{Lab, SLOW};
 use crate::manifests::{AGNHOST, OURS, namespace, pod, rule, rule_set};
 use crate::probe::{self, LongFlow, Seen, Try};
+use crate::source::SYSTEM;
 use crate::wait;
 
 /// The namespace of the static Pods, and their label `app`.
@@ -28,13 +29,16 @@ const KUBELET: u16 = 10250;
 /// See [`KUBELET`].
 const PROXY_HEALTH: u16 = 10256;
 
+/// Where an agent keeps what it has read.
+const LEDGER: &str = "/var/lib/ringfence/ledger.jsonl";
+
 /// How docs/failures.md says that a node is turned off and on whose apiserver does not answer: in the container whose
 /// first process is the agent.
 const IN_AGENT: &str = r#"ctr -n k8s.io tasks exec --exec-id cven \
     "$(ctr -n k8s.io tasks list | awk -v pid="$(pgrep -ox cven)" '$2 == pid { print $1 }')" cven "$0""#;
 
-/// Apiserver stopped: enforcement stays, also when an agent is killed meanwhile, a new static Pod of a known class is
-/// enforced, and a node can be turned off and on.
+/// Apiserver stopped: enforcement stays, also when agents are killed meanwhile and one of them with its ledger, a new static
+/// Pod of a known class is enforced, and a node can be turned off and on.
 pub async fn enforcement_stays_without_the_apiserver(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "rb-apiserver").await?;
     known_class(&lab).await?;
@@ -58,6 +62,8 @@ pub async fn enforcement_stays_without_the_apiserver(lab: Lab) -> Result<Outcome
     }
     mirrored?;
     followed?;
+    let said = lab.kubectl(&["logs", "-n", SYSTEM, &agent::pod(&lab, STATIC_PODS[0].1)?], &[])?;
+    ensure!(said.contains("read the ledger"), "the agent that found a damaged ledger says nothing of it: {said}");
     scene.remove(&lab).await?;
     for (name, node) in STATIC_PODS {
         wait::until(&format!("the static Pod {name} to end"), SLOW, || async {
@@ -115,10 +121,22 @@ async fn without_apiserver(lab: &Lab, scene: &Scene) -> Result<()> {
     await_enforced(lab, STATIC_PODS[0]).await?;
     turned_off_and_on(lab, STATIC_PODS[0]).await?;
 
-    let killed = Ended::by_kill(lab, STATIC_PODS[1].1).await?;
+    let killed = [kill_with_its_ledger(lab, STATIC_PODS[0].1).await?, Ended::by_kill(lab, STATIC_PODS[1].1).await?];
     start_static(lab, STATIC_PODS[1])?;
-    scene.hold_through(&mut flow, "the killed agent", || Ok(killed.is_back(lab)), Duration::from_secs(3))?;
+    let over = || Ok(killed.iter().all(|agent| agent.is_back(lab)));
+    scene.hold_through(&mut flow, "the killed agents", over, Duration::from_secs(3))?;
+    await_enforced(lab, STATIC_PODS[0]).await?;
     await_enforced(lab, STATIC_PODS[1]).await
+}
+
+/// Kills an agent and damages what it has kept, so that the next one knows nothing newer than the ledger before.
+async fn kill_with_its_ledger(lab: &Lab, node: &str) -> Result<Ended> {
+    agent::signal(lab, node, "-STOP")?;
+    let script = r#"dd if=/dev/zero of="$0" bs=64 count=1 conv=notrunc status=none"#;
+    let damaged = lab.bed.run(&["node-exec", lab.bed.name(), node, "sh", "-c", script, LEDGER]);
+    let killed = Ended::by_kill(lab, node).await;
+    damaged?;
+    killed
 }
 
 /// Turns the node of a static Pod off, which leaves nothing on it, and on again, which brings everything back.
