@@ -95,6 +95,8 @@ pub struct Node {
     plugin: PathBuf,
     /// For how long a Pod's start may wait.
     wait: Duration,
+    /// Whether Pods have an IPv6 address too.
+    dual_stack: bool,
     agent: Mutex<Option<Child>>,
 }
 
@@ -121,7 +123,7 @@ impl Node {
         fs::create_dir_all(folder.join("objects"))?;
         fs::create_dir_all(folder.join("state"))?;
         let (cven, plugin) = (cven.to_owned(), plugin.to_owned());
-        let node = Self { id, folder, cven, plugin, wait, agent: Mutex::default() };
+        let node = Self { id, folder, cven, plugin, wait, dual_stack: true, agent: Mutex::default() };
         fs::write(node.folder.join("objects/policy.yaml"), OBJECTS)?;
         let entry = |number| {
             let name = Pod { namespace: FULL, number }.name();
@@ -137,6 +139,13 @@ impl Node {
                 .try_for_each(|which| fs::write(format!("/proc/sys/net/ipv6/conf/{which}/accept_dad"), "0"))
         })?;
         Ok(node)
+    }
+
+    /// The same, whose Pods have an IPv4 address alone.
+    #[must_use]
+    pub fn of_ipv4(mut self) -> Self {
+        self.dual_stack = false;
+        self
     }
 
     fn hub_name(&self) -> String {
@@ -236,16 +245,16 @@ impl Node {
         run(Command::new("ip").args(["-n", &self.netns_name(pod), "link", "set", "lo", "up"])).map(drop)
     }
 
-    /// The first plugin: a wire to the bridge, and the Pod's address. From here on packets reach the Pod.
+    /// The first plugin: a wire to the bridge, and the Pod's addresses. From here on packets reach the Pod.
     ///
     /// # Errors
     /// When it fails.
     pub fn attach(&self, pod: Pod) -> Result<Value> {
         let [v4, v6] = pod.addresses();
-        let addresses = json!([
-            {"address": format!("{v4}/16"), "gateway": "10.98.0.1"},
-            {"address": format!("{v6}/64"), "gateway": "fd98::1"},
-        ]);
+        let mut addresses = vec![json!({"address": format!("{v4}/16"), "gateway": "10.98.0.1"})];
+        if self.dual_stack {
+            addresses.push(json!({"address": format!("{v6}/64"), "gateway": "fd98::1"}));
+        }
         let config = json!({"cniVersion": "1.0.0", "name": "pods", "type": "bridge", "bridge": "br0", "isGateway": true,
             "ipam": {"type": "static", "addresses": addresses}});
         let bridge = Path::new(PLUGINS).join("bridge");

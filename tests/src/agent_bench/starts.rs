@@ -33,7 +33,7 @@ pub fn run(bench: &Bench) -> Result<()> {
 }
 
 fn measure(bench: &Bench, plugin: &Path, line: &str, policy: Option<&Folder>) -> Result<()> {
-    let node = Node::new(&bench.agent, plugin, WAIT, bench.starts)?;
+    let node = Node::new(&bench.agent, plugin, WAIT, bench.starts)?.of_ipv4();
     if let Some(policy) = policy {
         for file in fs::read_dir(policy.objects())? {
             let file = file?;
