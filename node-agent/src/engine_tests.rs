@@ -70,18 +70,13 @@ impl Running {
 
     /// It has read nothing.
     fn start_blank(node: Option<Cookie>, readings: BTreeMap<Cookie, Readings>) -> Self {
-        Self::start_after(node, readings, None, BTreeMap::new())
+        Self::start_after(node, readings, None)
     }
 
-    /// The same after an agent that has left word for when there is none, and what Pods have learned of names.
-    fn start_after(
-        node: Option<Cookie>,
-        readings: BTreeMap<Cookie, Readings>,
-        before: Option<Fallback>,
-        learned: BTreeMap<String, Learned>,
-    ) -> Self {
+    /// The same after an agent that has left word for when there is none.
+    fn start_after(node: Option<Cookie>, readings: BTreeMap<Cookie, Readings>, before: Option<Fallback>) -> Self {
         let pod_start_wait = Duration::from_millis(500);
-        let settings = Settings { pod_start_wait, before, readings, learned, ..Settings::default() };
+        let settings = Settings { pod_start_wait, before, readings, ..Settings::default() };
         Self::start_with(View::new(None), settings, node)
     }
 

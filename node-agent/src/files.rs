@@ -1,7 +1,7 @@
 //! Files that are replaced as a whole: whoever reads one finds the old or the new one, after a power cut too.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -19,7 +19,15 @@ pub fn replace(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&aside);
     }
     written?;
-    path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+    path.parent().map_or(Ok(()), sync)
+}
+
+/// Waits until the disk has the names in a folder, where its file system knows such a thing.
+fn sync(folder: &Path) -> io::Result<()> {
+    match fs::File::open(folder)?.sync_all() {
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        other => other,
+    }
 }
 
 fn write(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! The report: what is in force on this node, as the status of its NodePolicy, at most once a second.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -43,7 +44,7 @@ pub struct Report {
     /// Generation of the NodePolicy; `None` while there is none to report to.
     pub node_generation: Option<i64>,
     /// What was reported, as the apiserver has it.
-    pub published: Option<NodePolicyStatus>,
+    pub published: Option<Arc<NodePolicyStatus>>,
     /// Newest policy revision that was in force in every Pod.
     pub acknowledged: Option<Revision>,
     /// Whether every Pod holds what it is to hold.
@@ -122,7 +123,7 @@ pub async fn follow(
             let before = sent.as_ref().map_or(&[][..], |sent| &sent.conditions);
             let status = status(&report, &health, &identity, before, Timestamp::now());
             // Somebody may have taken it away or written over it, if only a request of ours that was looked at late.
-            let known = says(sent.as_ref(), &status) && says(report.published.as_ref(), &status);
+            let known = says(sent.as_ref(), &status) && says(report.published.as_deref(), &status);
             if !known && let Err(error) = send(&api, &identity.node, &status).await {
                 tracing::warn!(%error, "failed to report: trying again");
                 failed = true;

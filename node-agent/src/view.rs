@@ -5,6 +5,7 @@
 //! etcd was restored from a backup: it is held back until it has caught up, or until an operator confirms its epoch.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ringfence_crds::names::MARKER;
 use ringfence_crds::{ContainerClusterSpec, NodePolicyStatus, Revision, WorkloadPolicySpec};
@@ -41,7 +42,7 @@ pub struct View {
     /// Pods that are gone as Kubernetes knows them, though their sandbox may still be there.
     departed: BTreeSet<String>,
     node_generation: Option<i64>,
-    node_status: Option<Box<NodePolicyStatus>>,
+    node_status: Option<Arc<NodePolicyStatus>>,
     from_ledger: bool,
 }
 
@@ -162,8 +163,8 @@ impl View {
     }
 
     /// What was reported of this node, as the apiserver has it.
-    pub fn node_status(&self) -> Option<&NodePolicyStatus> {
-        self.node_status.as_deref()
+    pub fn node_status(&self) -> Option<&Arc<NodePolicyStatus>> {
+        self.node_status.as_ref()
     }
 
     /// Forgets Pods that are gone and of which no sandbox is left either.

@@ -209,8 +209,8 @@ fn what_is_reported_of_the_node_is_known_and_is_no_policy() {
         Change::Put { name: "n1".to_owned(), object: Object::NodePolicy(entry) }
     };
     view.take(put(None));
-    let status = NodePolicyStatus { pods_enforced: Some(3), ..NodePolicyStatus::default() };
-    assert!(!view.take(put(Some(status.clone().into()))), "what is to be in force is as it was");
+    let status = Arc::new(NodePolicyStatus { pods_enforced: Some(3), ..NodePolicyStatus::default() });
+    assert!(!view.take(put(Some(status.clone()))), "what is to be in force is as it was");
     assert_eq!(view.node_status(), Some(&status));
     view.take(Change::Gone { kind: Kind::NodePolicy, name: "n1".to_owned() });
     assert_eq!((view.node_status(), view.node_generation()), (None, None));

@@ -1,6 +1,7 @@
 //! The programs of the workspace, run by tests that need no cluster. What goes wrong is a panic.
 
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,13 +25,18 @@ pub fn program(name: &str) -> PathBuf {
     test.ancestors().nth(2).expect("cargo puts tests into deps").join(name)
 }
 
-/// Why a test that runs these programs as root cannot run here, if it cannot.
-pub fn missing(programs: &[&Path]) -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("needs root".to_owned());
-    }
+/// These programs of the workspace, for a test that runs them as root; nothing where it cannot, which is said.
+pub fn needed<const N: usize>(test: &str, names: [&str; N]) -> Option<[PathBuf; N]> {
+    let programs = names.map(program);
     let absent = programs.iter().find(|program| !program.is_file());
-    absent.map(|program| format!("there is no {}: run 'make build'", program.display()))
+    let why = match absent {
+        _ if !nix::unistd::geteuid().is_root() => "needs root".to_owned(),
+        Some(program) => format!("there is no {}: run 'make build'", program.display()),
+        None => return Some(programs),
+    };
+    // Not eprintln!, whose output is shown only when a test fails.
+    let _ = writeln!(std::io::stderr(), "{test}: not run: {why}");
+    None
 }
 
 /// Runs a command that is to succeed.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ringfence_tests::packets;
 use ringfence_tests::probe;
-use ringfence_tests::programs::{CLUSTER, Running, missing, program, run, until};
+use ringfence_tests::programs::{CLUSTER, Running, needed, run, until};
 
 const POLICY: &str = "\
 apiVersion: ringfence.dev/v1alpha1
@@ -170,12 +170,9 @@ const LATER: [u64; 3] = [0, 200, 1000];
 
 #[test]
 fn a_pod_connects_to_what_its_resolver_answers() {
-    let (ringfence, cven) = (program("ringfence"), program("cven"));
-    if let Some(why) = missing(&[&ringfence, &cven]) {
-        // Not eprintln!, whose output is shown only when a test fails.
-        let _ = writeln!(std::io::stderr(), "a_pod_connects_to_what_its_resolver_answers: not run: {why}");
+    let Some([ringfence, cven]) = needed("a_pod_connects_to_what_its_resolver_answers", ["ringfence", "cven"]) else {
         return;
-    }
+    };
     let lab = Lab::new();
     assert!(lab.connects(0, AT_ONCE).is_some(), "nothing is enforced yet");
     lab.write("policy/shop.yaml", POLICY);

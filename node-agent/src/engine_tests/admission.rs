@@ -155,7 +155,7 @@ async fn who_knows_nothing_refuses() {
     // Who knows what holds without an agent is no stricter than that.
     for (namespace, expected) in [("shop", Start::Refuse), ("blog", Start::Allow)] {
         let before = Fallback { refuse: ["shop".to_owned()].into() };
-        let engine = Running::start_after(None, BTreeMap::new(), Some(before), BTreeMap::new());
+        let engine = Running::start_after(None, BTreeMap::new(), Some(before));
         assert_eq!(answer_of(engine.asks_about(namespace, &netns.path())).await.start, expected, "{namespace}");
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -59,7 +60,7 @@ macro_rules! watched {
 }
 watched!(NodePolicy, NodePolicy, |object| NodeEntry {
     generation: object.metadata.generation,
-    status: object.status.map(Box::new),
+    status: object.status.map(Arc::new),
     spec: object.spec,
 });
 watched!(Cluster, ContainerCluster, |object| {

@@ -7,6 +7,7 @@ pub mod pod_file;
 pub mod pods;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use ringfence_crds::{
@@ -81,7 +82,7 @@ pub struct NodeEntry {
     /// Generation, from the apiserver only.
     pub generation: Option<i64>,
     /// What was reported, as the apiserver has it.
-    pub status: Option<Box<NodePolicyStatus>>,
+    pub status: Option<Arc<NodePolicyStatus>>,
     /// The policy.
     pub spec: NodePolicySpec,
 }

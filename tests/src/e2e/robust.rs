@@ -10,9 +10,10 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::agent::{self, Ended};
+use super::exposed::let_outside_in;
 use super::scene::Scene;
 use super::{Outcome, cli};
 use crate::kernel;
@@ -42,9 +43,7 @@ async fn scale_controller(lab: &Lab, replicas: i32) -> Result<()> {
 /// Controller stopped: Pods start, scale and are enforced by class; its return brings their addresses to their peers.
 pub async fn pods_are_enforced_without_the_controller(lab: Lab) -> Result<Outcome> {
     let scene = Scene::create(&lab, "rb-controller").await?;
-    let outside = lab.bed.addresses()?.get("EXT_ADDRESS").context("no EXT_ADDRESS")?.clone();
-    lab.apply(&outside_list(&outside)).await?;
-    lab.apply(&rule_set(OUTSIDE, &[outside_rule(&scene.name)])).await?;
+    let_outside_in(&lab, OUTSIDE, (&scene.name, "client"), 8081).await?;
     lab.apply(&controller("Deployment", &scene.name, "fleet", "client", 2)).await?;
     lab.await_pods(&scene.name, "name=fleet", 2).await?;
     lab.await_ready("RuleSet", None, OUTSIDE).await?;
@@ -66,20 +65,6 @@ pub async fn pods_are_enforced_without_the_controller(lab: Lab) -> Result<Outcom
 /// The rule and the IP list by which the client outside reaches port 8081 of clients: whoever has their class at once
 /// shows by it that it is more than closed.
 const OUTSIDE: &str = "rb-controller-outside";
-
-fn outside_list(address: &str) -> Value {
-    json!({
-        "apiVersion": OURS, "kind": "IPList", "metadata": {"name": OUTSIDE}, "spec": {"ranges": [address]},
-    })
-}
-
-fn outside_rule(app: &str) -> Value {
-    json!({
-        "name": "outside-to-clients", "consumers": [{"ipList": OUTSIDE}],
-        "providers": [{"labels": {"app": [app], "role": ["client"]}}],
-        "services": [{"protocol": "TCP", "port": 8081}],
-    })
-}
 
 /// Starts Pods and scales a Deployment down and up. Gives the new clients and the new server.
 async fn without_controller(lab: &Lab, scene: &Scene) -> Result<(Vec<PathBuf>, SocketAddr)> {

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ringfence_tests::probe::Seen;
-use ringfence_tests::programs::{Running, missing, program, run, until};
+use ringfence_tests::programs::{Running, needed, run, until};
 
-use super::lab::{Lab, PODS, POLICY, cluster};
+use super::lab::{Lab, POLICY};
 
 /// A small disk of its own in place of a folder.
 struct Disk(PathBuf);
@@ -45,19 +45,12 @@ fn damage(ledger: &Path) {
 /// Enforcement goes on and follows policy; a killed agent that finds only the damaged ledger changes no verdict either.
 #[test]
 fn a_disk_that_takes_nothing_changes_no_verdict() {
-    let (ringfence, cven) = (program("ringfence"), program("cven"));
-    if let Some(why) = missing(&[&ringfence, &cven]) {
-        // Not eprintln!, whose output is shown only when a test fails.
-        let _ = writeln!(std::io::stderr(), "a_disk_that_takes_nothing_changes_no_verdict: not run: {why}");
+    let Some([ringfence, cven]) = needed("a_disk_that_takes_nothing_changes_no_verdict", ["ringfence", "cven"]) else {
         return;
-    }
+    };
     let lab = Lab::new('d');
     let disk = Disk::new(lab.folder.join("state"));
-    std::fs::create_dir(lab.folder.join("policy")).expect("a folder can be made");
-    lab.write("policy/shop.yaml", POLICY);
-    lab.write("cluster.yaml", &cluster());
-    lab.write_pods(&PODS);
-    lab.compile(&ringfence);
+    lab.apply(&ringfence, POLICY);
     assert_eq!(lab.seen("tools", "db", 8080), Seen::Open, "nothing is enforced yet");
     // The rule opens one of both ports, and whom no rule names reaches neither.
     let verdicts = || [8080, 8081].map(|port| lab.seen("web", "db", port));
@@ -69,8 +62,7 @@ fn a_disk_that_takes_nothing_changes_no_verdict() {
         });
     };
     let rule_for = |port: u16| {
-        lab.write("policy/shop.yaml", &POLICY.replace("8080", &port.to_string()));
-        lab.compile(&ringfence);
+        lab.apply(&ringfence, &POLICY.replace("8080", &port.to_string()));
     };
     let ledger = lab.folder.join("state/ledger.jsonl");
 

@@ -76,12 +76,14 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// `letter` tells it from those of other tests.
+    /// All Pods are to be enforced. `letter` tells it from those of other tests.
     pub fn new(letter: char) -> Self {
         let id = format!("rff{letter}{}", std::process::id());
         let folder = std::env::temp_dir().join(&id);
-        std::fs::create_dir_all(&folder).expect("a folder can be made");
+        std::fs::create_dir_all(folder.join("policy")).expect("a folder can be made");
         let lab = Self { id, folder };
+        lab.write("cluster.yaml", &cluster());
+        lab.write_pods(&PODS);
         lab.add("hub");
         lab.ip("hub", "link add br0 type bridge");
         lab.ip("hub", "addr add 10.99.0.1/24 dev br0");
@@ -180,9 +182,11 @@ impl Lab {
         self.write("pods.yaml", &pods.iter().map(entry).collect::<String>());
     }
 
-    pub fn compile(&self, program: &Path) {
+    /// Compiles this policy, in place of the one before, into what `cven` enforces.
+    pub fn apply(&self, ringfence: &Path, policy: &str) {
+        self.write("policy/policy.yaml", policy);
         let arguments = ["compile", "--policy", "policy", "--cluster", "cluster.yaml", "--out", "computed"];
-        run(Command::new(program).current_dir(&self.folder).args(arguments));
+        run(Command::new(ringfence).current_dir(&self.folder).args(arguments));
     }
 
     pub fn cven(&self, program: &Path) -> Command {
@@ -208,7 +212,7 @@ impl Drop for Lab {
 }
 
 /// The cluster with its Pods, as kubectl would print it.
-pub fn cluster() -> String {
+fn cluster() -> String {
     let pod = |(name, number): (&str, u8)| {
         format!(
             "- apiVersion: v1

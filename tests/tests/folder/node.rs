@@ -1,14 +1,13 @@
 //! The node's own traffic, and a node that is turned off.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::process::Command;
 
 use ringfence_tests::kernel;
 use ringfence_tests::probe::{self, Seen};
-use ringfence_tests::programs::{Running, missing, program, run, until};
+use ringfence_tests::programs::{Running, needed, run, until};
 
-use super::lab::{Lab, PODS, address, cluster};
+use super::lab::{Lab, address};
 
 /// Where the node itself listens: SSH, what a rule opens, and what none does.
 const NODE_PORTS: [u16; 3] = [22, 9080, 9081];
@@ -39,20 +38,14 @@ spec:
 /// The bridge's network namespace acts as the node's: what it forwards is none of its business.
 #[test]
 fn a_nodes_own_policy_is_enforced_without_kubernetes() {
-    let (ringfence, cven) = (program("ringfence"), program("cven"));
-    if let Some(why) = missing(&[&ringfence, &cven]) {
-        // Not eprintln!, whose output is shown only when a test fails.
-        let _ = writeln!(std::io::stderr(), "a_nodes_own_policy_is_enforced_without_kubernetes: not run: {why}");
+    let Some([ringfence, cven]) = needed("a_nodes_own_policy_is_enforced_without_kubernetes", ["ringfence", "cven"])
+    else {
         return;
-    }
+    };
     let lab = Lab::new('n');
     let node = |port| SocketAddr::new(address(1), port);
     NODE_PORTS.iter().for_each(|port| lab.listen("hub", node(*port)));
-    std::fs::create_dir(lab.folder.join("policy")).expect("a folder can be made");
-    lab.write("policy/nodes.yaml", NODE_POLICY);
-    lab.write("cluster.yaml", &cluster());
-    lab.write_pods(&PODS);
-    lab.compile(&ringfence);
+    lab.apply(&ringfence, NODE_POLICY);
     let seen = || NODE_PORTS.map(|port| probe::tcp(&lab.netns("web"), node(port)).expect("it can be tried"));
     let cven = || {
         let mut command = lab.cven(&cven);
@@ -69,11 +62,9 @@ fn a_nodes_own_policy_is_enforced_without_kubernetes() {
     assert_eq!(kernel::ours(&lab.netns("hub")).expect("the kernel can be read"), before);
 
     let _following = Running::start(&mut cven());
-    lab.write("policy/nodes.yaml", &NODE_POLICY.replace("9080", "9081"));
-    lab.compile(&ringfence);
+    lab.apply(&ringfence, &NODE_POLICY.replace("9080", "9081"));
     until("a changed rule to be in force", || seen() == [Seen::Open, Seen::Dropped, Seen::Open]);
-    lab.write("policy/nodes.yaml", &NODE_POLICY.replace("Full", "Idle"));
-    lab.compile(&ringfence);
+    lab.apply(&ringfence, &NODE_POLICY.replace("Full", "Idle"));
     until("nothing of ours to be left on the node", || {
         kernel::ours(&lab.netns("hub")).expect("the kernel can be read").is_empty()
     });
@@ -83,11 +74,8 @@ fn a_nodes_own_policy_is_enforced_without_kubernetes() {
 /// A node whose iptables does not work is turned off all the same: that is what one turns it off for.
 #[test]
 fn a_node_is_turned_off_also_where_iptables_does_not_work() {
-    let cven = program("cven");
-    if let Some(why) = missing(&[&cven]) {
-        let _ = writeln!(std::io::stderr(), "a_node_is_turned_off_also_where_iptables_does_not_work: not run: {why}");
-        return;
-    }
+    let test = "a_node_is_turned_off_also_where_iptables_does_not_work";
+    let Some([cven]) = needed(test, ["cven"]) else { return };
     let lab = Lab::new('x');
     std::fs::create_dir(lab.folder.join("state")).expect("a folder can be made");
     lab.write("state/cni-fallback.json", r#"{"refuse":["shop"]}"#);

@@ -1,29 +1,22 @@
 //! What is enforced in Pods, and what their node judges for them.
 
-use std::io::Write;
 use std::process::Command;
 
 use ringfence_tests::kernel;
 use ringfence_tests::probe::Seen;
-use ringfence_tests::programs::{Running, missing, program, run, until};
+use ringfence_tests::programs::{Running, needed, run, until};
 
-use super::lab::{Lab, OFFICE, PODS, POLICY, cluster};
+use super::lab::{Lab, OFFICE, PODS, POLICY};
 
 #[test]
 fn a_compiled_folder_is_enforced_without_kubernetes() {
-    let (ringfence, cven) = (program("ringfence"), program("cven"));
-    if let Some(why) = missing(&[&ringfence, &cven]) {
-        // Not eprintln!, whose output is shown only when a test fails.
-        let _ = writeln!(std::io::stderr(), "a_compiled_folder_is_enforced_without_kubernetes: not run: {why}");
+    let Some([ringfence, cven]) = needed("a_compiled_folder_is_enforced_without_kubernetes", ["ringfence", "cven"])
+    else {
         return;
-    }
+    };
     let lab = Lab::new('o');
     assert_eq!(lab.seen("tools", "db", 8081), Seen::Open, "nothing is enforced yet");
-    std::fs::create_dir(lab.folder.join("policy")).expect("a folder can be made");
-    lab.write("policy/shop.yaml", POLICY);
-    lab.write("cluster.yaml", &cluster());
-    lab.write_pods(&PODS);
-    lab.compile(&ringfence);
+    lab.apply(&ringfence, POLICY);
 
     let once = run(lab.cven(&cven).arg("--once"));
     assert_eq!(String::from_utf8_lossy(&once.stdout), "in force in 3 Pods\n");
@@ -40,8 +33,7 @@ fn a_compiled_folder_is_enforced_without_kubernetes() {
     }
 
     let following = Running::start(&mut lab.cven(&cven));
-    lab.write("policy/shop.yaml", &POLICY.replace("8080", "8081"));
-    lab.compile(&ringfence);
+    lab.apply(&ringfence, &POLICY.replace("8080", "8081"));
     until("a changed rule to be in force", || lab.seen("web", "db", 8081) == Seen::Open);
     assert_eq!(lab.seen("web", "db", 8080), Seen::Dropped, "the rule names another port now");
 
@@ -55,8 +47,7 @@ fn a_compiled_folder_is_enforced_without_kubernetes() {
     assert_eq!(lab.seen("hub", "web", 8080), Seen::Dropped, "the others are enforced as before");
 
     drop(following);
-    lab.write("policy/shop.yaml", &POLICY.replace("managed: true\n  policyState: Full", "managed: false"));
-    lab.compile(&ringfence);
+    lab.apply(&ringfence, &POLICY.replace("managed: true\n  policyState: Full", "managed: false"));
     assert_eq!(lab.seen("hub", "web", 8080), Seen::Dropped, "nobody has looked yet");
     run(lab.cven(&cven).arg("--once"));
     for netns in ["web", "db"] {
@@ -79,18 +70,13 @@ fn handles(ruleset: &str) -> Vec<String> {
 /// The agent of a node that translates: the client counts, a new agent writes nothing, and what somebody takes away is put back.
 #[test]
 fn a_node_judges_what_it_translates_by_who_connects() {
-    let (ringfence, cven) = (program("ringfence"), program("cven"));
-    if let Some(why) = missing(&[&ringfence, &cven]) {
-        let _ = writeln!(std::io::stderr(), "a_node_judges_what_it_translates_by_who_connects: not run: {why}");
+    let Some([ringfence, cven]) = needed("a_node_judges_what_it_translates_by_who_connects", ["ringfence", "cven"])
+    else {
         return;
-    }
+    };
     let lab = Lab::new('g');
     lab.outside();
-    std::fs::create_dir(lab.folder.join("policy")).expect("a folder can be made");
-    lab.write("policy/shop.yaml", &(POLICY.to_owned() + OFFICE));
-    lab.write("cluster.yaml", &cluster());
-    lab.write_pods(&PODS);
-    lab.compile(&ringfence);
+    lab.apply(&ringfence, &(POLICY.to_owned() + OFFICE));
     assert_eq!([lab.through("office"), lab.through("street")], [Seen::Open; 2], "nothing is enforced yet");
 
     let agent = || {
@@ -117,8 +103,7 @@ fn a_node_judges_what_it_translates_by_who_connects() {
     until("the gate to be put back", || rules("hub").contains("-A POSTROUTING -j RF-GATE\n"));
     assert_eq!(verdicts(), [Seen::Open, Seen::Dropped, Seen::Dropped]);
 
-    lab.write("policy/shop.yaml", POLICY);
-    lab.compile(&ringfence);
+    lab.apply(&ringfence, POLICY);
     until("a rule that is gone to be gone at the gate", || lab.through("office") == Seen::Dropped);
     lab.write_pods(&[]);
     until("the gate to go with the last Pod", || kernel::gate(&lab.netns("hub")).expect("it can be read").is_empty());
